@@ -1,0 +1,66 @@
+# Needs make and Python 3.11 or later; everything else goes into .venv, which each target makes for itself.
+#
+#   make demo    the main job: index real files, kill the worker half-way, recover, prove the totals
+#   make test    the whole suite, with cached instances and again without
+#   make check   lint, format, types, and the rules of the house
+#   make format  rewrite the code in the one format
+#   make clean   remove .venv and all caches
+#
+# Choose another interpreter with `make PYTHON=/path/to/python3.12 ...`.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format clean
+
+# The first of these that is 3.11 or later. `?=` and `:=` so that it is looked for once, and only if nobody has chosen.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+endif
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Tests of one worker process each; more than four gain nothing and starve the tests that start processes.
+PYTEST := $(BIN)/python -m pytest -q
+PARALLEL := -n auto --maxprocesses 4
+
+help:
+	@sed -n '/^SHELL/q;s/^#[ ]\{0,1\}//p' Makefile
+
+# Two stamps: the demo needs the package alone, and a newcomer should not wait for the tools.
+$(VENV)/.package: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "setting up $(VENV) with $(PYTHON) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.package
+	@echo "installing the development tools ..."
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.package
+	@$(BIN)/python -m samples.demo $(ARGS)
+
+# Three runs: everything with cached instances, the tests of size alone on the machine (they measure), and everything but
+# those again with the cache off, when each turn replays from the start. All must pass; the result may not differ.
+test: $(VENV)/.tools
+	DURABLE_TEST_CACHE=1 $(PYTEST) $(PARALLEL) -m "not size" $(ARGS)
+	DURABLE_TEST_CACHE=1 $(PYTEST) -m size $(ARGS) || test $$? -eq 5 # 5: no such test was selected
+	DURABLE_TEST_CACHE=0 $(PYTEST) $(PARALLEL) -m "not size" $(ARGS)
+
+check: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST) tests/house
+
+format: $(VENV)/.tools
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,751 @@
+"""The engine: one generation of one instance, fed with records and arrivals, answering with turns.
+
+Rules.
+ 1. An execution is fed the records of its generation, in order, and then takes turns. The same code runs in both: while a
+    record is fed, each request is matched with the recorded one; in a turn it is recorded.
+ 2. Arrivals are applied one by one, and the loop runs until idle after each.
+ 3. An arrival that answers nothing open (late, double, stale) is refused: it is not recorded.
+ 4. While suspended, arrivals are recorded and held; the resume delivers them in order.
+ 5. The generation ends when the orchestrator ends, or at `continue_as_new`, in the middle of a turn. Nothing that the code
+    does after that has any effect: requests are discarded.
+ 6. The first request that differs in shape from the recorded one ends the execution with DivergenceError.
+
+Invariant: nothing here asks for the time, makes an id at random, logs or does I/O; what it needs is handed in (`Ports`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import heapq
+import random
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from types import GeneratorType
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from durable.engine import events as ev
+from durable.engine.calls import ActivityCall, ChildCall, TimerPurpose
+from durable.engine.divergence import explain, same_values
+from durable.engine.events import HistoryEvent, InstanceKey, TaskRef
+from durable.engine.loop import DurableLoop, user_frame
+from durable.engine.records import Record
+from durable.engine.tasks import Task
+from durable.engine.turn import (
+    UNCHANGED,
+    Outgoing,
+    Sender,
+    Turn,
+    Unchanged,
+    outcome_messages,
+    outgoing_messages,
+)
+from durable.errors import DivergenceError, DurableError, FailureDetails, TurnBudgetExceededError
+
+E = TypeVar("E", bound=HistoryEvent)
+
+EVENTS_BUFFERED_MAX = 100_000
+"""Events that wait unconsumed in one instance; a further one is refused and listed as dropped."""
+
+
+class Ports(Protocol):
+    """What the engine needs from the edge, handed in by whoever runs it."""
+
+    strict: bool
+
+    def seal(self, plain: bytes) -> tuple[bytes, bytes | None]:
+        """Return the stored form of an encoded value, and the digest of the plain form where the two differ."""
+        ...
+
+    def digest(self, plain: bytes) -> bytes:
+        """Return the digest of a plain form, as `seal` does."""
+        ...
+
+    def describe(self, error: BaseException) -> FailureDetails:
+        """Turn an exception that left the orchestrator into details."""
+        ...
+
+    def encode_result(self, value: Any) -> bytes:
+        """Encode what the orchestrator returned. Raises for what cannot be stored: that fails the orchestration."""
+        ...
+
+    def value_differs(self, explanation: str) -> None:
+        """Count and log a value that differs on replay (when not strict)."""
+        ...
+
+
+Program = Callable[["Execution"], Any]
+"""Begins the user's code: returns a generator, a coroutine or, of a plain function, the result."""
+
+
+class GenerationEnded(BaseException):
+    """Raised through user code when nothing that it does counts any more."""
+
+
+class TurnInterrupted(BaseException):
+    """Raised into user code by the watchdog."""
+
+
+class Execution:
+    """One generation of one instance."""
+
+    def __init__(self, key: InstanceKey, run_id: str, generation: int, program: Program, ports: Ports) -> None:
+        self.key = key
+        self.run_id = run_id
+        self.generation = generation
+        self.ports = ports
+        self.started: ev.OrchestrationStarted | None = None
+        self.outcome: HistoryEvent | None = None
+        self.time_us = 0
+        self.is_replaying = False
+        self.is_suspended = False
+        self.history_bytes = 0
+        self.interruption: str | None = None
+        self.open_activities: dict[int, ev.ActivityScheduled] = {}
+        self.open_children: dict[int, ev.SubOrchestrationScheduled] = {}
+        self.farewells: dict[str, Outgoing] = {}
+        self.attachment: bytes | None = None
+        self.cancel_reason: str | None = None
+        self.loop = DurableLoop(self)
+        self._program = program
+        self._main: asyncio.Task[Any] | None = None
+        self._failure: BaseException | None = None
+        self._calls: dict[int, ActivityCall | ChildCall] = {}
+        self._timers: dict[int, tuple[int, Callable[[], None]]] = {}
+        self._timer_heap: list[tuple[int, int]] = []
+        self._waiters: dict[str, deque[tuple[Task[Any], Callable[[ev.EventRaised], Any]]]] = {}
+        self._buffered: dict[str, deque[ev.EventRaised]] = {}
+        self._buffered_count = 0
+        self._held: list[HistoryEvent] = []
+        self._opening: Sequence[HistoryEvent] = ()
+        self._events: list[HistoryEvent] = []
+        self._cursor = 0
+        self._events_before = 0
+        self._next_task_id = 0
+        self._custom_status: bytes | None | Unchanged = UNCHANGED
+        self._memos: list[tuple[str, bytes, int]] = []
+        self._random: random.Random | None = None
+        self._jitter: random.Random | None = None
+        self._uuids = 0
+
+    # ---- feeding and turning
+
+    def feed(self, record: Record, size_bytes: int = 0) -> None:
+        """Replay one record. Raises DivergenceError if the code asks for something else than it holds."""
+        if record.is_opening:
+            self._opening = record.events
+            self._finish_record(len(record.events), size_bytes)
+            return
+        self.time_us = max(self.time_us, record.time)
+        self._events = list(record.events)
+        self._cursor = 0
+        self.is_replaying = True
+        with self._running():
+            for opening in self._take_opening():
+                self._apply(opening)
+            while self._cursor < len(self._events):
+                event = self._events[self._cursor]
+                if event.is_request:
+                    self._diverge(event, None)
+                self._cursor += 1
+                self._apply(event)
+        self.is_replaying = False
+        self._finish_record(len(self._events), size_bytes)
+
+    def turn(self, arrivals: Sequence[HistoryEvent], now: int) -> Turn:
+        """Apply arrivals and answer what must become durable. `now` is the store's time in microseconds.
+
+        Raises DivergenceError or TurnBudgetExceededError; the execution is then of no further use.
+        """
+        dues = [self._timers[a.task_id][0] for a in arrivals if isinstance(a, ev.TimerFired) and a.task_id in self._timers]
+        self.time_us = max(self.time_us, now, *dues)
+        self._events = []
+        refused: list[tuple[HistoryEvent, str]] = []
+        applied = 0
+        with self._running():
+            for opening in self._take_opening():
+                self._apply(opening)
+            for arrival in arrivals:
+                if self.outcome is not None:
+                    break
+                applied += 1
+                reason = self._refusal(arrival)
+                if reason is not None:
+                    refused.append((arrival, reason))
+                    continue
+                self._events.append(arrival)
+                self._apply(arrival)
+        return self._answer(refused, arrivals[applied:])
+
+    def recorded(self, size_bytes: int) -> None:
+        """Tell the execution how large the record of its last turn was."""
+        self.history_bytes += size_bytes
+
+    def close(self) -> None:
+        """Close the suspended orchestrator: its `finally` blocks run and have no effect. Safe to call twice."""
+        if not self.loop.is_closing:
+            with _as_running(self.loop):
+                self.loop.close_everything()
+
+    def _finish_record(self, events: int, size_bytes: int) -> None:
+        self._events_before += events
+        self._events = []
+        self._cursor = 0
+        self.history_bytes += size_bytes
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        self.loop.steps = 0
+        with _as_running(self.loop):
+            try:
+                yield
+            except TurnInterrupted:
+                pass
+            except GenerationEnded:
+                pass
+            if self.outcome is not None:
+                self.loop.close_everything()
+        if self.interruption is not None:
+            raise TurnBudgetExceededError(self.interruption)
+        if self._failure is not None:
+            raise self._failure
+
+    def _answer(self, refused: list[tuple[HistoryEvent, str]], leftover: Sequence[HistoryEvent]) -> Turn:
+        record = Record(self.time_us, tuple(self._events))
+        sender = self.sender()
+        messages = list(outgoing_messages(record, sender))
+        if self.outcome is not None and not isinstance(self.outcome, ev.OrchestrationContinuedAsNew):
+            messages.extend(self.farewells.values())
+        scheduled = [event for event in record.events if isinstance(event, ev.ActivityScheduled)]
+        dropped = tuple(event.task_id for event in record.events if isinstance(event, ev.ActivityCancelled))
+        status, self._custom_status = self._custom_status, UNCHANGED
+        memos, self._memos = self._memos, []
+        self._finish_record(len(self._events), 0)
+        return Turn(
+            record=record,
+            refused=refused,
+            leftover=tuple(leftover),
+            outcome=self.outcome,
+            next_generation=self._next_generation(),
+            next_due=self.next_due,
+            open_activities=len(self.open_activities),
+            is_suspended=self.is_suspended,
+            custom_status=status,
+            memos=memos,
+            messages=messages,
+            farewells=dict(self.farewells),
+            activities=[event for event in scheduled if event.task_id in self.open_activities],
+            dropped_activities=dropped,
+        )
+
+    def sender(self) -> Sender:
+        """Tell who this execution's messages come from."""
+        started = self.started
+        parent, end_event = (started.parent, started.end_event) if started else (None, None)
+        return Sender(self.key, self.run_id, self.generation, parent, end_event, self.attachment)
+
+    def termination_messages(self, outcome: ev.OrchestrationTerminated) -> list[Outgoing]:
+        """Give the messages that go out when this run is ended by force."""
+        return [*outcome_messages(outcome, self.sender()), *self.farewells.values()]
+
+    def _next_generation(self) -> Record | None:
+        ended, started = self.outcome, self.started
+        if not isinstance(ended, ev.OrchestrationContinuedAsNew) or started is None:
+            return None
+        opening: list[HistoryEvent] = [
+            ev.OrchestrationStarted(
+                started.name,
+                ended.version,
+                ended.input,
+                started.seed,
+                started.python,
+                started.parent,
+                started.tags,
+                started.scheduled_for,
+                started.end_event,
+                started.depth,
+            )
+        ]
+        if ended.carry_over_events:
+            opening.extend(self.buffered_events())
+        return Record(self.time_us, opening, is_opening=True)
+
+    def buffered_events(self) -> list[ev.EventRaised]:
+        """Return the events that arrived and that nobody has consumed, per name in order."""
+        held = [event for event in self._held if isinstance(event, ev.EventRaised)]
+        return [*(event for queue in self._buffered.values() for event in queue), *held]
+
+    # ---- arrivals
+
+    def _take_opening(self) -> Sequence[HistoryEvent]:
+        opening, self._opening = self._opening, ()
+        return opening
+
+    def _refusal(self, event: HistoryEvent) -> str | None:
+        """Say why an arrival is refused; None if it answers something open."""
+        if isinstance(event, ev.ActivityCompleted | ev.ActivityFailed):
+            return None if event.task_id in self.open_activities else "the activity call has an outcome already"
+        if isinstance(event, ev.TimerFired):
+            return None if event.task_id in self._timers else "the timer was cancelled or has fired"
+        if isinstance(event, ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed):
+            return None if event.task_id in self.open_children else "the child has an outcome already"
+        if isinstance(event, ev.OrchestrationStarted):
+            return None if self.started is None else "the orchestration has started already"
+        if isinstance(event, ev.OrchestrationCancelRequested):
+            return None if self.cancel_reason is None else "the orchestration was asked to cancel already"
+        if isinstance(event, ev.OrchestrationSuspended):
+            return "the orchestration is suspended already" if self.is_suspended else None
+        if isinstance(event, ev.OrchestrationResumed):
+            return None if self.is_suspended else "the orchestration is not suspended"
+        if isinstance(event, ev.EventRaised) and self._buffered_count >= EVENTS_BUFFERED_MAX:
+            return f"{EVENTS_BUFFERED_MAX:,} events wait already"
+        return None
+
+    def _apply(self, event: HistoryEvent) -> None:
+        """Take an arrival in: settle what is open, then hand it to the code, or hold it while suspended."""
+        if isinstance(event, ev.ActivityCompleted | ev.ActivityFailed):
+            self.open_activities.pop(event.task_id, None)
+        elif isinstance(event, ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed):
+            self.open_children.pop(event.task_id, None)
+        elif isinstance(event, ev.OrchestrationSuspended):
+            self.is_suspended = True
+            return
+        elif isinstance(event, ev.OrchestrationResumed):
+            self.is_suspended = False
+            held, self._held = self._held, []
+            for index, waiting in enumerate(held):
+                self._deliver(waiting)
+                if self.outcome is not None:
+                    self._held = held[index + 1 :]
+                    return
+            return
+        if self.is_suspended:
+            self._held.append(event)
+        else:
+            self._deliver(event)
+
+    def _deliver(self, event: HistoryEvent) -> None:
+        _DELIVERIES[type(event)](self, event)
+        try:
+            self.loop.run_until_idle()
+        except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these two out of a task; here they are its failure
+            self._end(ev.OrchestrationFailed(self.ports.describe(error)))
+        main = self._main
+        if self._failure is None and self.outcome is None and main is not None and main.done():
+            self._end(self._outcome_of(main))
+        if self._failure is not None or self.interruption is not None:
+            raise GenerationEnded
+
+    def _deliver_started(self, event: ev.OrchestrationStarted) -> None:
+        self.started = event
+        self.loop.number_from(int.from_bytes(self._derive("hash")[:6], "big") << 12)
+        if self.cancel_reason is None:
+            main = self._run_main()
+            self._main = self.loop.create_task(main, context=self.loop.context)
+
+    def _deliver_outcome(self, event: Any) -> None:
+        call = self._calls.pop(event.task_id, None)
+        if call is not None:
+            call.settle(event)
+
+    def _deliver_timer(self, event: ev.TimerFired) -> None:
+        timer = self._timers.pop(event.task_id, None)
+        if timer is not None:
+            timer[1]()
+
+    def _deliver_event(self, event: ev.EventRaised) -> None:
+        waiters = self._waiters.get(event.name)
+        if not waiters:
+            self._buffered.setdefault(event.name, deque()).append(event)
+            self._buffered_count += 1
+            return
+        task, decode = waiters.popleft()
+        if not waiters:
+            del self._waiters[event.name]
+        self._settle_event(task, decode, event)
+
+    def _deliver_cancel(self, event: ev.OrchestrationCancelRequested) -> None:
+        self.cancel_reason = event.reason
+        if self._main is None:
+            self._end(ev.OrchestrationCancelled(event.reason))
+        else:
+            self._main.cancel(event.reason or None)
+
+    # ---- the orchestrator's own life
+
+    async def _run_main(self) -> Any:
+        try:
+            made = self._program(self)
+            if isinstance(made, GeneratorType):
+                return await self._drive(made)
+            if asyncio.iscoroutine(made):
+                return await made
+            return made
+        finally:
+            self.loop.stop()
+
+    async def _drive(self, generator: Generator[Any, Any, Any]) -> Any:
+        step: Callable[[Any], Any] = generator.send
+        value: Any = None
+        while True:
+            try:
+                awaited = step(value)
+            except StopIteration as stop:
+                return stop.value
+            if not isinstance(awaited, Task):
+                step, value = generator.throw, _not_a_task(awaited, generator)
+                continue
+            try:
+                value = await awaited
+                step = generator.send
+            except GeneratorExit:
+                generator.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 (raised where the code waits, whatever it is)
+                step, value = generator.throw, error
+
+    def _outcome_of(self, main: asyncio.Task[Any]) -> Any:
+        if main.cancelled():
+            if self.cancel_reason is not None:
+                return ev.OrchestrationCancelled(self.cancel_reason)
+            return ev.OrchestrationFailed(self.ports.describe(asyncio.CancelledError("nobody asked for it")))
+        error = main.exception()
+        if error is None:
+            try:
+                plain = self.ports.encode_result(main.result())
+                return ev.OrchestrationCompleted(*self.value(plain))
+            except Exception as refused:  # noqa: BLE001 (a result that cannot be stored is the orchestration's failure)
+                error = refused
+        if isinstance(error, GenerationEnded | TurnInterrupted):
+            raise error
+        if isinstance(error, StoredValueError):
+            self._failure = error
+            raise GenerationEnded
+        return ev.OrchestrationFailed(self.ports.describe(error))
+
+    def _end(self, outcome: HistoryEvent) -> None:
+        for task_id in sorted([*self.open_activities, *self._timers]):
+            kind: Any = ev.ActivityCancelled if task_id in self.open_activities else ev.TimerCancelled
+            self.emit(kind(task_id))
+        if isinstance(outcome, ev.OrchestrationCancelled):  # a cancel is passed on; after any other end children run on
+            for task_id in list(self.open_children):
+                self.drop_child(task_id)
+        self.open_activities.clear()
+        self._timers.clear()
+        self.outcome = self.emit(outcome)
+        self.loop.stop()
+
+    # ---- requests: matched while a record is fed, recorded in a turn
+
+    @property
+    def is_over(self) -> bool:
+        """True when requests are discarded: the generation has ended, or is being closed."""
+        return self.outcome is not None or self.loop.is_closing or self._failure is not None
+
+    def check_access(self) -> None:
+        """Raise DurableError unless the caller is this execution's own code, in its turn."""
+        if asyncio._get_running_loop() is not self.loop:
+            raise DurableError(
+                f"the context of orchestration '{self.key.id}' was used outside of its own turn: from another thread, "
+                "another instance, an activity, or after its end. A context is only for the orchestrator that it was made for."
+            )
+
+    def new_task_id(self) -> int:
+        """Return the position of the next request."""
+        task_id = self._next_task_id
+        self._next_task_id += 1
+        return task_id
+
+    def value(self, plain: bytes | None) -> tuple[bytes | None, bytes | None]:
+        """Return (payload, digest) of an encoded value, for a request's fields."""
+        if plain is None or self.is_replaying:
+            return plain, None
+        return self.ports.seal(plain)
+
+    def emit(self, request: E) -> E:
+        """Ask for something: record it, or match it with what was recorded; return what counts."""
+        if not self.is_replaying:
+            self._events.append(request)
+            return request
+        cursor = self._cursor
+        recorded = self._events[cursor] if cursor < len(self._events) else None
+        if recorded is None or not recorded.is_request or recorded.shape != request.shape:
+            self._diverge(recorded, request)
+        self._cursor = cursor + 1
+        if not same_values(recorded, request, self.ports.digest):
+            text = explain(self, recorded, request, cursor + self._events_before, in_values=True)
+            if self.ports.strict:
+                self._failure = DivergenceError(text)
+                self.loop.stop()
+                raise GenerationEnded
+            self.ports.value_differs(text)
+        return recorded  # type: ignore[return-value]
+
+    def _diverge(self, recorded: HistoryEvent | None, asked: HistoryEvent | None) -> NoReturn:
+        position = self._cursor + self._events_before
+        self._failure = DivergenceError(explain(self, recorded, asked, position, in_values=False))
+        self.loop.stop()
+        raise GenerationEnded
+
+    def fail_turn(self, error: BaseException) -> NoReturn:
+        """End the execution with an error that is not the orchestration's own; its instance stalls."""
+        self._failure = error
+        self.loop.stop()
+        raise GenerationEnded
+
+    def place(self) -> str:
+        """Return `folder/file.py:line` of the user's code that is asking."""
+        frame = user_frame(3)
+        if frame is None:
+            return ""
+        folder_and_file = "/".join(frame.f_code.co_filename.replace("\\", "/").rsplit("/", 2)[-2:])
+        return f"{folder_and_file}:{frame.f_lineno}"
+
+    def never(self, name: str) -> Task[Any]:
+        """Return a task for a discarded request; it never completes."""
+        return Task(self.loop, name)
+
+    def call(self, call: ActivityCall | ChildCall) -> Task[Any]:
+        """Begin an activity call or a child, with its retries; return its task."""
+        if not self.is_over:
+            call.begin()
+        return call.task
+
+    def open_activity(self, request: ev.ActivityScheduled, call: ActivityCall) -> None:
+        """Note a scheduled attempt as open."""
+        self.open_activities[request.task_id] = request
+        self._calls[request.task_id] = call
+
+    def open_child(self, request: ev.SubOrchestrationScheduled, call: ChildCall) -> None:
+        """Note a scheduled child as open."""
+        self.open_children[request.task_id] = request
+        self._calls[request.task_id] = call
+
+    def drop_activity(self, task_id: int) -> None:
+        """Give a scheduled attempt up."""
+        self._calls.pop(task_id, None)
+        if task_id in self.open_activities and not self.is_over:
+            self.emit(ev.ActivityCancelled(task_id))
+            del self.open_activities[task_id]
+
+    def drop_child(self, task_id: int) -> None:
+        """Give a child up: it is cancelled."""
+        self._calls.pop(task_id, None)
+        child = self.open_children.get(task_id)
+        if child is not None and not self.is_over:
+            self.emit(ev.SubOrchestrationCancelled(task_id, child.instance_id, child.run_id, child.kind))
+            del self.open_children[task_id]
+
+    def set_timer(self, due: int, purpose: TimerPurpose, fire: Callable[[], None]) -> int:
+        """Ask for a durable timer; `fire` is called when it fires. Returns its task id, -1 when discarded."""
+        if self.is_over:
+            return -1
+        task_id = self.new_task_id()
+        line = "" if self.is_replaying else self.place()
+        request = self.emit(ev.TimerCreated(task_id, due, purpose.value, line))
+        self._timers[task_id] = (request.due, fire)
+        heapq.heappush(self._timer_heap, (request.due, task_id))
+        return task_id
+
+    def drop_timer(self, task_id: int) -> None:
+        """Give a timer up, unless it has fired."""
+        if task_id in self._timers and not self.is_over:
+            self.emit(ev.TimerCancelled(task_id))
+            del self._timers[task_id]
+
+    def create_loop_timer(self, due: int, fire: Callable[[], None]) -> int:
+        """For the loop: a timer that asyncio asked for."""
+        return self.set_timer(due, TimerPurpose.ASYNCIO, fire)
+
+    def cancel_loop_timer(self, task_id: int) -> None:
+        """For the loop: asyncio gave its timer up."""
+        self.drop_timer(task_id)
+
+    def create_timer(self, due: int) -> Task[None]:
+        """Ask for a durable timer as a task."""
+        task: Task[None] = Task(self.loop, "timer")
+        task_id = self.set_timer(due, TimerPurpose.USER, lambda: task.succeed(None))
+        task.task_id = task_id
+        task.when_cancelled(lambda: self.drop_timer(task_id))
+        return task
+
+    def wait_for_event(
+        self, name: str, decode: Callable[[ev.EventRaised], Any], timeout_due: int | None = None
+    ) -> Task[Any]:
+        """Wait for an external event of that name. `decode` makes the result, or raises what awaiting shall raise."""
+        task: Task[Any] = Task(self.loop, f"event '{name}'")
+        if self.is_over:
+            return task
+        buffered = self._buffered.get(name)
+        if buffered:
+            self._buffered_count -= 1
+            event = buffered.popleft()
+            if not buffered:
+                del self._buffered[name]
+            self._settle_event(task, decode, event)
+            return task
+        waiter = (task, decode)
+        self._waiters.setdefault(name, deque()).append(waiter)
+        timer_id: int | None = None
+
+        def withdraw() -> None:
+            waiters = self._waiters.get(name)
+            if waiters and waiter in waiters:
+                waiters.remove(waiter)
+                if not waiters:
+                    del self._waiters[name]
+
+        def time_out() -> None:
+            withdraw()
+            task.fail(TimeoutError(f"no event '{name}' arrived in time"))
+
+        if timeout_due is not None:
+            timer_id = self.set_timer(timeout_due, TimerPurpose.EVENT, time_out)
+            task.add_done_callback(lambda _: self.drop_timer(timer_id))
+        task.when_cancelled(withdraw)
+        return task
+
+    def _settle_event(self, task: Task[Any], decode: Callable[[ev.EventRaised], Any], event: ev.EventRaised) -> None:
+        try:
+            value = decode(event)
+        except Exception as error:  # noqa: BLE001 (raised where the event is awaited)
+            task.fail(error)
+        else:
+            task.succeed(value)
+
+    def send_event(self, target: InstanceKey, name: str, plain: bytes | None) -> None:
+        """Send an event to another instance, with the commit."""
+        if not self.is_over:
+            payload, digest = self.value(plain)
+            line = "" if self.is_replaying else self.place()
+            self.emit(ev.EventSent(self.new_task_id(), target.id, name, payload, digest, target.kind, line))
+
+    def start_detached(self, make: Callable[[int], ev.SubOrchestrationScheduled]) -> ev.SubOrchestrationScheduled | None:
+        """Start another orchestration without waiting; `make` builds the request from its task id."""
+        return None if self.is_over else self.emit(make(self.new_task_id()))
+
+    def continue_as_new(self, plain: bytes | None, version: str | None, *, carry_over_events: bool) -> NoReturn:
+        """End the generation here and now."""
+        if not self.is_over:
+            payload, digest = self.value(plain)
+            line = "" if self.is_replaying else self.place()
+            self._end(ev.OrchestrationContinuedAsNew(payload, digest, version, carry_over_events, line))
+        raise GenerationEnded
+
+    def set_custom_status(self, payload: bytes | None) -> None:
+        """Set what the row shows; the last of a turn wins."""
+        if not self.is_over:
+            self._custom_status = payload
+
+    def set_memo(self, key: str, data: bytes, lifetime_us: int) -> None:
+        """Write a keyed memo with the turn (not while replaying)."""
+        if not self.is_over and not self.is_replaying:
+            self._memos.append((key, data, self.time_us + lifetime_us))
+
+    def set_farewell(self, name: str, message: Outgoing | None) -> None:
+        """Set or withdraw a message that whichever commit ends the run sends."""
+        if not self.is_over:
+            if message is None:
+                self.farewells.pop(name, None)
+            else:
+                self.farewells[name] = message
+
+    # ---- what derives from the seed
+
+    @property
+    def next_due(self) -> int | None:
+        """When the earliest open timer is due."""
+        heap = self._timer_heap
+        while heap and heap[0][1] not in self._timers:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def due_timers(self, now: int) -> list[ev.TimerFired]:
+        """Return arrivals for the timers that are due, by due time and then position."""
+        due = sorted((when, task_id) for task_id, (when, _) in self._timers.items() if when <= now)
+        return [ev.TimerFired(task_id) for _, task_id in due]
+
+    @property
+    def history_length(self) -> int:
+        """Events of this generation so far."""
+        return self._events_before + (self._cursor if self.is_replaying else len(self._events))
+
+    def _derive(self, *parts: object) -> bytes:
+        seed = self.started.seed if self.started else self.run_id
+        text = "\0".join(map(str, (seed, self.generation, *parts)))
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    def derived_id(self, *parts: object) -> str:
+        """Return 32 hexadecimal digits that are the same on every replay, and nowhere else."""
+        return self._derive(*parts).hex()
+
+    def next_uuid_bytes(self) -> bytes:
+        """Return the bytes of the next deterministic UUID."""
+        self._uuids += 1
+        return self._derive("uuid", self._uuids)
+
+    @property
+    def random(self) -> random.Random:
+        """The code's own stream of random numbers."""
+        if self._random is None:
+            self._random = random.Random(self._derive("random"))  # noqa: S311 (repeatable is the point)
+        return self._random
+
+    @property
+    def jitter(self) -> random.Random:
+        """The stream that retry policies draw from."""
+        if self._jitter is None:
+            self._jitter = random.Random(self._derive("jitter"))  # noqa: S311
+        return self._jitter
+
+
+class StoredValueError(DurableError):
+    """A recorded value no longer fits today's types: the instance stalls."""
+
+
+_DELIVERIES: Mapping[type[HistoryEvent], Callable[[Execution, Any], None]] = {
+    ev.OrchestrationStarted: Execution._deliver_started,
+    ev.ActivityCompleted: Execution._deliver_outcome,
+    ev.ActivityFailed: Execution._deliver_outcome,
+    ev.SubOrchestrationCompleted: Execution._deliver_outcome,
+    ev.SubOrchestrationFailed: Execution._deliver_outcome,
+    ev.TimerFired: Execution._deliver_timer,
+    ev.EventRaised: Execution._deliver_event,
+    ev.OrchestrationCancelRequested: Execution._deliver_cancel,
+}
+
+
+def _not_a_task(awaited: object, generator: GeneratorType[Any, Any, Any]) -> TypeError:
+    frame = generator.gi_frame
+    place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "the orchestrator"
+    hint = "when_all([...]) waits for several" if isinstance(awaited, list | tuple) else "yield what ctx.call_activity, ... return"
+    return TypeError(f"{place}: an orchestrator yielded {awaited!r:.200}, which is not a durable task; {hint}")
+
+
+@contextlib.contextmanager
+def _as_running(loop: DurableLoop) -> Iterator[None]:
+    """Make `loop` the running loop of this thread, inside whatever loop runs it."""
+    outer = asyncio._get_running_loop()
+    hooks = sys.get_asyncgen_hooks()
+
+    def keep(generator: AsyncGenerator[Any, Any]) -> None:
+        loop.adopt_generator(generator)
+
+    asyncio._set_running_loop(loop)
+    sys.set_asyncgen_hooks(firstiter=keep, finalizer=_leave_alone)
+    try:
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+        asyncio._set_running_loop(outer)
+
+
+def _leave_alone(generator: AsyncGenerator[Any, Any]) -> None:
+    """Adopted generators live until the execution is closed: nothing is left to finalise."""
+
+
+def task_ref(execution: Execution, task_id: int) -> TaskRef:
+    """Return the address of a request of this execution."""
+    return TaskRef(*execution.key, execution.run_id, execution.generation, task_id)

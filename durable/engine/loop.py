@@ -1,0 +1,362 @@
+"""The event loop on which async orchestrators run: a ready queue and durable timers, and nothing else.
+
+Theory of operation. For the length of a turn this loop is set as the running loop of the thread, inside the worker's own
+loop. Everything that asyncio builds from callbacks and timers (`gather`, `TaskGroup`, `timeout`, `Lock`, `Queue`, …) works
+on it, and every wake-up has one order: that of the ready queue. Whatever would reach outside (threads, sockets, signals,
+subprocesses) raises `NonDurableAwaitError` where it is called.
+
+Invariant: nothing runs between two calls of `run_until_idle`. No callback is added from another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import contextvars
+import functools
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from types import CodeType, FrameType
+from typing import Any, NoReturn, Protocol
+
+from durable.errors import NonDurableAwaitError, TurnBudgetExceededError
+
+STEPS_MAX = 1_000_000
+"""Callbacks that one turn may run: an endless `while True: await asyncio.sleep(0)` ends here."""
+
+_OWN_CODE = (__file__.rpartition("engine")[0], asyncio.__file__.rpartition("__init__")[0], contextlib.__file__)
+
+
+class TimerHost(Protocol):
+    """Who makes the loop's timers durable: the execution."""
+
+    def create_loop_timer(self, due: int, fire: Callable[[], None]) -> int:
+        """Ask for a timer due at `due` microseconds UTC; return its task id. `fire` is called when it has fired."""
+        ...
+
+    def cancel_loop_timer(self, task_id: int) -> None:
+        """Give the timer up."""
+        ...
+
+    @property
+    def time_us(self) -> int:
+        """The time of the turn."""
+        ...
+
+
+class DurableHandle(asyncio.Handle):
+    """A callback in the ready queue. Lighter than asyncio's: no source traceback, no repr of its own."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._callback: Any = callback
+        self._args: Any = args
+        self._context: Any = context
+        self._cancelled = False
+        self._loop = loop
+        self._source_traceback = None
+        self._repr = None
+
+
+class DurableTimerHandle(asyncio.TimerHandle):
+    """A durable timer behind `loop.call_at`; cancelling it is recorded."""
+
+    __slots__ = ("task_id",)
+
+    def cancel(self) -> None:
+        """Give the timer up, unless it has fired."""
+        if not self._cancelled:
+            loop = self._loop
+            super().cancel()
+            if self.task_id is not None and isinstance(loop, DurableLoop):  # type: ignore[attr-defined]
+                loop.host.cancel_loop_timer(self.task_id)  # type: ignore[attr-defined]
+
+
+class LoopTask(asyncio.Task[Any]):
+    """An asyncio task whose hash, and so its place in a set, is the same on every replay.
+
+    The base of the hash differs between instances: asyncio keeps all tasks of the process in one set.
+    """
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], *, loop: DurableLoop, **options: Any) -> None:
+        self._ordinal = loop.next_ordinal()
+        super().__init__(coro, loop=loop, **options)
+
+    def __hash__(self) -> int:
+        return self._ordinal
+
+
+class GuardedCoroutine(Coroutine[Any, Any, Any]):
+    """A coroutine that may await only what this loop can replay; anything else raises in it, where it awaits."""
+
+    __slots__ = ("_inner", "_loop", "_send")
+
+    def __init__(self, inner: Coroutine[Any, Any, Any], loop: DurableLoop) -> None:
+        self._inner = inner
+        self._loop = loop
+        self._send = inner.send
+
+    def send(self, value: Any) -> Any:
+        """Run to the next await."""
+        awaited = self._send(value)
+        if awaited is None or getattr(awaited, "_loop", None) is self._loop:
+            return awaited
+        return self._refuse(awaited)
+
+    def throw(self, *args: Any) -> Any:
+        """Raise inside the coroutine and run to the next await."""
+        awaited = self._inner.throw(*args)
+        if awaited is None or getattr(awaited, "_loop", None) is self._loop:
+            return awaited
+        return self._refuse(awaited)
+
+    def close(self) -> None:
+        """Close the coroutine."""
+        self._inner.close()
+
+    def __await__(self) -> Any:
+        return self._inner.__await__()
+
+    def _refuse(self, awaited: object) -> Any:
+        what = "a future of another event loop" if asyncio.isfuture(awaited) else f"{awaited!r:.200}"
+        error = non_durable(what, awaiting_location(self._inner))
+        return self.throw(error)
+
+
+def awaiting_location(coroutine: Any) -> str:
+    """Return `file:line` of the innermost user frame in a suspended chain of awaits."""
+    place = "unknown place"
+    while coroutine is not None:
+        for names in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
+            frame = getattr(coroutine, names[0], None)
+            if frame is not None:
+                if not is_own_code(frame.f_code):
+                    place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                coroutine = getattr(coroutine, names[1])
+                break
+        else:
+            break
+    return place
+
+
+_own_code: dict[str, bool] = {}
+
+
+def is_own_code(code: CodeType) -> bool:
+    """Tell whether a code object belongs to this package or to asyncio, not to the user."""
+    filename = code.co_filename
+    known = _own_code.get(filename)
+    if known is None:
+        known = _own_code[filename] = filename.startswith(_OWN_CODE)
+    return known
+
+
+def user_frame(depth: int = 1) -> FrameType | None:
+    """Return the innermost frame on the stack that is the user's."""
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None and is_own_code(frame.f_code):
+        frame = frame.f_back
+    return frame
+
+
+def non_durable(what: str, place: str) -> NonDurableAwaitError:
+    """Build the error for something that cannot be replayed."""
+    return NonDurableAwaitError(
+        f"{place}: an orchestrator cannot await {what}: it could not be replayed. Do real work (I/O, threads, real time) in "
+        "an activity: `await ctx.call_activity(...)`; to wait use `ctx.create_timer(...)`, `asyncio.sleep(...)` or "
+        "`ctx.wait_for_external_event(...)`."
+    )
+
+
+class DurableLoop(asyncio.AbstractEventLoop):
+    """The loop of one execution."""
+
+    def __init__(self, host: TimerHost) -> None:
+        self.host = host
+        self.context = contextvars.Context()
+        self.coroutines: list[Coroutine[Any, Any, Any]] = []
+        self.is_closing = False
+        self.is_stopped = False
+        self.steps = 0
+        self._ordinal = 0
+        self._ready: collections.deque[asyncio.Handle] = collections.deque()
+        self._generators: list[AsyncGenerator[Any, Any]] = []
+
+    def number_from(self, base: int) -> None:
+        """Begin the numbers, and so the hashes, of tasks at `base`: other instances have other ones."""
+        self._ordinal = base
+
+    def next_ordinal(self) -> int:
+        """Return the next number that identifies a task of this execution on every replay."""
+        self._ordinal += 1
+        return self._ordinal
+
+    # ---- running
+
+    def run_until_idle(self) -> None:
+        """Run callbacks until none is ready, or until one of them called `stop`."""
+        ready = self._ready
+        while ready:
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            self.steps += 1
+            if self.steps > STEPS_MAX:
+                ready.clear()
+                raise TurnBudgetExceededError(f"the turn ran {STEPS_MAX:,} loop steps without coming to rest")
+            handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+            if self.is_stopped:
+                ready.clear()
+                return
+
+    def stop(self) -> None:
+        """Run nothing after the present callback."""
+        self.is_stopped = True
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Add a callback to the ready queue."""
+        handle = DurableHandle(callback, args, self, context or contextvars.copy_context())
+        self._ready.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Set a durable timer, `delay` seconds from the time of the turn."""
+        return self._set_timer(self.host.time_us + round(delay * 1e6), callback, args, context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Set a durable timer for `when`, in seconds since 1970 UTC."""
+        return self._set_timer(round(when * 1e6), callback, args, context)
+
+    def _set_timer(
+        self, due: int, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None
+    ) -> asyncio.TimerHandle:
+        handle = DurableTimerHandle(due / 1e6, callback, args, self, context or contextvars.copy_context())
+        handle.task_id = None  # type: ignore[attr-defined]
+
+        def fire() -> None:
+            handle.task_id = None  # type: ignore[attr-defined]
+            if not handle._cancelled:  # type: ignore[attr-defined]
+                self._ready.append(handle)
+
+        handle.task_id = self.host.create_loop_timer(due, fire)  # type: ignore[attr-defined]
+        return handle
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Called by TimerHandle.cancel; the durable side is DurableTimerHandle's."""
+
+    def time(self) -> float:
+        """Return the time of the turn, in seconds since 1970 UTC."""
+        return self.host.time_us / 1e6
+
+    # ---- making futures and tasks
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Return a future of this loop."""
+        return LoopFuture(loop=self)
+
+    def create_task(self, coro: Any, *, name: object = None, context: Any = None, **options: Any) -> LoopTask:  # type: ignore[override]
+        """Run a coroutine as a task of this loop."""
+        if not asyncio.iscoroutine(coro):
+            raise TypeError(f"a coroutine was expected, got {coro!r:.200}")
+        guarded = GuardedCoroutine(coro, self)
+        self.coroutines.append(coro)
+        if len(self.coroutines) % 1024 == 0:  # forget finished ones now and then, so that memory follows what is alive
+            self.coroutines = [known for known in self.coroutines if getattr(known, "cr_frame", known) is not None]
+        task = LoopTask(guarded, loop=self, context=context or contextvars.copy_context())
+        if name is not None:
+            task.set_name(name)
+        return task
+
+    def get_debug(self) -> bool:
+        """Debug mode of asyncio is never on here."""
+        return False
+
+    def is_running(self) -> bool:
+        """True while the execution lives."""
+        return not self.is_closing
+
+    def is_closed(self) -> bool:
+        """False: futures may still be made while the execution is being closed."""
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Ignore asyncio's remarks on tasks that nobody awaited: they come from the garbage collector, at any time."""
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """As `call_exception_handler`."""
+
+    # ---- asynchronous generators
+
+    def adopt_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Keep a started generator until the end: collecting it early would run its `finally` at a random time."""
+        if len(self._generators) % 256 == 255:
+            self._generators = [known for known in self._generators if known.ag_frame is not None]
+        self._generators.append(generator)
+
+    def close_everything(self) -> None:
+        """Close suspended coroutines and generators, newest first. Their `finally` blocks run; nothing comes of it."""
+        self.is_closing = True
+        self._ready.clear()
+        closers = [coroutine.close for coroutine in self.coroutines]
+        closers += [functools.partial(_close_generator, generator) for generator in self._generators]
+        for close in reversed(closers):
+            # An orchestrator may do anything in a `finally`, also refuse to end: nobody is left to hear of it.
+            with contextlib.suppress(BaseException):
+                close()
+            self._ready.clear()
+        self.coroutines.clear()
+        self._generators.clear()
+
+
+class LoopFuture(asyncio.Future[Any]):
+    """A plain future whose hash is the same on every replay."""
+
+    def __init__(self, *, loop: DurableLoop) -> None:
+        self._ordinal = loop.next_ordinal()
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._ordinal
+
+
+def _close_generator(generator: AsyncGenerator[Any, Any]) -> None:
+    closing = generator.aclose()
+    try:
+        closing.send(None)
+    except StopIteration:
+        return
+    closing.close()
+
+
+def _refuse(name: str) -> Callable[..., NoReturn]:
+    def refused(self: DurableLoop, *args: Any, **options: Any) -> NoReturn:
+        frame = user_frame(2)
+        place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "unknown place"
+        raise non_durable(f"what needs `loop.{name}`", place)
+
+    return refused
+
+
+_REFUSED = [
+    name
+    for name in dir(asyncio.AbstractEventLoop)
+    if not name.startswith("_") and name not in vars(DurableLoop) and callable(getattr(asyncio.AbstractEventLoop, name))
+]
+for _name in _REFUSED:
+    setattr(DurableLoop, _name, _refuse(_name))
+# What is abstract in the base class is now defined, one way or the other.
+DurableLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]

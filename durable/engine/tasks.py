@@ -1,0 +1,208 @@
+"""What orchestrator code awaits: `Task`, and the two ways of waiting for several.
+
+A `Task` is an asyncio future of the execution's own loop, so that asyncio's tools take it as it is; `yield task` and
+`yield from task` in a generator orchestrator are the same wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, TypeVar, overload
+
+from durable.engine.loop import DurableLoop
+
+T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+T5 = TypeVar("T5")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Task(asyncio.Future[T_co]):  # type: ignore[type-var]
+    """The outcome of a request, sooner or later: an activity call, a timer, an external event, a child.
+
+    Awaited, yielded or `yield from`-ed any number of times. `task_id` is the request's position, None where the task
+    stands for no single request. Covariant in its result: nobody but the engine sets it.
+    """
+
+    __slots__ = ("_on_cancel", "_ordinal", "finished_order", "name", "task_id")
+
+    def __init__(self, loop: DurableLoop, name: str, task_id: int | None = None) -> None:
+        self._ordinal = loop.next_ordinal()
+        self._on_cancel: Callable[[], None] | None = None
+        self.name = name
+        self.task_id = task_id
+        self.finished_order = 0
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._ordinal
+
+    def __repr__(self) -> str:
+        state = "pending"
+        if self.done():
+            state = "cancelled" if self.cancelled() else "failed" if self._exception is not None else "complete"
+        return f"<Task {self.name} #{self.task_id} {state}>"
+
+    @property
+    def is_complete(self) -> bool:
+        """True once there is an outcome of any kind."""
+        return self.done()
+
+    @property
+    def is_failed(self) -> bool:
+        """True if the outcome is an error (a cancelled task has not failed)."""
+        return self.done() and not self.cancelled() and self._exception is not None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True if the task was cancelled."""
+        return self.cancelled()
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Give the task up; False if it is complete.
+
+        The code goes on at once; a running activity is asked to stop, a child is cancelled; awaiting raises
+        CancelledError; a late outcome is counted and dropped.
+        """
+        if self.done():
+            return False
+        if self._on_cancel is not None:
+            on_cancel, self._on_cancel = self._on_cancel, None
+            on_cancel()
+        self.finished_order = self._loop.next_ordinal()  # type: ignore[attr-defined]
+        return super().cancel(msg)
+
+    def when_cancelled(self, action: Callable[[], None]) -> None:
+        """Run `action` if the task is cancelled while pending. For the engine and features."""
+        self._on_cancel = action
+
+    def succeed(self, value: Any) -> None:
+        """Complete the task, unless it is complete. For the engine and features."""
+        if not self.done():
+            self._on_cancel = None
+            self.finished_order = self._loop.next_ordinal()  # type: ignore[attr-defined]
+            self.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Fail the task, unless it is complete. For the engine and features."""
+        if not self.done():
+            self._on_cancel = None
+            self.finished_order = self._loop.next_ordinal()  # type: ignore[attr-defined]
+            self.set_exception(error)
+            self.exception()  # looked at: asyncio shall not remark on tasks that nobody awaited
+
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        return super().__await__()
+
+    def __iter__(self) -> Generator[Task[Any], Any, T_co]:
+        return (yield self)
+
+
+def _check_tasks(tasks: Iterable[Any], caller: str) -> list[Task[Any]]:
+    found = list(tasks)
+    for task in found:
+        if not isinstance(task, Task):
+            raise TypeError(
+                f"{caller} takes durable tasks (what ctx.call_activity, ctx.create_timer, … return), not {task!r:.200}; "
+                "for coroutines use asyncio.gather or asyncio.wait in an async orchestrator"
+            )
+    return found
+
+
+def _loop_of(tasks: list[Task[Any]]) -> DurableLoop:
+    loop = tasks[0].get_loop() if tasks else asyncio.get_running_loop()
+    if not isinstance(loop, DurableLoop):
+        raise TypeError("when_all and when_any are for orchestrators: no orchestrator is running here")
+    return loop
+
+
+@overload
+def when_all(tasks: tuple[Task[T1]]) -> Task[tuple[T1]]: ...
+@overload
+def when_all(tasks: tuple[Task[T1], Task[T2]]) -> Task[tuple[T1, T2]]: ...
+@overload
+def when_all(tasks: tuple[Task[T1], Task[T2], Task[T3]]) -> Task[tuple[T1, T2, T3]]: ...
+@overload
+def when_all(tasks: tuple[Task[T1], Task[T2], Task[T3], Task[T4]]) -> Task[tuple[T1, T2, T3, T4]]: ...
+@overload
+def when_all(
+    tasks: tuple[Task[T1], Task[T2], Task[T3], Task[T4], Task[T5]],
+) -> Task[tuple[T1, T2, T3, T4, T5]]: ...
+@overload
+def when_all(tasks: tuple[Task[T], ...]) -> Task[tuple[T, ...]]: ...
+@overload
+def when_all(tasks: Iterable[Task[T]]) -> Task[list[T]]: ...
+
+
+def when_all(tasks: Iterable[Task[Any]]) -> Task[Any]:
+    """Wait for all tasks; then give their results in order, or raise the first failure in schedule order.
+
+    A tuple gives a tuple, anything else a list; nothing gives an empty one. Cancelling it cancels the tasks.
+    """
+    waited = _check_tasks(tasks, "when_all")
+    as_tuple = isinstance(tasks, tuple)
+    loop = _loop_of(waited)
+    whole: Task[Any] = Task(loop, "when_all")
+    pending = {task for task in waited if not task.done()}
+    left = len(pending)
+
+    def settle() -> None:
+        for task in waited:
+            if task.cancelled():
+                if not whole.done():
+                    asyncio.Future.cancel(whole)  # the tasks are settled: there is nothing left to pass on
+                return
+            error = task.exception()
+            if error is not None:
+                whole.fail(error)
+                return
+        results = [task.result() for task in waited]
+        whole.succeed(tuple(results) if as_tuple else results)
+
+    def one_done(_: asyncio.Future[Any]) -> None:
+        nonlocal left
+        left -= 1
+        if not left and not whole.done():
+            settle()
+
+    def pass_on() -> None:
+        for task in waited:
+            task.cancel()
+
+    if not left:
+        settle()
+        return whole
+    whole.when_cancelled(pass_on)
+    for task in waited:
+        if task in pending:
+            pending.discard(task)
+            task.add_done_callback(one_done)
+    return whole
+
+
+def when_any(tasks: Iterable[Task[T]]) -> Task[Task[T]]:
+    """Give the task that completes first, in the order of the history; never raises for it, and cancels none.
+
+    Raises ValueError for no tasks.
+    """
+    waited = _check_tasks(tasks, "when_any")
+    if not waited:
+        raise ValueError("when_any needs at least one task")
+    loop = _loop_of(waited)
+    winner: Task[Any] = Task(loop, "when_any")
+    done = [task for task in waited if task.done()]
+    if done:
+        winner.succeed(min(done, key=lambda task: task.finished_order))
+        return winner
+    for task in dict.fromkeys(waited):
+        task.add_done_callback(functools.partial(_first_done, winner))
+    return winner
+
+
+def _first_done(winner: Task[Any], task: asyncio.Future[Any]) -> None:
+    winner.succeed(task)

@@ -1,0 +1,137 @@
+"""What a turn answers: one frozen value that holds everything that must now become durable, and what may follow it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from durable.engine import events as ev
+from durable.engine.events import HistoryEvent, InstanceKey, TaskRef
+from durable.engine.records import Record
+from durable.errors import FailureDetails
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message that a turn sends. With `start` it begins another orchestration; else `event` is delivered.
+
+    `run_id` and `generation` limit it to that run and generation; `sender` is the request that it carries out.
+    """
+
+    target: InstanceKey
+    event: HistoryEvent | None = None
+    run_id: str | None = None
+    generation: int | None = None
+    start: ev.SubOrchestrationScheduled | None = None
+    is_control: bool = False
+    sender: TaskRef | None = None
+
+
+class Unchanged:
+    """The type of UNCHANGED."""
+
+
+UNCHANGED = Unchanged()
+"""Says that a turn did not touch a value (None is a value)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Turn:
+    """The answer of the engine to some arrivals. The comments say what must be durable before what."""
+
+    # Durable first, in the transaction that also consumes the messages behind `consumed`.
+    record: Record
+    # Arrivals that are in the record, and those that were refused, with the reason: both are consumed with it.
+    refused: Sequence[tuple[HistoryEvent, str]]
+    # Arrivals that the turn did not get to, because the generation ended: not consumed; the next generation takes them.
+    leftover: Sequence[HistoryEvent]
+    # In the same transaction: how the generation ended, if it did, and how the next one opens.
+    outcome: HistoryEvent | None
+    next_generation: Record | None
+    # In the same transaction: the row. Earliest open timer; activities without an outcome; what the code said of itself.
+    next_due: int | None
+    open_activities: int
+    is_suspended: bool
+    custom_status: bytes | None | Unchanged
+    memos: Sequence[tuple[str, bytes, int]]
+    # In the same transaction (a large turn: afterwards, by the owner, in this order and idempotently).
+    messages: Sequence[Outgoing]
+    # Kept in the row, for whichever commit ends the run.
+    farewells: Mapping[str, Outgoing]
+    # Only after the commit: attempts to start, and running ones to tell that nobody waits for them.
+    activities: Sequence[ev.ActivityScheduled]
+    dropped_activities: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sender:
+    """Who a record's messages come from: enough to build them again from the record alone."""
+
+    key: InstanceKey
+    run_id: str
+    generation: int
+    parent: TaskRef | None
+    end_event: str | None
+    attachment: bytes | None = None
+
+
+def outgoing_messages(record: Record, sender: Sender) -> Iterator[Outgoing]:
+    """Give the messages that a record calls for, in order. The record is the outbox: this is all there is to send."""
+    me = (*sender.key, sender.run_id, sender.generation)
+    for event in record.events:
+        if isinstance(event, ev.SubOrchestrationScheduled):
+            target = InstanceKey(event.instance_id, event.kind)
+            yield Outgoing(target, start=event, sender=TaskRef(*me, event.task_id))
+        elif isinstance(event, ev.EventSent):
+            target = InstanceKey(event.instance_id, event.kind)
+            yield Outgoing(target, ev.EventRaised(event.name, event.data), sender=TaskRef(*me, event.task_id))
+        elif isinstance(event, ev.SubOrchestrationCancelled):
+            target = InstanceKey(event.instance_id, event.kind)
+            reason = f"cancelled by its parent '{sender.key.id}'"
+            yield Outgoing(target, ev.OrchestrationCancelRequested(reason), run_id=event.run_id, is_control=True)
+        elif isinstance(event, ev.OUTCOMES):
+            yield from outcome_messages(event, sender)
+
+
+def outcome_messages(outcome: HistoryEvent, sender: Sender) -> Iterator[Outgoing]:
+    """Give the message that tells the parent of a run's end, if there is a parent to tell and it is the end."""
+    parent = sender.parent
+    if parent is None or isinstance(outcome, ev.OrchestrationContinuedAsNew):
+        return
+    details = outcome_details(outcome)
+    event: HistoryEvent
+    if sender.end_event is not None:
+        data = outcome.result if isinstance(outcome, ev.OrchestrationCompleted) else None
+        event = ev.EventRaised(sender.end_event, data, details, sender.attachment)
+        yield Outgoing(parent.key, event, run_id=parent.run_id)
+        return
+    if isinstance(outcome, ev.OrchestrationCompleted):
+        event = ev.SubOrchestrationCompleted(parent.task_id, outcome.result, sender.attachment)
+    else:
+        assert details is not None
+        event = ev.SubOrchestrationFailed(parent.task_id, details, sender.attachment)
+    yield Outgoing(parent.key, event, run_id=parent.run_id, generation=parent.generation)
+
+
+def outcome_details(outcome: HistoryEvent) -> FailureDetails | None:
+    """Return what a parent learns of an end that is no completion."""
+    if isinstance(outcome, ev.OrchestrationFailed):
+        return outcome.details
+    if isinstance(outcome, ev.OrchestrationCancelled):
+        return _end_details("OrchestrationCancelledError", outcome.reason or "the orchestration was cancelled")
+    if isinstance(outcome, ev.OrchestrationTerminated):
+        return _end_details("OrchestrationTerminatedError", outcome.reason or "the orchestration was terminated")
+    return None
+
+
+def _end_details(name: str, message: str) -> FailureDetails:
+    return FailureDetails(f"durable.errors.{name}", message, error_bases=("durable.errors.DurableError", "Exception"))
+
+
+def describe_request(event: HistoryEvent | None) -> str:
+    """Say in words what a request asks for, for explanations."""
+    if event is None:
+        return "nothing"
+    fields: list[Any] = [part for part in event.shape[1:] if part not in (None, "", ev.ORCHESTRATION)]
+    return f"{event.shape[0]}({', '.join(str(part) for part in fields)})"

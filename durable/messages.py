@@ -1,0 +1,112 @@
+"""What travels to an inbox, as bytes: arrivals, and for whom they are meant.
+
+A message's data is msgpack of [generation or None, [event, …]]: the events are applied in this order, by one turn where
+they fit. The generation limits it to what that generation asked for. Notes about what was dropped are kept as memos under
+the run that they concern.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgpack
+
+from durable.engine.events import ActivityScheduled, HistoryEvent, InstanceKey, TaskRef
+from durable.engine.records import decode_event, encode_event
+from durable.errors import HistoryDamagedError
+from durable.provider import InstanceRow, Memo, partition_of
+
+DROPPED_KEPT_US = 30 * 24 * 3600 * 1_000_000
+"""How long a note about something dropped is kept: long enough for somebody to ask."""
+
+
+def encode_arrivals(events: Sequence[HistoryEvent], generation: int | None = None) -> bytes:
+    """Return a message's data."""
+    packed = b"".join(map(encode_event, events))
+    packer = msgpack.Packer()
+    head: bytes = packer.pack_array_header(2) + packer.pack(generation) + packer.pack_array_header(len(events))
+    return head + packed
+
+
+def decode_arrivals(data: bytes) -> tuple[int | None, list[HistoryEvent]]:
+    """Return (generation or None, events). Raises HistoryDamagedError for whatever is not a message."""
+    try:
+        generation, packed = msgpack.unpackb(data, strict_map_key=False)[:2]
+        return generation, [event for item in packed if (event := decode_event(item)) is not None]
+    except HistoryDamagedError:
+        raise
+    except Exception as error:  # whatever garbage does to the decoder is one fact: this is not a message
+        raise HistoryDamagedError(f"a message cannot be read: {error!r}") from error
+
+
+def new_row(
+    key: InstanceKey,
+    partitions: int,
+    run_id: str,
+    name: str,
+    version: str | None,
+    *,
+    now: int,
+    scheduled_at: int,
+    payload: bytes | None,
+    tags: Mapping[str, str] | None = None,
+    parent: TaskRef | None = None,
+) -> InstanceRow:
+    """Return the row of a run that is about to begin."""
+    return InstanceRow(
+        key=key,
+        partition=partition_of(key, partitions),
+        run_id=run_id,
+        name=name,
+        version=version,
+        created_at=now,
+        scheduled_at=scheduled_at,
+        updated_at=now,
+        input=payload,
+        tags=dict(tags or {}),
+        parent=parent.key if parent else None,
+        parent_run_id=parent.run_id if parent else None,
+        parent_task=f"{parent.generation}/{parent.task_id}" if parent else None,
+    )
+
+
+def dropped_memo(run_id: str, what: str, name: str, reason: str, now: int) -> Memo:
+    """Return a note that something meant for, or sent by, a run was dropped; the same thing twice is one note."""
+    mark = hashlib.blake2b(f"{what}\0{name}\0{reason}\0{now}".encode("utf-8", "replace"), digest_size=8).hexdigest()
+    data: bytes = msgpack.packb([now, what, name, reason], unicode_errors="replace")
+    return Memo(dropped_prefix(run_id) + f"{now:016d}/{mark}", data, now + DROPPED_KEPT_US)
+
+
+def dropped_prefix(run_id: str) -> str:
+    """Return what the keys of a run's dropped-notes begin with."""
+    return f"run/{run_id}/dropped/"
+
+
+def read_dropped(memo: Memo) -> tuple[int, str, str, str]:
+    """Return (time, what, name, reason) of a note."""
+    now, what, name, reason = msgpack.unpackb(memo.data)
+    return now, what, name, reason
+
+
+def heartbeat_key(run_id: str, generation: int, task_id: int) -> str:
+    """Return the key of the memo that holds an attempt's latest heartbeat."""
+    return f"run/{run_id}/heartbeat/{generation}/{task_id}"
+
+
+def encode_activity(request: ActivityScheduled, idempotency_key: str, scheduled_at: int) -> bytes:
+    """Return the data of a queue row: all that a worker needs to run the attempt."""
+    packed: bytes = msgpack.packb([encode_event(request), idempotency_key, scheduled_at])
+    return packed
+
+
+def decode_activity(data: bytes) -> tuple[ActivityScheduled, str, int]:
+    """Return (request, idempotency key, time of the request). Raises HistoryDamagedError for anything else."""
+    try:
+        event, idempotency_key, scheduled_at = msgpack.unpackb(data)[:3]
+        request: Any = decode_event(msgpack.unpackb(event, strict_map_key=False))
+        assert isinstance(request, ActivityScheduled)
+        return request, idempotency_key, scheduled_at
+    except Exception as error:  # as in decode_arrivals
+        raise HistoryDamagedError(f"a queued activity cannot be read: {error!r}") from error

@@ -1,0 +1,229 @@
+"""What an annotation accepts: the shapes of types, cached.
+
+The common annotations, plain scalars and lists and dicts of them, are compared by type and never touch pydantic. The
+others are validated by a schema that `strictness` has rewritten. Pydantic is imported at the first of those: it takes
+longer to import than the rest of the package together.
+"""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import types
+import typing
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from durable.payloads.refusals import MisfitError, brief, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic_core import SchemaValidator
+
+# An annotation that says nothing: values are taken as they come.
+ANY: Any = Any
+
+# An error text shows this many of the places that do not fit, and of each reason this much.
+REASONS_MAX = 3
+REASON_CHARACTERS_MAX = 300
+
+# Annotations are made once, with the functions that bear them; a program that makes new ones all the time starts the
+# cache anew after so many.
+CACHED_SHAPES_MAX = 4096
+
+# Types of which msgpack brings the very same, and for which pydantic would change nothing.
+_EXACT: frozenset[type] = frozenset(
+    {str, int, float, bool, bytes, type(None)}
+    | {datetime.datetime, datetime.date, datetime.time, datetime.timedelta, uuid.UUID}
+)
+
+
+class Shape:
+    """What one annotation accepts.
+
+    `matches(value)` tells cheaply that a value arrives as it is, by its types alone; False says nothing.
+    """
+
+    __slots__ = ("_adapter", "_validator", "annotation", "matches")
+
+    def __init__(self, annotation: Any) -> None:
+        self.annotation = annotation
+        self.matches = _exact_match(annotation) or _never
+        self._adapter: TypeAdapter[Any] | None = None
+        self._validator: SchemaValidator | None = None
+
+    def validate(self, value: Any, what: str) -> Any:
+        """Return what the receiver gets for a value that was carried. Raises MisfitError."""
+        if self.matches(value):
+            return value
+        validator = self._validator or self._build_validator(what)
+        try:
+            return validator.validate_python(value)
+        except Exception as error:  # also what a user's own validator raises
+            raise MisfitError(_reason(error, what)) from None
+
+    def adapter(self, what: str) -> TypeAdapter[Any]:
+        """Return pydantic's adapter for the annotation. Raises MisfitError if it cannot make one."""
+        if self._adapter is None:
+            import pydantic  # here and not above: see the top of the file
+
+            try:
+                self._adapter = pydantic.TypeAdapter(self.annotation)
+                if not isinstance(self._adapter.core_schema, dict):  # put off, until all its names are defined
+                    self._adapter.rebuild(force=True, _parent_namespace_depth=2)
+            except Exception as error:
+                self._adapter = None
+                reason = shorten(str(error).splitlines()[0] if str(error) else repr(error), REASON_CHARACTERS_MAX)
+                raise MisfitError(f"{what}: its annotation {self.annotation!r} cannot be validated: {reason}") from error
+        return self._adapter
+
+    def _build_validator(self, what: str) -> SchemaValidator:
+        adapter = self.adapter(what)
+        from pydantic_core import SchemaValidator
+
+        from durable.payloads.strictness import strict_schema
+
+        # Not prebuilt: else pydantic takes the validator of a model's class for models inside of it, which is not strict.
+        self._validator = SchemaValidator(strict_schema(adapter.core_schema), _use_prebuilt=False)
+        return self._validator
+
+
+_BY_IDENTITY: dict[int, Shape] = {}
+_BY_EQUALITY: dict[tuple[Any, str], Shape] = {}
+
+
+def shape_of(annotation: Any) -> Shape:
+    """Return the shape of an annotation, hashable or not."""
+    shape = _BY_IDENTITY.get(id(annotation))
+    return shape if shape is not None and shape.annotation is annotation else _remember(annotation)
+
+
+def _remember(annotation: Any) -> Shape:
+    """Make a shape, or find the one of an annotation that was written elsewhere in the same words.
+
+    The words count as well as equality: `A | B` equals `B | A`, yet the order can decide.
+    """
+    try:
+        key = (annotation, repr(annotation))
+        shape = _BY_EQUALITY.get(key)
+        if shape is None:
+            if len(_BY_EQUALITY) >= CACHED_SHAPES_MAX:
+                _BY_EQUALITY.clear()
+            shape = _BY_EQUALITY[key] = Shape(annotation)
+    except TypeError:  # not hashable, such as Annotated with a list
+        shape = Shape(annotation)
+    if shape.annotation is annotation:  # the shape keeps it alive, so that its id is not given to another
+        if len(_BY_IDENTITY) >= CACHED_SHAPES_MAX:
+            _BY_IDENTITY.clear()
+        _BY_IDENTITY[id(annotation)] = shape
+    return shape
+
+
+def prepare(annotation: Any, *, what: str = "value") -> None:
+    """Build what decoding will need. Raises TypeError for an annotation that no value can be validated by."""
+    shape = shape_of(annotation)
+    if shape.matches is _never:
+        try:
+            shape.adapter(what)
+        except MisfitError as error:
+            raise TypeError(str(error)) from error
+
+
+def _never(_value: Any) -> bool:
+    return False
+
+
+def _always(_value: Any) -> bool:
+    return True
+
+
+def _exact_types(annotation: Any) -> frozenset[type] | None:
+    """Return the types of a scalar annotation, or of a union of such; None for any other annotation."""
+    if annotation is None:
+        return frozenset({type(None)})
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        parts = [_exact_types(part) for part in typing.get_args(annotation)]
+        return None if None in parts else frozenset().union(*filter(None, parts))
+    return frozenset({annotation}) if isinstance(annotation, type) and annotation in _EXACT else None
+
+
+def _exact_match(annotation: Any) -> Callable[[Any], bool] | None:
+    if annotation in (Any, object, inspect.Parameter.empty):
+        return _always
+    if annotation in (list, dict):
+        return lambda value: type(value) is annotation
+    kinds = _exact_types(annotation)
+    if kinds is not None:
+        return _match_scalar(kinds)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is list and len(arguments) == 1:
+        return _match_list(arguments[0])
+    if origin is dict and len(arguments) == 2:
+        return _match_dict(*arguments)
+    return None
+
+
+def _match_scalar(kinds: frozenset[type]) -> Callable[[Any], bool]:
+    if len(kinds) == 1:
+        (only,) = kinds
+        return lambda value: type(value) is only
+    return lambda value: type(value) in kinds
+
+
+def _match_list(annotation: Any) -> Callable[[Any], bool] | None:
+    if annotation is Any:
+        return lambda value: type(value) is list
+    kinds = _exact_types(annotation)
+    if kinds is None:
+        return None
+    return lambda value: type(value) is list and kinds.issuperset(map(type, value))
+
+
+def _match_dict(key: Any, element: Any) -> Callable[[Any], bool] | None:
+    keys = _exact_types(key)
+    if keys is None:
+        return None
+    if element is Any:
+        return lambda value: type(value) is dict and keys.issuperset(map(type, value))
+    kinds = _exact_types(element)
+    if kinds is None:
+        return None
+    return lambda value: (
+        type(value) is dict and keys.issuperset(map(type, value)) and kinds.issuperset(map(type, value.values()))
+    )
+
+
+def _reason(error: Exception, what: str) -> str:
+    """Say what does not fit and where, in pydantic's words but without its links."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return f"{what}: its validation raised {type(error).__name__}: {shorten(_text(error), REASON_CHARACTERS_MAX)}"
+    try:
+        return "; ".join(_misfits(error, what))
+    except Exception as failure:  # a message template of the user's own, which cannot be filled in
+        return f"{what}: does not fit, and the reason cannot be shown ({type(failure).__name__})"
+
+
+def _text(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "(no text)"
+
+
+def _misfits(error: ValidationError, what: str) -> list[str]:
+    details = error.errors(include_url=False, include_context=False)
+    misfits = [
+        f"{what}{_path(detail['loc'])}: {shorten(detail['msg'], REASON_CHARACTERS_MAX)}, got {brief(detail['input'])}"
+        for detail in details[:REASONS_MAX]
+    ]
+    if len(details) > REASONS_MAX:
+        misfits.append(f"and {len(details) - REASONS_MAX} more")
+    return misfits
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{shorten(step, 60)}" for step in location)

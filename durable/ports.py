@@ -1,0 +1,50 @@
+"""What the core does not make by itself: time, ids and threads are handed in, so that a simulator can hand in its own."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ports:
+    """The machine, as far as workers, clients and providers may see it.
+
+    `now_us`: the wall clock, in microseconds since 1970 UTC; it may jump. `monotonic`: seconds, never going back.
+    `new_id`: a new unique id of 32 hexadecimal digits, ordered by time as far as the clock is. `run_blocking`: runs a
+    blocking function outside the event loop.
+    """
+
+    now_us: Callable[[], int]
+    monotonic: Callable[[], float]
+    new_id: Callable[[], str]
+    run_blocking: Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+def wall_clock_us() -> int:
+    """Return the system's time in whole microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+def time_ordered_id() -> str:
+    """Return a new id: 48 bits of milliseconds, then 80 random bits (the layout of UUID version 7, without its marks).
+
+    Rows that are written together so lie together in the store's indexes.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+async def run_in_thread(function: Callable[[], T]) -> T:
+    """Run `function` in the loop's default thread pool."""
+    return await asyncio.get_running_loop().run_in_executor(None, function)
+
+
+def system_ports() -> Ports:
+    """Return the ports of a real process."""
+    return Ports(wall_clock_us, time.monotonic, time_ordered_id, run_in_thread)

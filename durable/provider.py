@@ -1,0 +1,569 @@
+"""The storage contract. Its docstrings are law: the conformance suite states each of them as a test.
+
+A provider stores; it never decides, and never looks inside `data`, payloads, records or `state`. Times are whole
+microseconds since 1970 UTC by the store's own clock. A call is safe to repeat unless its docstring says otherwise.
+Every call may raise `StoreUnavailableError` (nothing known, try later) or `StoreError` (unusable as asked).
+
+    Ownership    open close lease renew take release
+    Turns        recover receive load read_history commit mark_slow_turn
+    Activities   claim report
+    Clients      submit list_instances count purge read_memos
+    Wake-ups     listen (may lose any of them; a poll runs underneath)
+
+One rule stands above all: **`commit` is the only call that changes an unfinished instance**, and it succeeds only for the
+live holder of the instance's partition.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from durable.engine.events import InstanceKey as InstanceKey
+
+PARTITIONS = 64
+"""Partitions of a new hub; fixed in the hub's row from then on."""
+
+LEASE_US = 10_000_000
+"""How long a lease lasts without being renewed."""
+
+RECORD_PART_BYTES_MAX = 512 * 1024
+"""A longer record is stored in parts of this size, so that no row is large."""
+
+
+def partition_of(key: InstanceKey, partitions: int) -> int:
+    """Return the partition of an instance: CRC-32 of kind, NUL and id, modulo the number of partitions."""
+    return zlib.crc32(f"{key.kind}\0{key.id}".encode()) % partitions
+
+
+class Status(enum.IntEnum):
+    """An instance's status as stored. Those from COMPLETED on are final."""
+
+    PENDING = 0
+    RUNNING = 1
+    SUSPENDED = 2
+    STALLED = 3
+    COMPLETED = 4
+    FAILED = 5
+    CANCELLED = 6
+    TERMINATED = 7
+
+    @property
+    def is_finished(self) -> bool:
+        """True for a final status."""
+        return self >= Status.COMPLETED
+
+
+class Priority(enum.IntEnum):
+    """The order in which an instance's messages are received; equal ones in the order in which they were stored."""
+
+    CONTROL = 0  # cancel, terminate, suspend, resume, replace: also to an instance that is parked or not yet due
+    NORMAL = 1
+
+
+class Expects(enum.IntEnum):
+    """What must hold of the target when a message is stored; checked under the target row's lock."""
+
+    UNFINISHED = 0  # exists and is unfinished: events and steering
+    ABSENT = 1  # starts: the id is free
+    ABSENT_OR_FINISHED = 2  # starts: free, or its current run has ended and is replaced
+    ANY = 3  # starts: an unfinished run is replaced too, by its owner, when it receives the message
+
+
+class Verdict(enum.IntEnum):
+    """What became of a message."""
+
+    STORED = 0
+    ABSENT = 1  # there is no such instance
+    FINISHED = 2  # the instance has ended
+    EXISTS = 3  # the id is in use
+    ADOPTED = 4  # the start was stored before: the instance exists and names the same parent run and parent task
+    TOO_LARGE = 5  # the store refuses the item: over its size limit
+    REFUSED = 6  # the store refuses the item for another reason (text it cannot hold)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """The current run of an instance, or one that was replaced: what `state()` shows and what its owner must find again.
+
+    `input`, `output`, `custom_status` and `failure` are encoded. `records` counts the current generation's history
+    records and `chain` is the checksum of the last one. `due_at` is the earliest time at which the instance wants a turn by
+    itself (None: never); `open_work` is above zero while a new owner has something to do at once (activities held by the
+    owner, effects not yet sent, a turn not yet run). `parked_until`: before it only CONTROL messages are eligible.
+    `state` belongs to the owner. `slow_turns` and `slow_since` count the deaths under the mark of `mark_slow_turn`.
+    """
+
+    key: InstanceKey
+    partition: int
+    run_id: str
+    name: str
+    version: str | None
+    created_at: int
+    scheduled_at: int
+    updated_at: int
+    status: Status = Status.PENDING
+    generation: int = 0
+    records: int = 0
+    chain: bytes = b""
+    input: bytes | None = None
+    output: bytes | None = None
+    custom_status: bytes | None = None
+    failure: bytes | None = None
+    stall_reason: str | None = None
+    completed_at: int | None = None
+    parent: InstanceKey | None = None
+    parent_run_id: str | None = None
+    parent_task: str | None = None  # generation and task id of the request in the parent, as text
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    due_at: int | None = None
+    open_work: int = 0
+    parked_until: int = 0
+    state: bytes = b""
+    slow_turns: int = 0
+    slow_since: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Memo:
+    """A small keyed note that expires: answers, undelivered messages, announcements, audit. A later one replaces it."""
+
+    key: str
+    data: bytes
+    expires_at: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Message:
+    """A message on its way to an inbox. `data` is opaque. With `start` it brings the row of the run that it begins.
+
+    `run_id` limits it to that run (another current run counts as FINISHED, unless the run of that id still waits in a
+    message of Expects.ANY: then it is stored, and received after that start). If `expects` does not hold or the store
+    refuses the message, it is not stored and the verdict says why; `otherwise` is then written in its place, in the same
+    transaction (a message of `otherwise` is held to its own `expects`; its own `otherwise` is not looked at).
+    A start (`start` is set) with ABSENT whose id is in use by a row with the same `parent_run_id` and `parent_task` (both
+    not None) is ADOPTED: nothing is written and `otherwise` is not used.
+    """
+
+    target: InstanceKey
+    partition: int
+    data: bytes
+    priority: Priority = Priority.NORMAL
+    visible_at: int = 0
+    run_id: str | None = None
+    start: InstanceRow | None = None
+    expects: Expects = Expects.UNFINISHED
+    otherwise: Message | Memo | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message in an inbox. `sequence` is unique in the hub and never used again.
+
+    `start` is set where the message brings the row of a run: the created row, or for Expects.ANY the one to create.
+    """
+
+    sequence: int
+    target: InstanceKey
+    partition: int
+    data: bytes
+    priority: Priority = Priority.NORMAL
+    visible_at: int = 0
+    run_id: str | None = None
+    start: InstanceRow | None = None
+
+
+class Delivery(NamedTuple):
+    """The answer to one message: its verdict, its sequence where STORED, the target's row where one is in the way."""
+
+    verdict: Verdict
+    sequence: int = 0
+    row: InstanceRow | None = None
+
+
+class RecordRow(NamedTuple):
+    """One history record as stored: its index in the generation (from 0), its bytes, and its chained checksum."""
+
+    index: int
+    data: bytes
+    checksum: bytes
+
+
+class TaskAddress(NamedTuple):
+    """The one activity attempt that a queue row, a report or a heartbeat is about."""
+
+    key: InstanceKey
+    run_id: str
+    generation: int
+    task_id: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ActivityRow:
+    """An attempt of an activity that any worker serving `queue` may claim, unless it lacks that name and version."""
+
+    task: TaskAddress
+    partition: int
+    queue: str
+    name: str
+    version: str | None
+    data: bytes
+    priority: int = 1
+    visible_at: int = 0
+    start_by: int | None = None  # past it, while unclaimed, any claimer gets it (to report the timeout)
+    deliveries: int = 0  # how often it was claimed; counted by `claim`
+    first_claimed_at: int = 0
+    heartbeat: bytes | None = None  # the latest that was stored for it
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """The columns of an instance's row that every turn writes; named as in `InstanceRow`."""
+
+    generation: int
+    records: int
+    chain: bytes
+    status: Status
+    updated_at: int
+    due_at: int | None
+    open_work: int
+    parked_until: int = 0
+    state: bytes = b""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """What one commit does to one instance.
+
+    Applies to the run `run_id`, which must be the current and unfinished one with exactly `before` = (generation,
+    records); otherwise the whole commit raises `LeaseLostError`, for somebody else has written. `appends` are the new
+    records by generation. `consumed` are sequences of this instance's messages; they are deleted. `changes` are further
+    columns of the row, by name. `drop_generations_below` deletes older history of the run. `queue_adds` and `queue_drops`
+    change the activity queue. `replaced_by`: the row (now final) is kept as an ended run and this row takes its place.
+    `messages` and `memos` are the indexes, in the batch, of those that this step sends: if the step is refused they are
+    left out with it. Each commit clears `slow_turns` and `slow_since`.
+    """
+
+    key: InstanceKey
+    run_id: str
+    before: tuple[int, int]
+    progress: Progress
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    appends: Sequence[tuple[int, RecordRow]] = ()
+    consumed: Sequence[int] = ()
+    drop_generations_below: int | None = None
+    queue_adds: Sequence[ActivityRow] = ()
+    queue_drops: Sequence[TaskAddress] = ()
+    replaced_by: InstanceRow | None = None
+    row: InstanceRow | None = None
+    messages: Sequence[int] = ()
+    memos: Sequence[int] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """One group commit. `number` is one more than that of the lease's last commit. At most one step per instance.
+
+    `messages` and `memos` are written after all steps. `consumed` are sequences that belong to no step (addressed to no
+    living instance); they are deleted. `alone`: nothing else is ready, so a fast store may commit before it returns.
+    """
+
+    number: int
+    steps: Sequence[Step] = ()
+    messages: Sequence[Message] = ()
+    memos: Sequence[Memo] = ()
+    consumed: Sequence[int] = ()
+    alone: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Committed:
+    """The answer to a commit: a delivery per message, in order; the store's time; and the steps that were taken out.
+
+    `refused`: index of a step that the store cannot hold (its limits, bad text) and why. Such a step is left out with
+    everything in it and sent by it (a delivery of REFUSED stands for each of its messages); the rest is committed.
+    """
+
+    deliveries: Sequence[Delivery]
+    now: int
+    refused: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one live worker to write. For a client it only numbers its batches."""
+
+    lease_id: str
+    epoch: int
+    expires_at: int
+    now: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OtherLease:
+    """Another worker of the hub, as `renew` shows it."""
+
+    lease_id: str
+    name: str
+    announcement: bytes
+    partitions: Collection[int]
+    is_live: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LeaseView:
+    """What a worker learns when it renews: the store's time, its own partitions, those without owner, the others."""
+
+    now: int
+    expires_at: int
+    partitions: Collection[int]
+    unowned: Collection[int]  # without an owner, or with a dead one (expired, or its OS lock is free)
+    others: Sequence[OtherLease]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hub:
+    """The hub's fixed facts."""
+
+    name: str
+    partitions: int
+    now: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InstanceFilter:
+    """Which instances a listing, a count or a purge means; empty fields do not limit. All given ones must hold.
+
+    `tags` must all be there with these values; `prefix` is of the id, byte for byte (`%` and `_` are plain);
+    `created_after` is inclusive, `created_before` exclusive; `kind` is the key's kind.
+    """
+
+    kind: str | None = "o"
+    status: Sequence[Status] = ()
+    name: str | None = None
+    prefix: str | None = None
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    created_after: int | None = None
+    created_before: int | None = None
+    parent: InstanceKey | None = None
+
+
+class Page(NamedTuple):
+    """A page of a listing, ordered by (created_at, id); `next_page` continues it, None at the end."""
+
+    rows: Sequence[InstanceRow]
+    next_page: bytes | None
+
+
+class Received(NamedTuple):
+    """What `receive` found."""
+
+    messages: Sequence[StoredMessage]
+    due: Sequence[tuple[InstanceKey, int]]
+    now: int
+
+
+class Report(NamedTuple):
+    """The outcome of a claimed attempt: the message that carries it."""
+
+    task: TaskAddress
+    message: Message
+
+
+class Beat(NamedTuple):
+    """A heartbeat of a claimed attempt. `details` None: nothing new, only the sign of life."""
+
+    task: TaskAddress
+    details: bytes | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wakeup:
+    """Something has changed. Sent after the commit, coalesced, and allowed to be lost.
+
+    `messages`: stored messages, where the sender is in this process. `rows`: rows as just committed, likewise.
+    `anything`: the store was changed by somebody else; whoever listens should look. `activities`: rows to claim.
+    """
+
+    messages: Sequence[StoredMessage] = ()
+    rows: Sequence[InstanceRow] = ()
+    anything: bool = False
+    activities: bool = False
+
+
+class Ownership(Protocol):
+    """Who may write what. Called by the worker's ownership task; `lease` also by clients."""
+
+    async def open(self) -> Hub:
+        """Connect; create or migrate the store where its URL allows it; return the hub's facts.
+
+        Raises StoreError with a remedy for a store that is missing, foreign, newer, read-only or not ours.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections, threads and OS locks. Leases are not released: that is `release`. Never raises twice."""
+        ...
+
+    async def lease(self, name: str, announcement: bytes, *, worker: bool) -> Lease:
+        """Begin a new lease, epoch 1, that owns nothing. A worker's lease expires LEASE_US after its last sign of life."""
+        ...
+
+    async def renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:
+        """Prolong the lease and look around. Raises LeaseLostError if its epoch was raised or it is gone.
+
+        An expired lease whose epoch nobody raised is alive again: nobody took anything from it.
+        """
+        ...
+
+    async def take(self, lease: Lease, partitions: Collection[int], *, from_live: bool = False) -> Collection[int]:
+        """Take partitions that are unowned or whose owner is dead; return those that were got.
+
+        First raises the dead lease's epoch (so that its late commit is refused), and only then changes the owner; both in
+        one transaction. A partition of a live lease is left alone, unless that lease offered it by `release` (which makes
+        it unowned), or with `from_live`: then a live owner is treated as a dead one. A lease whose epoch is raised loses
+        all its partitions; those not taken are unowned. Prolongs `lease`; raises LeaseLostError as `renew` does.
+        """
+        ...
+
+    async def release(self, lease: Lease, partitions: Collection[int] | None = None) -> None:
+        """Give partitions up, or with None all of them and the lease itself. Never raises for what is not owned.
+
+        Whatever the lease had claimed is free once the lease itself is given up.
+        """
+        ...
+
+
+class Turns(Protocol):
+    """What a partition's owner reads and writes."""
+
+    async def recover(self, lease: Lease, partitions: Collection[int]) -> Sequence[InstanceKey]:
+        """List unfinished instances of these partitions with `open_work` above 0, STALLED, or marked by `mark_slow_turn`.
+
+        Called once per taken partition.
+        """
+        ...
+
+    async def receive(
+        self, lease: Lease, held: Collection[int], limit: int, *, due_after: int = 0, due_before: int = 0
+    ) -> Received:
+        """Return eligible messages, instances that become due, and the store's time.
+
+        A message is eligible: in a partition that the lease owns; `visible_at` is not after the store's time; its
+        sequence is not in `held`; and its priority is CONTROL or its instance's `parked_until` is not after the store's
+        time (a message whose instance does not exist is eligible). Ordered by priority, then sequence, at most `limit`.
+        By state, never by a cursor. Where more than `limit` are eligible, a store may put off those that were delayed or
+        parked when they were stored, as long as each instance's messages come in this order. A lost lease owns nothing.
+        `due`: owned unfinished instances with due_after < due_at <= due_before, by `due_at`, at most `limit` and those due
+        at the same moment as the last one (then the caller asks again, from the last one on).
+        """
+        ...
+
+    async def load(self, targets: Sequence[tuple[InstanceKey, str | None]]) -> Sequence[InstanceRow | None]:
+        """Return a row per target, in order: the current run's, or with a run id that run's; None where there is none.
+
+        A run is found where it is: current, ended (it was replaced), or still waiting in a message of Expects.ANY. Called
+        by owners and by clients, without a lease.
+        """
+        ...
+
+    async def read_history(
+        self, run_id: str, generation: int, first: int = 0, bytes_max: int = 4 * 1024 * 1024
+    ) -> Sequence[RecordRow]:
+        """Return whole records from index `first` on, in order, until `bytes_max` is passed (at least one); [] at the end."""
+        ...
+
+    async def commit(self, lease: Lease, batch: Batch) -> Committed:
+        """Write the batch, all or nothing, in the order: fence, steps, messages, memos.
+
+        The fence: the lease row is updated where its epoch matches; that renews it and stores `batch.number`. Raises
+        LeaseLostError, with nothing written, if the epoch was raised, a partition is not this lease's, or a step's
+        `before` does not hold. A batch whose number is already stored was written before: its answer is returned again
+        (deliveries may then lack `row`). Raises StoreUnavailableError if the outcome is unknown: the caller may repeat
+        the same batch with the same number.
+        """
+        ...
+
+    def mark_slow_turn(self, lease: Lease, key: InstanceKey, run_id: str) -> None:
+        """Add 1 to `slow_turns` and set `slow_since` if it is 0. Blocks; called from a thread while the loop is busy."""
+        ...
+
+
+class Activities(Protocol):
+    """Attempts that any worker may run."""
+
+    async def claim(
+        self, lease: Lease, queues: Sequence[str], served: Collection[tuple[str, str | None]] | None, limit: int
+    ) -> Sequence[ActivityRow]:
+        """Claim attempts in these queues, by priority (a low number first) and then age; each counts a delivery.
+
+        Free are rows that nobody claimed and rows whose claimer's lease is dead, once `visible_at` has passed. With
+        `served` only those names and versions. Raises LeaseLostError for a lease that is lost itself.
+        """
+        ...
+
+    async def report(self, lease: Lease, reports: Sequence[Report], beats: Sequence[Beat] = ()) -> Sequence[bool]:
+        """Delete the reported rows and store their messages, and store the heartbeats, in one transaction.
+
+        A bool per report, then per beat. A report's is False where the row is gone (cancelled, or reported by another): its
+        message is not stored. A row that another lease has claimed meanwhile is reported all the same: the first outcome
+        wins. A beat's is False where the attempt is gone or claimed by another: it should stop.
+        """
+        ...
+
+
+class Clients(Protocol):
+    """What clients read and write. They never change an unfinished instance; they send it messages."""
+
+    async def submit(self, lease: Lease, number: int, messages: Sequence[Message]) -> Sequence[Delivery]:
+        """Store messages, each on its own verdict, in one transaction; a repeated `number` returns its former answer.
+
+        `number` is one more than that of the lease's last submit (commits are counted apart); one call at a time. A client's
+        lease that was not used for an hour may be forgotten: its next submit is as its first.
+
+        A start whose `expects` holds creates the row (PENDING) with the message, or for ABSENT_OR_FINISHED puts it in
+        place of the finished one, which is kept as an ended run. A start with ANY onto an unfinished run only stores the
+        message (priority CONTROL, `start` with it).
+        """
+        ...
+
+    async def list_instances(
+        self, wanted: InstanceFilter, *, limit: int, page: bytes | None = None, newest_first: bool = True
+    ) -> Page:
+        """Return one page of current rows."""
+        ...
+
+    async def count(self, wanted: InstanceFilter) -> int:
+        """Count current rows."""
+        ...
+
+    async def purge(self, targets: Sequence[tuple[InstanceKey, str]]) -> int:
+        """Remove these runs with their history, memos under `run/<run_id>/` and earlier ended runs of the same id.
+
+        Only where the run is finished (checked under the row's lock); returns how many of the targets were removed. The
+        messages that still wait for a removed current run are removed too.
+        """
+        ...
+
+    async def read_memos(self, prefix: str, limit: int = 1000) -> Sequence[Memo]:
+        """Return unexpired memos whose key begins with `prefix`, by key."""
+        ...
+
+
+class Provider(Ownership, Turns, Activities, Clients, Protocol):
+    """An implementation of the storage contract, bound to one hub of one store.
+
+    A module offers `connect(url, ports) -> Provider` under the entry-point group `durable.providers`, named by the
+    scheme. Its limits (None: none): `message_bytes_max` for any one value of a message or step (data, payload, state; a
+    record is cut into parts), `batch_bytes_max` for a batch.
+    """
+
+    message_bytes_max: int | None
+    batch_bytes_max: int | None
+    is_fenced_by_lock: bool  # True where a dead worker is known at once (an OS lock), not only after its lease
+
+    def listen(self, callback: Callable[[Wakeup], None]) -> Callable[[], None]:
+        """Call `callback` in the event loop after changes; return a function that ends it."""
+        ...

@@ -1,0 +1,45 @@
+"""Versions of activities and orchestrators: dot-separated numbers, compared as numbers.
+
+`1.10` is newer than `1.9`; a missing part counts as 0, so `1` and `1.0` are one version; no version counts as `0`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TypeAlias
+
+VersionKey: TypeAlias = tuple[int, ...]
+"""A version as the registry orders and compares it: its numbers without trailing zeros. `()` is version 0."""
+
+UNVERSIONED = "0"
+"""How "no version" is written where a version must be exact, for example in a history."""
+
+# Far above any real version, and far below the 4,300 digits at which int() itself refuses.
+_VERSION_CHARACTERS_MAX = 100
+
+# [0-9] rather than \d: other scripts' digits would make two spellings of one version that look alike.
+_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def version_key(version: str | None) -> VersionKey:
+    """Return what `version` compares as. Raises ValueError for anything but None and dot-separated numbers."""
+    if version is None:
+        return ()
+    if not _is_version(version):
+        raise ValueError(f"version {version!r} is not a string of dot-separated numbers: write it like '1.10'")
+    if len(version) > _VERSION_CHARACTERS_MAX:
+        raise ValueError(f"version of {len(version)} characters is over the limit of {_VERSION_CHARACTERS_MAX}")
+    numbers = [int(part) for part in version.split(".")]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def _is_version(value: object) -> bool:
+    # A program without types may pass 1.10, which as a float is 1.1 and must not be taken silently.
+    return isinstance(value, str) and _VERSION.fullmatch(value) is not None
+
+
+def canonical_version(version: str | None) -> str:
+    """Return the one spelling of `version`, equal for equal versions: `1.0` gives `1`, None gives `0`."""
+    return ".".join(map(str, version_key(version))) or UNVERSIONED

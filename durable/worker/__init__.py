@@ -1,0 +1,1 @@
+"""The worker: owns partitions, runs turns, commits them in groups, lets their effects out, and runs activities."""

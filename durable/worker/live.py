@@ -1,0 +1,158 @@
+"""An owned instance in memory, and what its owner keeps in the row's `state`."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgpack
+
+from durable.engine.events import HistoryEvent, InstanceKey
+from durable.engine.execution import Execution
+from durable.engine.records import decode_event, encode_event
+from durable.engine.turn import Outgoing
+from durable.provider import InstanceRow, StoredMessage
+
+
+@dataclasses.dataclass(slots=True)
+class Pending:
+    """An arrival that waits for a turn; `message` is the inbox message that brought it (None: a local outcome).
+
+    The last arrival of a message carries it: with that one consumed, the message is.
+    """
+
+    event: HistoryEvent
+    message: StoredMessage | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class OwnerState:
+    """What an owner notes in the row for the next one.
+
+    `deliveries`: of attempts delivered more than once, [count, time of the first redelivery]. `queued`: ranges of task ids
+    that went to the activity queue; the rest of the open ones is held by the owner. `cursor`: where the sending of a large
+    turn stands: (generation, record index, messages sent). `stalls`: stalls in a row. `farewells`: see the engine's Turn.
+    """
+
+    deliveries: dict[int, list[int]] = dataclasses.field(default_factory=dict)
+    queued: list[list[int]] = dataclasses.field(default_factory=list)
+    cursor: tuple[int, int, int] | None = None
+    stalls: int = 0
+    farewells: dict[str, Outgoing] = dataclasses.field(default_factory=dict)
+
+    def is_queued(self, task_id: int) -> bool:
+        """Tell whether an open attempt is in the activity queue."""
+        return any(first <= task_id <= last for first, last in self.queued)
+
+    def add_queued(self, task_id: int) -> None:
+        """Note an attempt that goes to the activity queue."""
+        if self.queued and self.queued[-1][1] == task_id - 1:
+            self.queued[-1][1] = task_id
+        else:
+            self.queued.append([task_id, task_id])
+
+    def encode(self) -> bytes:
+        """Return the row's `state`; empty where there is nothing to note, as for most turns."""
+        if not (self.deliveries or self.queued or self.cursor or self.stalls or self.farewells):
+            return b""
+        farewells = {name: _farewell_to_plain(message) for name, message in self.farewells.items()}
+        packed: bytes = msgpack.packb([self.deliveries, self.queued, self.cursor, self.stalls, farewells])
+        return packed
+
+    @classmethod
+    def decode(cls, data: bytes) -> OwnerState:
+        """Read a row's `state`."""
+        if not data:
+            return cls()
+        deliveries, queued, cursor, stalls, farewells = msgpack.unpackb(data, strict_map_key=False)[:5]
+        return cls(
+            deliveries,
+            queued,
+            tuple(cursor) if cursor else None,
+            stalls,
+            {name: _farewell_from_plain(plain) for name, plain in farewells.items()},
+        )
+
+
+def _farewell_to_plain(message: Outgoing) -> list[Any]:
+    assert message.event is not None, "a farewell is an event"
+    return [*message.target, message.run_id, message.generation, encode_event(message.event)]
+
+
+def _farewell_from_plain(plain: list[Any]) -> Outgoing:
+    instance_id, kind, run_id, generation, event = plain
+    unpacked = decode_event(msgpack.unpackb(event, strict_map_key=False))
+    return Outgoing(InstanceKey(instance_id, kind), unpacked, run_id, generation)
+
+
+class LiveInstance:
+    """One owned instance: its row as last committed, its engine while cached, and what waits for its next turn."""
+
+    __slots__ = (
+        "control",
+        "execution",
+        "is_busy",
+        "is_loading",
+        "is_queued",
+        "is_recovered",
+        "key",
+        "normal",
+        "outbox",
+        "pushed_due",
+        "row",
+        "state",
+        "wants_turn",
+    )
+
+    def __init__(self, key: InstanceKey) -> None:
+        self.key = key
+        self.row: InstanceRow | None = None
+        self.execution: Execution | None = None
+        self.state = OwnerState()
+        self.control: collections.deque[Pending] = collections.deque()
+        self.normal: collections.deque[Pending] = collections.deque()
+        self.outbox: collections.deque[Outgoing] = collections.deque()
+        self.is_busy = False  # a turn of it is not yet durable
+        self.is_loading = False
+        self.is_queued = False  # in the ready queue
+        self.is_recovered = False  # what a former owner held has been started again
+        self.wants_turn = False  # a timer is due, an opening waits, or it is to be tried again
+        self.pushed_due: int | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing would be lost by forgetting it."""
+        return not (
+            self.is_busy or self.is_loading or self.is_queued or self.wants_turn or self.control or self.normal or self.outbox
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """True when a turn would have something to do."""
+        return bool(self.control or self.normal or self.wants_turn or self.outbox)
+
+    def take(self, limit: int) -> Iterator[Pending]:
+        """Take pending arrivals, steering first."""
+        while self.control and limit:
+            limit -= 1
+            yield self.control.popleft()
+        while self.normal and limit:
+            limit -= 1
+            yield self.normal.popleft()
+
+    def put_back(self, pending: list[Pending], control: set[int]) -> None:
+        """Return taken arrivals to the front, in their order; `control` names the steering ones by id()."""
+        for item in reversed(pending):
+            (self.control if id(item) in control else self.normal).appendleft(item)
+
+    def drop_execution(self) -> Execution | None:
+        """Forget the engine; it is made again by replay. The caller closes what is returned."""
+        execution, self.execution = self.execution, None
+        return execution
+
+
+def changed_row(row: InstanceRow, progress: Mapping[str, Any]) -> InstanceRow:
+    """Return the row after a commit."""
+    return dataclasses.replace(row, **progress, slow_turns=0, slow_since=0)

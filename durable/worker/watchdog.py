@@ -1,0 +1,84 @@
+"""The watch over turns: a thread, because the loop cannot watch what blocks it.
+
+A turn over SLOW_S is marked in the instance's row, so that one that kills its worker is recognised by the next one. A turn
+over BUDGET_S is interrupted: an exception is raised in the thread that runs it, again and again, for code may catch it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from durable.engine.execution import Execution, TurnInterrupted
+
+SLOW_S = 1.0
+BUDGET_S = 5.0
+CHECK_S = 0.1
+
+
+class Watchdog:
+    """Watches one thread's turns. `begin` and `end` are called around each; they cost well under a microsecond."""
+
+    def __init__(self, mark_slow: Callable[[Execution], None], budget_s: float = BUDGET_S) -> None:
+        self._mark_slow = mark_slow
+        self._budget_s = budget_s
+        self._lock = threading.Lock()
+        self._watched: tuple[Execution, float] | None = None
+        self._marked: Execution | None = None
+        self._thread_id = 0
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread; turns are expected in the calling one."""
+        self._thread_id = threading.get_ident()
+        self._thread = threading.Thread(target=self._watch, name="durable-watchdog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def begin(self, execution: Execution) -> None:
+        """A turn (or the replay of one record) begins."""
+        self._watched = (execution, time.monotonic())
+
+    def end(self) -> None:
+        """It is over; an exception that was raised too late is taken back."""
+        watched, self._watched = self._watched, None
+        if watched is not None and watched[0].interruption is not None:
+            with self._lock:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread_id), None)
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(CHECK_S):
+            watched = self._watched
+            if watched is None:
+                continue
+            execution, began = watched
+            took = time.monotonic() - began
+            if took > SLOW_S and self._marked is not execution:
+                self._marked = execution
+                self._mark_slow(execution)
+            if took > self._budget_s:
+                self._interrupt(watched, took)
+
+    def _interrupt(self, watched: tuple[Execution, float], took: float) -> None:
+        frame = sys._current_frames().get(self._thread_id)
+        stack = "".join(traceback.format_stack(frame)[-12:]) if frame is not None else ""
+        with self._lock:
+            if self._watched is not watched:
+                return
+            execution = watched[0]
+            if execution.interruption is None:
+                execution.interruption = (
+                    f"the turn was stopped after {took:.1f} s (budget {self._budget_s:g} s): an orchestrator must only decide "
+                    f"and wait; loops and long computations belong in an activity. It was at:\n{stack}"
+                )
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread_id), ctypes.py_object(TurnInterrupted))

@@ -1,0 +1,60 @@
+"""Wake-ups: what several commits have to say to one listener is joined and said in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from durable.provider import InstanceRow, StoredMessage, Wakeup
+
+
+class Listener:
+    """One callback in one event loop. `tell` may be called from any thread; the callback runs in the loop, later."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[Wakeup], None]) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._waiting: list[Wakeup] = []
+        self._lock = threading.Lock()
+        self._is_ended = False
+
+    def tell(self, wakeup: Wakeup) -> None:
+        """Pass `wakeup` on, together with whatever else is said before the loop comes to it."""
+        with self._lock:
+            self._waiting.append(wakeup)
+            if self._is_ended or len(self._waiting) > 1:
+                return
+        if asyncio._get_running_loop() is self._loop:
+            self._loop.call_soon(self._deliver)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            self.end()
+
+    def end(self) -> None:
+        """Say nothing from now on."""
+        self._is_ended = True
+
+    def _deliver(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        if not self._is_ended:
+            self._callback(waiting[0] if len(waiting) == 1 else joined(waiting))
+
+
+def joined(wakeups: list[Wakeup]) -> Wakeup:
+    """Return one wake-up that says what these say; of several rows of one run the last."""
+    messages: list[StoredMessage] = []
+    rows: dict[str, InstanceRow] = {}
+    for wakeup in wakeups:
+        messages.extend(wakeup.messages)
+        for row in wakeup.rows:
+            rows[row.run_id] = row
+    return Wakeup(
+        tuple(messages),
+        tuple(rows.values()),
+        anything=any(wakeup.anything for wakeup in wakeups),
+        activities=any(wakeup.activities for wakeup in wakeups),
+    )

@@ -1,0 +1,53 @@
+"""What all tests share: both stores, workers with and without the cache, and async tests without a plugin.
+
+The suite runs twice (see `make test`): as it is, and with `DURABLE_TEST_CACHE=0`, when every Worker that does not choose
+otherwise keeps no instance in memory and replays each turn from the start. Nothing may behave differently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CACHED = os.environ.get("DURABLE_TEST_CACHE", "1") != "0"
+
+
+def pytest_report_header() -> str:
+    return f"durable: workers {'cache their instances' if CACHED else 'replay every turn from the start'}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an `async def test_…` on a fresh event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
+
+
+@pytest.fixture(autouse=True)
+def worker_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch the default of `max_cached_orchestrations` off for the whole test where the run asks for it.
+
+    Changing the default itself reaches every Worker in this process, also those that samples build.
+    """
+    if not CACHED:
+        from durable import Worker  # here, so that tests of the lower layers run without the upper ones
+
+        defaults: dict[str, Any] = Worker.__init__.__kwdefaults__  # type: ignore[assignment]
+        assert "max_cached_orchestrations" in defaults, "the uncached run would silently be a cached one"
+        monkeypatch.setitem(defaults, "max_cached_orchestrations", 0)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty store, once of each engine. Workers and clients of the test share it."""
+    return f"memory://{tmp_path.name}" if request.param == "memory" else f"sqlite:///{tmp_path / 'store.db'}"

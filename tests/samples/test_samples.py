@@ -1,0 +1,103 @@
+"""Every sample does what it says, on both stores.
+
+Method: import the sample, run its `main` on an empty store, compare what it returns. One sample is also run as users run
+it, as a script.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from samples import (
+    both_styles,
+    child_orchestrations,
+    fan_out_fan_in,
+    function_chaining,
+    human_approval,
+    monitor,
+    retries_and_heartbeats,
+    saga,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = ROOT / "samples"
+
+
+async def test_function_chaining_hands_each_result_to_the_next_step(store_url: str) -> None:
+    outcome = await function_chaining.main(store_url)
+    assert outcome.startswith("shipped against receipt ")
+    assert outcome.endswith(" over 15.50")
+
+
+async def test_fan_out_fan_in_counts_the_words_of_all_files(store_url: str, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import this\nimport that\n")
+    (tmp_path / "b.py").write_text("import those\nfrom this import that\n")
+    words = await fan_out_fan_in.main(store_url, str(tmp_path))
+    assert [tuple(entry) for entry in words[:3]] == [("import", 4), ("this", 2), ("that", 2)]
+
+
+async def test_an_approval_is_paid_out_and_silence_is_a_refusal(store_url: str) -> None:
+    assert await human_approval.main(store_url) == ["120 paid to Ada", "nobody answered Bob in time"]
+
+
+async def test_the_monitor_remembers_across_generations_and_stops_when_told(store_url: str) -> None:
+    watch = await monitor.main(store_url, "5")
+    assert watch.looks >= 5
+    assert 0 < watch.fullest_percent <= 100
+
+
+async def test_the_saga_undoes_what_it_did_in_reverse_order(store_url: str) -> None:
+    booked, undone = await saga.main(store_url)
+    assert booked == ["train for Ada", "hotel for Ada"]
+    assert undone == ["failed: no rocket left for Bob", "cancelled: hotel for Bob", "cancelled: train for Bob"]
+
+
+async def test_a_failed_child_does_not_end_the_others(store_url: str) -> None:
+    assert await child_orchestrations.main(store_url) == {
+        "north": "2 letters",
+        "south": "failed: ada@example.org has no letter box",
+    }
+
+
+async def test_an_attempt_goes_on_where_the_heartbeats_of_the_one_before_say(store_url: str) -> None:
+    assert 2 <= await retries_and_heartbeats.main(store_url) <= 10
+
+
+async def test_both_styles_give_the_same_result_and_ask_for_the_same(store_url: str) -> None:
+    with_generator, with_coroutine = await both_styles.main(store_url)
+    assert with_generator == with_coroutine == ["Hello, Tokyo!", "Hello, London!", "Hello, Oslo!"]
+
+
+def test_both_styles_leave_the_same_history(capsys: pytest.CaptureFixture[str]) -> None:
+    import asyncio
+
+    asyncio.run(both_styles.main())
+    histories = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(" ")]
+    assert len(histories) == 2
+    assert Counter(histories[0]) == Counter(histories[1])
+
+
+def test_each_sample_is_run_by_this_file() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    untested = [path.stem for path in SAMPLES.glob("*.py") if f"await {path.stem}.main(" not in text]
+    assert not untested
+
+
+def test_a_sample_runs_as_a_script(tmp_path: Path) -> None:
+    for _ in range(2):  # the second time on the store that the first left
+        script = subprocess.run(
+            [sys.executable, str(SAMPLES / "function_chaining.py"), "sqlite:///chain.db"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert script.returncode == 0, script.stderr
+        assert script.stdout.startswith("shipped against receipt")
+    assert (tmp_path / "chain.db").exists()

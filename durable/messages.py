@@ -53,8 +53,12 @@ def new_row(
     payload: bytes | None,
     tags: Mapping[str, str] | None = None,
     parent: TaskRef | None = None,
+    end_event: str | None = None,
 ) -> InstanceRow:
-    """Return the row of a run that is about to begin."""
+    """Return the row of a run that is about to begin. With `end_event` its end reaches the parent as that event."""
+    parent_task = None
+    if parent is not None:
+        parent_task = f"{parent.generation}/{parent.task_id}" + (f"/{end_event}" if end_event is not None else "")
     return InstanceRow(
         key=key,
         partition=partition_of(key, partitions),
@@ -68,7 +72,7 @@ def new_row(
         tags=dict(tags or {}),
         parent=parent.key if parent else None,
         parent_run_id=parent.run_id if parent else None,
-        parent_task=f"{parent.generation}/{parent.task_id}" if parent else None,
+        parent_task=parent_task,
     )
 
 

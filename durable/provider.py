@@ -186,7 +186,7 @@ class Delivery(NamedTuple):
 class RecordRow(NamedTuple):
     """One history record as stored: its index in the generation (from 0), its bytes, and its chained checksum."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a record
     data: bytes
     checksum: bytes
 
@@ -241,7 +241,7 @@ class Step:
     records); otherwise the whole commit raises `LeaseLostError`, for somebody else has written. `appends` are the new
     records by generation. `consumed` are sequences of this instance's messages; they are deleted. `changes` are further
     columns of the row, by name. `drop_generations_below` deletes older history of the run. `queue_adds` and `queue_drops`
-    change the activity queue. `replaced_by`: the row (now final) is kept as an ended run and this row takes its place.
+    change the activity queue; a final status removes all queue rows of the run. `replaced_by`: the row (now final) is kept as an ended run and this row takes its place.
     `messages` and `memos` are the indexes, in the batch, of those that this step sends: if the step is refused they are
     left out with it. Each commit clears `slow_turns` and `slow_since`.
     """

@@ -363,9 +363,10 @@ class OrchestrationCancelRequested(Arrival):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OrchestrationTerminated(Arrival):
-    """The instance was ended by force; no code ran."""
+    """The instance was ended by force; no code ran. `recursive`: its unfinished children end with it."""
 
     reason: str = ""
+    recursive: bool = True
 
     code: ClassVar[int] = 18
 

@@ -30,7 +30,7 @@ from durable.engine import events as ev
 from durable.engine.calls import ActivityCall, ChildCall, TimerPurpose
 from durable.engine.divergence import explain, same_values
 from durable.engine.events import HistoryEvent, InstanceKey, TaskRef
-from durable.engine.loop import DurableLoop, user_frame
+from durable.engine.loop import DurableLoop, close_thoroughly, user_frame
 from durable.engine.records import Record
 from durable.engine.tasks import Task
 from durable.engine.turn import (
@@ -45,6 +45,9 @@ from durable.engine.turn import (
 from durable.errors import DivergenceError, DurableError, FailureDetails, TurnBudgetExceededError
 
 E = TypeVar("E", bound=HistoryEvent)
+
+DUE_MAX = 253_402_300_799_999_999
+"""The last microsecond of the year 9999, which is the last of every calendar here: no timer is due later."""
 
 EVENTS_BUFFERED_MAX = 100_000
 """Events that wait unconsumed in one instance; a further one is refused and listed as dropped."""
@@ -115,6 +118,7 @@ class Execution:
         self._calls: dict[int, ActivityCall | ChildCall] = {}
         self._timers: dict[int, tuple[int, Callable[[], None]]] = {}
         self._timer_heap: list[tuple[int, int]] = []
+        self._fired_timers: set[int] = set()  # fired while suspended: recorded, and held
         self._waiters: dict[str, deque[tuple[Task[Any], Callable[[ev.EventRaised], Any]]]] = {}
         self._buffered: dict[str, deque[ev.EventRaised]] = {}
         self._buffered_count = 0
@@ -135,7 +139,7 @@ class Execution:
     def feed(self, record: Record, size_bytes: int = 0) -> None:
         """Replay one record. Raises DivergenceError if the code asks for something else than it holds."""
         if record.is_opening:
-            self._opening = record.events
+            self._opening = [*self._opening, *record.events]
             self._finish_record(len(record.events), size_bytes)
             return
         self.time_us = max(self.time_us, record.time)
@@ -288,7 +292,8 @@ class Execution:
         if isinstance(event, ev.ActivityCompleted | ev.ActivityFailed):
             return None if event.task_id in self.open_activities else "the activity call has an outcome already"
         if isinstance(event, ev.TimerFired):
-            return None if event.task_id in self._timers else "the timer was cancelled or has fired"
+            is_open = event.task_id in self._timers and event.task_id not in self._fired_timers
+            return None if is_open else "the timer was cancelled or has fired"
         if isinstance(event, ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed):
             return None if event.task_id in self.open_children else "the child has an outcome already"
         if isinstance(event, ev.OrchestrationStarted):
@@ -299,7 +304,7 @@ class Execution:
             return "the orchestration is suspended already" if self.is_suspended else None
         if isinstance(event, ev.OrchestrationResumed):
             return None if self.is_suspended else "the orchestration is not suspended"
-        if isinstance(event, ev.EventRaised) and self._buffered_count >= EVENTS_BUFFERED_MAX:
+        if isinstance(event, ev.EventRaised) and self._buffered_count + len(self._held) >= EVENTS_BUFFERED_MAX:
             return f"{EVENTS_BUFFERED_MAX:,} events wait already"
         return None
 
@@ -321,8 +326,13 @@ class Execution:
                     self._held = held[index + 1 :]
                     return
             return
+        elif isinstance(event, ev.OrchestrationTerminated):
+            self.outcome = event  # written by the owner, alone: no code ran
+            return
         if self.is_suspended:
             self._held.append(event)
+            if isinstance(event, ev.TimerFired):
+                self._fired_timers.add(event.task_id)
         else:
             self._deliver(event)
 
@@ -330,7 +340,10 @@ class Execution:
         _DELIVERIES[type(event)](self, event)
         try:
             self.loop.run_until_idle()
-        except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these two out of a task; here they are its failure
+        except (TurnBudgetExceededError, StoredValueError):
+            raise
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # asyncio lets the latter two out of a task, and anything out of a callback: here it is the code's failure.
             self._end(ev.OrchestrationFailed(self.ports.describe(error)))
         main = self._main
         if self._failure is None and self.outcome is None and main is not None and main.done():
@@ -351,6 +364,7 @@ class Execution:
             call.settle(event)
 
     def _deliver_timer(self, event: ev.TimerFired) -> None:
+        self._fired_timers.discard(event.task_id)
         timer = self._timers.pop(event.task_id, None)
         if timer is not None:
             timer[1]()
@@ -367,6 +381,8 @@ class Execution:
         self._settle_event(task, decode, event)
 
     def _deliver_cancel(self, event: ev.OrchestrationCancelRequested) -> None:
+        if self.cancel_reason is not None:
+            return  # the second of two that were held while suspended: it is raised once
         self.cancel_reason = event.reason
         if self._main is None:
             self._end(ev.OrchestrationCancelled(event.reason))
@@ -401,7 +417,7 @@ class Execution:
                 value = await awaited
                 step = generator.send
             except GeneratorExit:
-                generator.close()
+                close_thoroughly(generator.close)
                 raise
             except BaseException as error:  # noqa: BLE001 (raised where the code waits, whatever it is)
                 step, value = generator.throw, error
@@ -483,6 +499,14 @@ class Execution:
             self.ports.value_differs(text)
         return recorded  # type: ignore[return-value]
 
+    @property
+    def recorded_request(self) -> HistoryEvent | None:
+        """While replaying: the recorded request that the next one will be compared with."""
+        if not self.is_replaying or self._cursor >= len(self._events):
+            return None
+        event = self._events[self._cursor]
+        return event if event.is_request else None
+
     def _diverge(self, recorded: HistoryEvent | None, asked: HistoryEvent | None) -> NoReturn:
         position = self._cursor + self._events_before
         self._failure = DivergenceError(explain(self, recorded, asked, position, in_values=False))
@@ -542,6 +566,7 @@ class Execution:
         """Ask for a durable timer; `fire` is called when it fires. Returns its task id, -1 when discarded."""
         if self.is_over:
             return -1
+        due = min(max(due, self.time_us), DUE_MAX)
         task_id = self.new_task_id()
         line = "" if self.is_replaying else self.place()
         request = self.emit(ev.TimerCreated(task_id, due, purpose.value, line))
@@ -635,8 +660,8 @@ class Execution:
         raise GenerationEnded
 
     def set_custom_status(self, payload: bytes | None) -> None:
-        """Set what the row shows; the last of a turn wins."""
-        if not self.is_over:
+        """Set what the row shows; the last of a turn wins. While replaying the row has it already."""
+        if not self.is_over and not self.is_replaying:
             self._custom_status = payload
 
     def set_memo(self, key: str, data: bytes, lifetime_us: int) -> None:
@@ -658,13 +683,22 @@ class Execution:
     def next_due(self) -> int | None:
         """When the earliest open timer is due."""
         heap = self._timer_heap
-        while heap and heap[0][1] not in self._timers:
+        while heap and (heap[0][1] not in self._timers or heap[0][1] in self._fired_timers):
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
+    @property
+    def has_opening(self) -> bool:
+        """True while arrivals of an opening record wait for a turn to apply them."""
+        return bool(self._opening)
+
     def due_timers(self, now: int) -> list[ev.TimerFired]:
         """Return arrivals for the timers that are due, by due time and then position."""
-        due = sorted((when, task_id) for task_id, (when, _) in self._timers.items() if when <= now)
+        due: list[tuple[int, int]] = []
+        while (earliest := self.next_due) is not None and earliest <= now:
+            due.append(heapq.heappop(self._timer_heap))
+        for entry in due:  # they are due until they have fired: the turn that takes them may not be the next
+            heapq.heappush(self._timer_heap, entry)
         return [ev.TimerFired(task_id) for _, task_id in due]
 
     @property

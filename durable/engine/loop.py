@@ -25,6 +25,12 @@ from durable.errors import NonDurableAwaitError, TurnBudgetExceededError
 STEPS_MAX = 1_000_000
 """Callbacks that one turn may run: an endless `while True: await asyncio.sleep(0)` ends here."""
 
+CLOSES_MAX = 100
+"""Waits in the `finally` blocks of one coroutine that are still gone through when it is closed."""
+
+SECONDS_MAX = 1e12
+"""About 30,000 years: `asyncio.sleep(inf)` waits as long as any timer can."""
+
 _OWN_CODE = (__file__.rpartition("engine")[0], asyncio.__file__.rpartition("__init__")[0], contextlib.__file__)
 
 
@@ -160,10 +166,11 @@ def is_own_code(code: CodeType) -> bool:
 
 
 def user_frame(depth: int = 1) -> FrameType | None:
-    """Return the innermost frame on the stack that is the user's."""
+    """Return the innermost frame on the stack that is the orchestrator's; None if the loop itself is acting."""
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None and is_own_code(frame.f_code):
-        frame = frame.f_back
+        # Below a turn lies the worker, and below that the program that runs it: not who asked.
+        frame = None if frame.f_code is _RUNS_CALLBACKS or frame.f_code is _CLOSES else frame.f_back
     return frame
 
 
@@ -225,7 +232,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Add a callback to the ready queue."""
-        handle = DurableHandle(callback, args, self, context or contextvars.copy_context())
+        handle = DurableHandle(callback, args, self, context if context is not None else contextvars.copy_context())
         self._ready.append(handle)
         return handle
 
@@ -233,18 +240,18 @@ class DurableLoop(asyncio.AbstractEventLoop):
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Set a durable timer, `delay` seconds from the time of the turn."""
-        return self._set_timer(self.host.time_us + round(delay * 1e6), callback, args, context)
+        return self._set_timer(self.host.time_us + _microseconds(delay), callback, args, context)
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Set a durable timer for `when`, in seconds since 1970 UTC."""
-        return self._set_timer(round(when * 1e6), callback, args, context)
+        return self._set_timer(_microseconds(when), callback, args, context)
 
     def _set_timer(
         self, due: int, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None
     ) -> asyncio.TimerHandle:
-        handle = DurableTimerHandle(due / 1e6, callback, args, self, context or contextvars.copy_context())
+        handle = DurableTimerHandle(due / 1e6, callback, args, self, context if context is not None else contextvars.copy_context())
         handle.task_id = None  # type: ignore[attr-defined]
 
         def fire() -> None:
@@ -276,7 +283,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
         self.coroutines.append(coro)
         if len(self.coroutines) % 1024 == 0:  # forget finished ones now and then, so that memory follows what is alive
             self.coroutines = [known for known in self.coroutines if getattr(known, "cr_frame", known) is not None]
-        task = LoopTask(guarded, loop=self, context=context or contextvars.copy_context())
+        task = LoopTask(guarded, loop=self, context=context if context is not None else contextvars.copy_context())
         if name is not None:
             task.set_name(name)
         return task
@@ -314,12 +321,15 @@ class DurableLoop(asyncio.AbstractEventLoop):
         closers = [coroutine.close for coroutine in self.coroutines]
         closers += [functools.partial(_close_generator, generator) for generator in self._generators]
         for close in reversed(closers):
-            # An orchestrator may do anything in a `finally`, also refuse to end: nobody is left to hear of it.
-            with contextlib.suppress(BaseException):
-                close()
+            close_thoroughly(close)
             self._ready.clear()
         self.coroutines.clear()
         self._generators.clear()
+
+
+def _microseconds(seconds: float) -> int:
+    """Return whole microseconds; of an endless or absurd span the longest one."""
+    return round(max(-SECONDS_MAX, min(seconds, SECONDS_MAX)) * 1e6)
 
 
 class LoopFuture(asyncio.Future[Any]):
@@ -331,6 +341,19 @@ class LoopFuture(asyncio.Future[Any]):
 
     def __hash__(self) -> int:
         return self._ordinal
+
+
+def close_thoroughly(close: Callable[[], None]) -> None:
+    """Close something that runs an orchestrator's `finally` blocks, whatever they do: nobody is left to hear of it.
+
+    One that waits in there refuses to end, once for each time that it waits; left so, the rest would run whenever the
+    garbage collector comes by.
+    """
+    for _ in range(CLOSES_MAX):
+        try:
+            return close()
+        except BaseException:  # noqa: BLE001, S112 (the user's code may raise anything)
+            continue
 
 
 def _close_generator(generator: AsyncGenerator[Any, Any]) -> None:
@@ -358,5 +381,7 @@ _REFUSED = [
 ]
 for _name in _REFUSED:
     setattr(DurableLoop, _name, _refuse(_name))
+_RUNS_CALLBACKS = DurableLoop.run_until_idle.__code__
+_CLOSES = DurableLoop.close_everything.__code__
 # What is abstract in the base class is now defined, one way or the other.
 DurableLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]

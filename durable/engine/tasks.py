@@ -7,7 +7,6 @@ A `Task` is an asyncio future of the execution's own loop, so that asyncio's too
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar, overload
 
@@ -199,10 +198,13 @@ def when_any(tasks: Iterable[Task[T]]) -> Task[Task[T]]:
     if done:
         winner.succeed(min(done, key=lambda task: task.finished_order))
         return winner
-    for task in dict.fromkeys(waited):
-        task.add_done_callback(functools.partial(_first_done, winner))
+    once = list(dict.fromkeys(waited))
+
+    def first_done(first: asyncio.Future[Any]) -> None:
+        winner.succeed(first)
+        for task in once:
+            task.remove_done_callback(first_done)  # one that is waited for again and again shall not keep them all
+
+    for task in once:
+        task.add_done_callback(first_done)
     return winner
-
-
-def _first_done(winner: Task[Any], task: asyncio.Future[Any]) -> None:
-    winner.succeed(task)

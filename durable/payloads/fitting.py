@@ -14,20 +14,15 @@ import typing
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from durable.payloads.refusals import MisfitError, brief, shorten
+from durable.payloads.refusals import MisfitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pydantic import TypeAdapter, ValidationError
-    from pydantic_core import SchemaValidator
+    from durable.payloads.validation import Validation
 
 # An annotation that says nothing: values are taken as they come.
 ANY: Any = Any
-
-# An error text shows this many of the places that do not fit, and of each reason this much.
-REASONS_MAX = 3
-REASON_CHARACTERS_MAX = 300
 
 # Annotations are made once, with the functions that bear them; a program that makes new ones all the time starts the
 # cache anew after so many.
@@ -46,48 +41,24 @@ class Shape:
     `matches(value)` tells cheaply that a value arrives as it is, by its types alone; False says nothing.
     """
 
-    __slots__ = ("_adapter", "_validator", "annotation", "matches")
+    __slots__ = ("_validation", "annotation", "matches")
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
         self.matches = _exact_match(annotation) or _never
-        self._adapter: TypeAdapter[Any] | None = None
-        self._validator: SchemaValidator | None = None
+        self._validation: Validation | None = None
 
     def validate(self, value: Any, what: str) -> Any:
         """Return what the receiver gets for a value that was carried. Raises MisfitError."""
-        if self.matches(value):
-            return value
-        validator = self._validator or self._build_validator(what)
-        try:
-            return validator.validate_python(value)
-        except Exception as error:  # also what a user's own validator raises
-            raise MisfitError(_reason(error, what)) from None
+        return value if self.matches(value) else self.validation().validate(value, what)
 
-    def adapter(self, what: str) -> TypeAdapter[Any]:
-        """Return pydantic's adapter for the annotation. Raises MisfitError if it cannot make one."""
-        if self._adapter is None:
-            import pydantic  # here and not above: see the top of the file
+    def validation(self) -> Validation:
+        """Return pydantic's part."""
+        if self._validation is None:
+            from durable.payloads.validation import Validation  # here and not above: it imports pydantic
 
-            try:
-                self._adapter = pydantic.TypeAdapter(self.annotation)
-                if not isinstance(self._adapter.core_schema, dict):  # put off, until all its names are defined
-                    self._adapter.rebuild(force=True, _parent_namespace_depth=2)
-            except Exception as error:
-                self._adapter = None
-                reason = shorten(str(error).splitlines()[0] if str(error) else repr(error), REASON_CHARACTERS_MAX)
-                raise MisfitError(f"{what}: its annotation {self.annotation!r} cannot be validated: {reason}") from error
-        return self._adapter
-
-    def _build_validator(self, what: str) -> SchemaValidator:
-        adapter = self.adapter(what)
-        from pydantic_core import SchemaValidator
-
-        from durable.payloads.strictness import strict_schema
-
-        # Not prebuilt: else pydantic takes the validator of a model's class for models inside of it, which is not strict.
-        self._validator = SchemaValidator(strict_schema(adapter.core_schema), _use_prebuilt=False)
-        return self._validator
+            self._validation = Validation(self.annotation)
+        return self._validation
 
 
 _BY_IDENTITY: dict[int, Shape] = {}
@@ -126,7 +97,7 @@ def prepare(annotation: Any, *, what: str = "value") -> None:
     shape = shape_of(annotation)
     if shape.matches is _never:
         try:
-            shape.adapter(what)
+            shape.validation().build(what)
         except MisfitError as error:
             raise TypeError(str(error)) from error
 
@@ -193,37 +164,3 @@ def _match_dict(key: Any, element: Any) -> Callable[[Any], bool] | None:
     return lambda value: (
         type(value) is dict and keys.issuperset(map(type, value)) and kinds.issuperset(map(type, value.values()))
     )
-
-
-def _reason(error: Exception, what: str) -> str:
-    """Say what does not fit and where, in pydantic's words but without its links."""
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return f"{what}: its validation raised {type(error).__name__}: {shorten(_text(error), REASON_CHARACTERS_MAX)}"
-    try:
-        return "; ".join(_misfits(error, what))
-    except Exception as failure:  # a message template of the user's own, which cannot be filled in
-        return f"{what}: does not fit, and the reason cannot be shown ({type(failure).__name__})"
-
-
-def _text(error: Exception) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "(no text)"
-
-
-def _misfits(error: ValidationError, what: str) -> list[str]:
-    details = error.errors(include_url=False, include_context=False)
-    misfits = [
-        f"{what}{_path(detail['loc'])}: {shorten(detail['msg'], REASON_CHARACTERS_MAX)}, got {brief(detail['input'])}"
-        for detail in details[:REASONS_MAX]
-    ]
-    if len(details) > REASONS_MAX:
-        misfits.append(f"and {len(details) - REASONS_MAX} more")
-    return misfits
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{shorten(step, 60)}" for step in location)

@@ -8,9 +8,16 @@ payload as the receiver will, and walks both values side by side.
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from durable.payloads.lowering import SCALARS
 from durable.payloads.records import extra_fields, plan_of
+from durable.payloads.refusals import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+    from durable.payloads.records import RecordPlan
 
 
 def find_loss(given: Any, arrived: Any, path: str = "") -> str | None:
@@ -18,41 +25,57 @@ def find_loss(given: Any, arrived: Any, path: str = "") -> str | None:
 
     Only dataclasses, models and enums are looked at: the other types arrive as their annotation has it, by its rules.
     """
-    plan = plan_of(type(given))
+    kind = type(given)
+    if kind in SCALARS:
+        return None
+    plan = plan_of(kind)
     if plan is not None:
-        return _loss_of_record(given, arrived, path)
+        return _loss_of_record(given, arrived, plan, path)
     if isinstance(given, enum.Enum):
-        if isinstance(arrived, enum.Enum) and type(arrived) is not type(given):
-            return f"{path}: a {type(given).__qualname__} would arrive as a {type(arrived).__qualname__}"
+        if isinstance(arrived, enum.Enum) and type(arrived) is not kind:
+            return f"{path}: {kind.__qualname__} would arrive as {type(arrived).__qualname__}"
         return None
     if isinstance(given, (list, tuple)) and isinstance(arrived, (list, tuple)):
         for index, pair in enumerate(zip(given, arrived, strict=False)):
             if loss := find_loss(*pair, f"{path}[{index}]"):
                 return loss
         return None
+    if isinstance(given, (set, frozenset)) and isinstance(arrived, (set, frozenset)):
+        return _loss_in_set(given, arrived, path)
     return _loss_in_dict(given, arrived, path) if isinstance(given, dict) else None
 
 
-def _loss_of_record(given: Any, arrived: Any, path: str) -> str | None:
-    plan = plan_of(type(given))
-    assert plan is not None
+def _loss_of_record(given: Any, arrived: Any, plan: RecordPlan, path: str) -> str | None:
+    kind, other = type(given), type(arrived)
     if plan.wrapper:
-        same = type(arrived) is type(given)
-        return find_loss(given.root, arrived.root if same else arrived, path)
-    missing = _written(given) - _readable(arrived)
-    if _readable(arrived) and missing:
-        return f"{path}: the fields {', '.join(sorted(missing))} of {type(given).__qualname__} would be lost"
-    if isinstance(arrived, dict):
-        return None
-    if not _stands_for(type(given), type(arrived)):
-        return f"{path}: a {type(given).__qualname__} would arrive as a {type(arrived).__qualname__}"
+        return find_loss(given.root, arrived.root if other is kind else arrived, path)
+    if other is not kind:
+        left = _readable(arrived)
+        missing = set() if left is None else _written(given) - left
+        if missing:
+            return f"{path}: the fields {', '.join(sorted(missing))} of {kind.__qualname__} would be lost"
+        if isinstance(arrived, dict):
+            return None
+        if not _stands_for(kind, other):
+            return f"{path}: {kind.__qualname__} would arrive as {other.__qualname__}"
     for attribute in plan.unwritten:
         if getattr(given, attribute, None) != getattr(arrived, attribute, None):
             return f"{path}.{attribute}: the constructor does not take it, so it would be lost"
     for attribute in plan.keys:
-        if loss := find_loss(getattr(given, attribute), getattr(arrived, attribute, None), f"{path}.{attribute}"):
+        part = getattr(given, attribute)
+        if type(part) in SCALARS:
+            continue
+        if loss := find_loss(part, getattr(arrived, attribute, None), f"{path}.{attribute}"):
             return loss
     return None
+
+
+def _loss_in_set(given: AbstractSet[Any], arrived: AbstractSet[Any], path: str) -> str | None:
+    """Compare the classes only: which element became which is not to be known."""
+    kinds = {type(element) for element in given}
+    others = {type(element) for element in arrived}
+    changed = [kind.__qualname__ for kind in kinds - others if plan_of(kind) is not None]
+    return f"{path}: in a set, {changed[0]} would arrive as another class" if changed else None
 
 
 def _loss_in_dict(given: dict[Any, Any], arrived: Any, path: str) -> str | None:
@@ -65,7 +88,7 @@ def _loss_in_dict(given: dict[Any, Any], arrived: Any, path: str) -> str | None:
     else:
         return None
     for key, element in given.items():
-        if key in parts and (loss := find_loss(element, parts[key], f"{path}[{key!r}]")):
+        if key in parts and (loss := find_loss(element, parts[key], f"{path}[{quoted(key)}]")):
             return loss
     return None
 
@@ -75,9 +98,11 @@ def _written(record: Any) -> set[str]:
     return {*plan.keys.values(), *extra_fields(record)} if plan else set()
 
 
-def _readable(arrived: Any) -> set[str]:
-    """Return the keys that are left of a record; nothing if what arrived has none."""
-    return set(arrived) if isinstance(arrived, dict) else _written(arrived)
+def _readable(arrived: Any) -> set[str] | None:
+    """Return the keys that are left of a record, None if what arrived is nothing that has keys."""
+    if isinstance(arrived, dict):
+        return set(arrived)
+    return None if plan_of(type(arrived)) is None else _written(arrived)
 
 
 def _stands_for(given: type, arrived: type) -> bool:

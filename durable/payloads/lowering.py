@@ -17,7 +17,7 @@ import msgpack
 
 from durable.payloads.extensions import FROZENSET, SET, TUPLE, WRAPPERS, from_int
 from durable.payloads.records import CACHED_CLASSES_MAX, extra_fields, plan_of
-from durable.payloads.refusals import brief
+from durable.payloads.refusals import brief, quoted, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,7 +32,7 @@ TEXT: frozenset[type] = frozenset({str})
 INT64_MIN, UINT64_MAX = -(2**63), 2**64 - 1  # what msgpack's own integers hold
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A part of the value cannot be stored. Each level on the way out adds its step to the path."""
 
     def __init__(self, reason: str) -> None:
@@ -40,7 +40,7 @@ class Refusal(Exception):
         self.reason = reason
         self.steps: list[str] = []
 
-    def within(self, step: str) -> Refusal:
+    def within(self, step: str) -> RefusalError:
         """Add the step that leads to the part, seen from the container around it."""
         self.steps.append(step)
         return self
@@ -51,7 +51,7 @@ class Refusal(Exception):
         return "".join(reversed(self.steps))
 
 
-class TooDeep(Exception):
+class TooDeepError(Exception):
     """The value is nested deeper than the limit, or contains itself."""
 
 
@@ -60,9 +60,11 @@ class Speller(Protocol):
 
     def spell(self, record: Any, attribute: str) -> Any:
         """Return the field in a form that can be lowered. Raises anything if there is none."""
+        ...
 
     def arrives(self, record: Any, lowered: Any, attributes: Iterable[str]) -> bool:
         """Tell whether these attributes are equal after the lowered record was read back."""
+        ...
 
 
 class Lowering:
@@ -79,7 +81,7 @@ class Lowering:
         self.speller = speller
 
     def plain(self, value: Any, room: int) -> Any:
-        """Return the form of a value. Raises Refusal or TooDeep."""
+        """Return the form of a value. Raises RefusalError or TooDeepError."""
         kind = type(value)
         if kind in SCALARS:
             return careful_scalar(value) if self.careful else value
@@ -96,15 +98,17 @@ class Lowering:
         if isinstance(value, tuple):
             elements = [self.member(element, take_level(room), as_key=as_key) for element in value]
             return msgpack.ExtType(TUPLE, msgpack.packb(elements))
+        if isinstance(value, (set, frozenset)):
+            return msgpack.ExtType(FROZENSET, _sorted_elements(self, value, take_level(room), as_key=as_key))
         if isinstance(value, (list, dict)) or (as_key and plan_of(kind) is not None):
-            raise Refusal(f"{brief(value)} cannot be stored as a key or inside a set")
+            raise RefusalError(f"{brief(value)} cannot be stored as a key or inside a set")
         return self.plain(value, room)
 
 
 def take_level(room: int) -> int:
-    """Enter a container. Raises TooDeep if it is one too many."""
+    """Enter a container. Raises TooDeepError if it is one too many."""
     if room <= 0:
-        raise TooDeep
+        raise TooDeepError
     return room - 1
 
 
@@ -116,7 +120,7 @@ def careful_scalar(value: Any) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise Refusal(f"a str with the lone surrogate {value[error.start]!r} cannot be stored") from None
+            raise RefusalError(f"a str with the lone surrogate {value[error.start]!r} cannot be stored") from None
     return value
 
 
@@ -128,7 +132,7 @@ def _lower_list(lowering: Lowering, value: Any, room: int) -> Any:
     try:
         for element in value:
             lowered.append(lowering.plain(element, room))
-    except Refusal as refusal:
+    except RefusalError as refusal:
         raise refusal.within(f"[{len(lowered)}]") from None
     return lowered
 
@@ -146,39 +150,34 @@ def _lower_dict(lowering: Lowering, value: Any, room: int) -> Any:
     key: Any = None
     try:
         for key, element in value.items():
-            form = lowering.plain(element, room)
-            lowered[key if type(key) is str and not lowering.careful else lowering.member(key, room, as_key=True)] = form
-    except Refusal as refusal:
-        raise refusal.within(f"[{_quoted(key)}]") from None
+            name = key if type(key) is str and not lowering.careful else lowering.member(key, room, as_key=True)
+            lowered[name] = lowering.plain(element, room)
+    except RefusalError as refusal:
+        raise refusal.within(f"[{quoted(key)}]") from None
     if len(lowered) != len(value):
-        raise Refusal("a dict with two keys that are stored as the same value cannot be stored")
+        raise RefusalError("a dict with two keys that are stored as the same value cannot be stored")
     return lowered
-
-
-def _quoted(key: Any) -> str:
-    return repr(key) if type(key) is str and len(key) < 60 else brief(key)
 
 
 def _lower_set(lowering: Lowering, value: Any, room: int) -> Any:
     code = FROZENSET if isinstance(value, frozenset) else SET
-    return msgpack.ExtType(code, _sorted_elements(lowering, value, take_level(room)))
+    return msgpack.ExtType(code, _sorted_elements(lowering, value, take_level(room), as_key=False))
 
 
-def _sorted_elements(lowering: Lowering, value: Any, room: int) -> bytes:
+def _sorted_elements(lowering: Lowering, value: Any, room: int, *, as_key: bool) -> bytes:
     """Pack the elements sorted by their bytes: the order of a set depends on the hash seed of the process."""
     forms = []
     for element in value:
         try:
-            form = lowering.member(element, room, as_key=False)
-            forms.append(form)
-        except Refusal as refusal:
+            forms.append(lowering.member(element, room, as_key=as_key))
+        except RefusalError as refusal:
             raise refusal.within(f"{{{brief(element)}}}") from None
     try:
         distinct = len(set(forms))
     except TypeError:  # frozen dataclasses, which are dicts now
         distinct = len(forms)
     if distinct != len(forms):
-        raise Refusal("a set with two elements that are stored as the same value cannot be stored")
+        raise RefusalError("a set with two elements that are stored as the same value cannot be stored")
     header: bytes = msgpack.Packer().pack_array_header(len(forms))
     return header + b"".join(sorted(map(msgpack.packb, forms)))
 
@@ -194,11 +193,11 @@ def _lower_record(lowering: Lowering, value: Any, room: int) -> Any:
         return lowering.plain(value.root, room)
     room = take_level(room)
     lowered: dict[str, Any] = {}
-    refused: dict[str, Refusal] = {}
+    refused: dict[str, RefusalError] = {}
     for attribute, key in plan.keys.items():
         try:
             lowered[key] = lowering.plain(getattr(value, attribute), room)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             refused[attribute] = refusal.within(f".{attribute}")
     if refused:
         _spell_fields(lowering, value, room, lowered, refused)
@@ -209,7 +208,7 @@ def _lower_record(lowering: Lowering, value: Any, room: int) -> Any:
 
 
 def _spell_fields(
-    lowering: Lowering, record: Any, room: int, lowered: dict[str, Any], refused: dict[str, Refusal]
+    lowering: Lowering, record: Any, room: int, lowered: dict[str, Any], refused: dict[str, RefusalError]
 ) -> None:
     """Add the fields that only their annotation can write. Raises the first refusal if they would not arrive."""
     first = next(iter(refused.values()))
@@ -220,7 +219,7 @@ def _spell_fields(
         for attribute in refused:
             lowered[plan.keys[attribute]] = lowering.plain(lowering.speller.spell(record, attribute), room)
         arrives = lowering.speller.arrives(record, lowered, refused)
-    except Exception:  # whatever the serializer of a user's class raises, the value cannot be stored as it is
+    except Exception:  # noqa: BLE001  # whatever a user's serializer raises, the value cannot be stored as it is
         arrives = False
     if not arrives:
         raise first
@@ -232,8 +231,8 @@ def _wrapped(wrap: Callable[[Any], msgpack.ExtType]) -> Route:
     def lower(_lowering: Lowering, value: Any, _room: int) -> Any:
         try:
             return wrap(value)
-        except Exception as error:
-            raise Refusal(f"{brief(value)} cannot be stored: {error}") from None
+        except Exception as error:  # noqa: BLE001
+            raise RefusalError(f"{brief(value)} cannot be stored: {reason_of(error)}") from None
 
     return lower
 
@@ -248,7 +247,7 @@ def _as_base(base: Callable[[Any], Any]) -> Route:
 
 
 def _refuse(_lowering: Lowering, value: Any, _room: int) -> Any:
-    raise Refusal(f"object of type {type(value).__qualname__} cannot be stored")
+    raise RefusalError(f"object of type {type(value).__qualname__} cannot be stored")
 
 
 # The first class that matches counts: an enum may be a str, a dataclass may be a list.

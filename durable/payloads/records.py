@@ -88,7 +88,7 @@ def _dataclass_aliases(kind: Any) -> dict[str, str]:
     if not infos:
         try:
             hints = typing.get_type_hints(kind, include_extras=True)
-        except Exception:  # an annotation that cannot be resolved here may still be resolved where it is validated
+        except Exception:  # noqa: BLE001  # what cannot be resolved here may still be where it is validated
             return {}
         infos = {name: note for name, hint in hints.items() for note in getattr(hint, "__metadata__", ())}
     return {name: alias for name, info in infos.items() if (alias := _alias_of(info))}

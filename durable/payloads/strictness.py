@@ -20,7 +20,7 @@ import msgpack
 from pydantic_core import PydanticCustomError, PydanticKnownError, SchemaValidator, core_schema
 
 from durable.payloads.limits import DEPTH_MAX
-from durable.payloads.lowering import Lowering, Refusal, TooDeep
+from durable.payloads.lowering import Lowering, RefusalError, TooDeepError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +119,7 @@ def _packed(value: Any) -> bytes | None:
     """Return the payload of a value, so that True, 1 and 1.0 are told apart and a list can be a key."""
     try:
         return bytes(msgpack.packb(Lowering(careful=True).plain(value, DEPTH_MAX)))
-    except (Refusal, TooDeep):
+    except (RefusalError, TooDeepError):
         return None
 
 

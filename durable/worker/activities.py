@@ -72,7 +72,9 @@ class Attempt:
         """Note a sign of life. Called from the loop or from the attempt's thread."""
         encoded = None
         if details is not None:
-            encoded = self.runner.sealer.seal(payloads.encode(details, what=f"heartbeat of activity '{self.request.name}'"))
+            encoded = self.runner.sealer.seal(
+                payloads.encode(details, what=f"heartbeat of activity '{self.request.name}'")
+            )
         self.runner.call_in_loop(self.runner.beaten, self, encoded)
 
 
@@ -126,7 +128,10 @@ class ActivityRunner:
         queue_timeout = attempt.request.options.queue_timeout
         if queue_timeout is not None:
             left = (attempt.requested_at + queue_timeout - self._clock.now()) / 1e6
-            attempt.timers.append(self._loop.call_later(max(left, 0.0), self._out_of_queue, attempt))
+            if left <= 0:
+                self._loop.call_soon(self._out_of_queue, attempt)
+                return
+            attempt.timers.append(self._loop.call_later(left, self._out_of_queue, attempt))
         self._waiting.append(attempt)
         self._fill()
 
@@ -315,7 +320,9 @@ class ActivityRunner:
         details = FailureDetails("TimeoutError", message, error_bases=("OSError", "Exception", "BaseException"))
         self._give(
             attempt,
-            ev.ActivityFailed(attempt.request.task_id, details, is_timeout=True, last_heartbeat=attempt.heartbeat_details),
+            ev.ActivityFailed(
+                attempt.request.task_id, details, is_timeout=True, last_heartbeat=attempt.heartbeat_details
+            ),
         )
         self._stop(attempt)
 
@@ -327,13 +334,17 @@ class ActivityRunner:
     def _out_of_queue(self, attempt: Attempt) -> None:
         seconds = (attempt.request.options.queue_timeout or 0) / 1e6
         name = attempt.request.name
-        self._fail_by_time(attempt, f"activity '{name}' waited longer than its queue_timeout of {seconds:g} s for a start")
+        self._fail_by_time(
+            attempt, f"activity '{name}' waited longer than its queue_timeout of {seconds:g} s for a start"
+        )
 
     def _watch_beats(self, attempt: Attempt, span_s: float) -> None:
         left = attempt.beaten_at + span_s - self._loop.time()
         if left <= 0:
             name = attempt.request.name
-            self._fail_by_time(attempt, f"activity '{name}' gave no heartbeat within its heartbeat_timeout of {span_s:g} s")
+            self._fail_by_time(
+                attempt, f"activity '{name}' gave no heartbeat within its heartbeat_timeout of {span_s:g} s"
+            )
         elif not attempt.is_settled:
             attempt.timers.append(self._loop.call_later(left, self._watch_beats, attempt, span_s))
 

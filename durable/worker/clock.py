@@ -31,7 +31,8 @@ class StoreClock:
         if self._base_us and abs(difference) > JUMP_US:
             if not self.is_disputed:
                 logger.error(
-                    "the store's clock jumped by %.0f s; timers go on by monotonic time until it agrees again", difference / 1e6
+                    "the store's clock jumped by %.0f s; timers go on by monotonic time until it agrees again",
+                    difference / 1e6,
                 )
             self.is_disputed = True
             return

@@ -13,18 +13,22 @@ from durable.engine.events import HistoryEvent, InstanceKey
 from durable.engine.execution import Execution
 from durable.engine.records import decode_event, encode_event
 from durable.engine.turn import Outgoing
-from durable.provider import InstanceRow, StoredMessage
+from durable.provider import InstanceRow, StoredMessage, TaskAddress
 
 
 @dataclasses.dataclass(slots=True)
 class Pending:
     """An arrival that waits for a turn; `message` is the inbox message that brought it (None: a local outcome).
 
-    The last arrival of a message carries it: with that one consumed, the message is.
+    `run_id` and `generation` limit it to what that run and generation asked for. Of a message with several arrivals each
+    carries the message; with the last one consumed (`is_last`) the message is.
     """
 
     event: HistoryEvent
     message: StoredMessage | None = None
+    run_id: str | None = None
+    generation: int | None = None
+    is_last: bool = True
 
 
 @dataclasses.dataclass(slots=True)
@@ -91,8 +95,10 @@ class LiveInstance:
     """One owned instance: its row as last committed, its engine while cached, and what waits for its next turn."""
 
     __slots__ = (
+        "children",
         "control",
         "execution",
+        "held",
         "is_busy",
         "is_loading",
         "is_queued",
@@ -120,12 +126,21 @@ class LiveInstance:
         self.is_recovered = False  # what a former owner held has been started again
         self.wants_turn = False  # a timer is due, an opening waits, or it is to be tried again
         self.pushed_due: int | None = None
+        self.held: set[TaskAddress] = set()  # attempts of it that run here without a row
+        self.children: list[InstanceRow] | None = None  # unfinished ones, looked up before it is terminated
 
     @property
     def is_idle(self) -> bool:
         """True when nothing would be lost by forgetting it."""
         return not (
-            self.is_busy or self.is_loading or self.is_queued or self.wants_turn or self.control or self.normal or self.outbox
+            self.is_busy
+            or self.is_loading
+            or self.is_queued
+            or self.wants_turn
+            or self.control
+            or self.normal
+            or self.outbox
+            or self.held
         )
 
     @property
@@ -134,13 +149,15 @@ class LiveInstance:
         return bool(self.control or self.normal or self.wants_turn or self.outbox)
 
     def take(self, limit: int) -> Iterator[Pending]:
-        """Take pending arrivals, steering first."""
-        while self.control and limit:
-            limit -= 1
-            yield self.control.popleft()
-        while self.normal and limit:
-            limit -= 1
-            yield self.normal.popleft()
+        """Take pending arrivals, steering first; the arrivals of one message are never parted."""
+        is_last = True
+        for queue in (self.control, self.normal):
+            while queue and (limit > 0 or not is_last):
+                limit -= 1
+                pending = queue.popleft()
+                is_last = pending.is_last
+                yield pending
+            is_last = True
 
     def put_back(self, pending: list[Pending], control: set[int]) -> None:
         """Return taken arrivals to the front, in their order; `control` names the steering ones by id()."""

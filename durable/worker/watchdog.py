@@ -81,4 +81,6 @@ class Watchdog:
                     f"the turn was stopped after {took:.1f} s (budget {self._budget_s:g} s): an orchestrator must only decide "
                     f"and wait; loops and long computations belong in an activity. It was at:\n{stack}"
                 )
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread_id), ctypes.py_object(TurnInterrupted))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread_id), ctypes.py_object(TurnInterrupted)
+            )

@@ -21,9 +21,11 @@ class Listener:
 
     def tell(self, wakeup: Wakeup) -> None:
         """Pass `wakeup` on, together with whatever else is said before the loop comes to it."""
+        if self._is_ended:
+            return
         with self._lock:
             self._waiting.append(wakeup)
-            if self._is_ended or len(self._waiting) > 1:
+            if len(self._waiting) > 1:  # the loop was already asked to come
                 return
         if asyncio._get_running_loop() is self._loop:
             self._loop.call_soon(self._deliver)

@@ -1,0 +1,161 @@
+"""What an activity sees of itself and of the world around it: `ActivityContext`.
+
+The context is a thin face over a port, which whoever runs the activity hands in: the worker, or a test. It may be used
+from any thread for as long as the attempt runs, and is harmless afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+
+from durable.errors import DurableError
+
+if TYPE_CHECKING:
+    from durable.client import Client
+    from durable.engine.events import ActivityScheduled
+    from durable.provider import TaskAddress
+
+
+class ActivityPort(Protocol):
+    """The attempt, as the one who runs it knows it. All of it is safe to use from the attempt's thread."""
+
+    @property
+    def request(self) -> ActivityScheduled:
+        """The recorded request that this attempt carries out."""
+        ...
+
+    @property
+    def address(self) -> TaskAddress:
+        """Whose request it is."""
+        ...
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same on every delivery and attempt of one call."""
+        ...
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the attempt's timeout ends it, aware; None without one."""
+        ...
+
+    @property
+    def last_heartbeat(self) -> Any:
+        """The details, decoded, that the attempt or delivery before this one last beat with."""
+        ...
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits for the outcome any more."""
+        ...
+
+    @property
+    def client(self) -> Client:
+        """A client of the same hub."""
+        ...
+
+    def heartbeat(self, details: Any = None) -> None:
+        """Take a sign of life, throttled. Raises for details that cannot be stored."""
+        ...
+
+
+running_activity: Final[ContextVar[ActivityPort]] = ContextVar("running_activity")
+"""Set by whoever runs an activity, in the context in which it runs."""
+
+
+class ActivityContext:
+    """The context of one attempt of an activity; the first parameter of an activity annotated with it."""
+
+    __durable_activity_context__: ClassVar[bool] = True
+
+    def __init__(self, port: ActivityPort) -> None:
+        self._port = port
+        self._logger: logging.LoggerAdapter[logging.Logger] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of activity '{self.name}', attempt {self.attempt}, for '{self.instance_id}'>"
+
+    @property
+    def instance_id(self) -> str:
+        """The id of the orchestration that called the activity."""
+        return self._port.address.key.id
+
+    @property
+    def name(self) -> str:
+        """The name of the activity."""
+        return self._port.request.name
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of the call this is, counted from 1. A crash repeats the delivery of an attempt, not the count."""
+        return self._port.request.attempt
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same text on every delivery and attempt of one call, and different for any other call."""
+        return self._port.idempotency_key
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the attempt's `timeout` ends it, as an aware datetime in UTC; None without one."""
+        return self._port.deadline
+
+    @property
+    def last_heartbeat(self) -> Any:
+        """The details of the last heartbeat of the attempt (or delivery) before this one, as plain data; else None."""
+        return self._port.last_heartbeat
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True once nobody waits for the outcome: cancelled, timed out, or the orchestration has ended.
+
+        An async activity gets CancelledError at the same time; a sync one looks here and returns.
+        """
+        return self._port.is_cancelled
+
+    @property
+    def client(self) -> Client:
+        """A client of the hub that the activity runs for."""
+        return self._port.client
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry `instance_id`, `run_id`, `activity` and `attempt`."""
+        if self._logger is None:
+            fields = {
+                "instance_id": self.instance_id,
+                "run_id": self._port.address.run_id,
+                "activity": self.name,
+                "attempt": self.attempt,
+            }
+            self._logger = _FieldsAdapter(logging.getLogger(f"durable.activity.{self.name}"), fields)
+        return self._logger
+
+    def heartbeat(self, details: Any = None) -> None:
+        """Say that the attempt lives, and how far it is. A plain call, from any thread; cheap, and stored throttled.
+
+        `details` are plain data; the next attempt sees them as `last_heartbeat`. Raises for what cannot be stored.
+        """
+        self._port.heartbeat(details)
+
+
+class _FieldsAdapter(logging.LoggerAdapter[logging.Logger]):
+    """Adds fields to each record beside those of the call; the standard adapter drops the call's own."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+def current_activity() -> ActivityContext:
+    """Return the context of the activity that is running here, also in what it calls. Raises DurableError elsewhere."""
+    port = running_activity.get(None)
+    if port is None:
+        raise DurableError(
+            "no activity is running here: current_activity() is for code that an activity calls, in its own task or thread"
+        )
+    return ActivityContext(port)

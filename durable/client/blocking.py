@@ -1,0 +1,199 @@
+"""The blocking face of asynchronous objects, for scripts and WSGI code: one portal, and faces that forward through it.
+
+A portal is a thread with an event loop of its own. A face is made from an asynchronous class, with the same names and
+parameters; each call hands its coroutine to the portal and waits for the answer. There is no second implementation: what
+the asynchronous class gains, its face gains. For type checkers the faces are written out in `sync_types.pyi`, which
+`_generate_sync.py` makes from the same classes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, ClassVar, Final, TypeVar
+
+from durable.errors import DurableError
+
+T = TypeVar("T")
+
+_END: Final = object()
+
+
+class Portal:
+    """A thread with an event loop. Starts with the first call, from any thread; belongs to the process that started it.
+
+    It ends with `close`; or with the program, when the main thread is over, so that a script that forgets to close ends.
+    """
+
+    def __init__(self, name: str, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """`finish` is awaited in the loop before it ends."""
+        self._name = name
+        self._finish = finish
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stop: asyncio.Event | None = None
+        self._process = 0
+        self._is_closed = False
+
+    def call(self, function: Callable[..., Coroutine[Any, Any, T]], /, *arguments: Any, **options: Any) -> T:
+        """Run a coroutine function in the portal's loop; return what it returns, raise what it raises.
+
+        An interrupt of the waiting thread (KeyboardInterrupt) cancels it and does not wait for it.
+        """
+        loop = self._running_loop()
+        if threading.current_thread() is self._thread:
+            raise DurableError("a blocking client was used in its own event loop: use the asynchronous Client there")
+        waiting = asyncio.run_coroutine_threadsafe(function(*arguments, **options), loop)
+        try:
+            return waiting.result()
+        except concurrent.futures.CancelledError:
+            raise DurableError("the blocking client was closed while it was waiting") from None
+        finally:
+            waiting.cancel()  # of no effect on one that is done
+
+    def close(self) -> None:
+        """End the loop and wait for its thread. Safe to call twice, and when nothing was ever started."""
+        with self._lock:
+            self._is_closed = True
+            thread, loop, stop = self._thread, self._loop, self._stop
+        if thread is None or loop is None or stop is None or self._process != os.getpid():
+            return  # after a fork the thread lives in the parent only
+        if thread is threading.current_thread():
+            raise DurableError("a blocking client cannot be closed in its own event loop")
+        if thread.is_alive():
+            try:
+                loop.call_soon_threadsafe(stop.set)
+            except RuntimeError:
+                pass  # it has just ended by itself
+        thread.join()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._is_closed:
+                raise DurableError("this blocking client is closed")
+            if self._thread is None:
+                self._start()
+            if self._process != os.getpid():
+                raise DurableError(
+                    f"this blocking client was started in process {self._process} and this is its fork {os.getpid()}: "
+                    "threads and connections do not survive a fork; make a client in each process, after the fork"
+                )
+            assert self._loop is not None, "the thread has said that it is ready"
+            return self._loop
+
+    def _start(self) -> None:
+        ready = threading.Event()
+        self._process = os.getpid()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name=self._name, daemon=True)
+        self._thread.start()
+        ready.wait()
+        threading.Thread(target=self._end_with_program, name=f"{self._name}-end", daemon=True).start()
+
+    def _run(self, ready: threading.Event) -> None:
+        asyncio.run(self._serve(ready))
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        ready.set()
+        await self._stop.wait()
+        await self._finish()
+
+    def _end_with_program(self) -> None:
+        # A store's own threads may keep the interpreter from ending, so that this cannot be left to `atexit`, which comes
+        # after them. The main thread counts as ended just before the interpreter waits for the others.
+        thread = self._thread
+        main = threading.main_thread()
+        while thread is not None and thread.is_alive():
+            main.join(timeout=1.0)
+            if not main.is_alive():
+                self.close()
+                return
+
+
+class Face:
+    """Base of all faces. Holds the asynchronous object and the portal that its coroutines run in."""
+
+    __slots__ = ("_behind", "_portal")
+
+    faces: ClassVar[dict[type, type[Face]]] = {}
+
+    def __init__(self, portal: Portal, behind: Any) -> None:
+        """For faces only: show `behind`."""
+        self._portal = portal
+        self._behind = behind
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._behind!r}>"
+
+    def _shown(self, answer: Any) -> Any:
+        """Return an answer as users of a face see it: an asynchronous object with a face behind that face."""
+        for kind in type(answer).__mro__:
+            if kind in Face.faces:
+                return Face.faces[kind](self._portal, answer)
+        return answer
+
+
+def face_of(kind: type, name: str, *, base: type[Face] = Face, without: frozenset[str] = frozenset()) -> type[Face]:
+    """Return the blocking face of an asynchronous class: its public methods and properties, forwarded."""
+    members: dict[str, Any] = {"__slots__": (), "__doc__": kind.__doc__, "__module__": kind.__module__}
+    for owner in reversed(kind.__mro__[:-1]):
+        for attribute, member in vars(owner).items():
+            if not attribute.startswith("_") and attribute not in without:
+                forwarded = _forwarded(attribute, member)
+                if forwarded is not None:
+                    members[attribute] = forwarded
+    face = type(name, (base,), members)
+    # `SyncHandle[int]` in an annotation means nothing at run time.
+    face.__class_getitem__ = classmethod(lambda cls, _: cls)  # type: ignore[attr-defined]
+    Face.faces[kind] = face
+    return face
+
+
+def _forwarded(attribute: str, member: Any) -> Any:
+    if isinstance(member, property):
+        return property(lambda self: self._shown(getattr(self._behind, attribute)), doc=member.__doc__)
+    if not inspect.isfunction(member):
+        return None
+    if inspect.isasyncgenfunction(member):
+        return _iterating(member)
+    return _waiting(member) if inspect.iscoroutinefunction(member) else _calling(member)
+
+
+def _waiting(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Any, /, *arguments: Any, **options: Any) -> Any:
+        return self._shown(self._portal.call(method, self._behind, *arguments, **options))
+
+    return call
+
+
+def _calling(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Any, /, *arguments: Any, **options: Any) -> Any:
+        return self._shown(method(self._behind, *arguments, **options))
+
+    return call
+
+
+def _iterating(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Any, /, *arguments: Any, **options: Any) -> Iterator[Any]:
+        behind = method(self._behind, *arguments, **options)
+        try:
+            while (item := self._portal.call(_next_of, behind)) is not _END:
+                yield self._shown(item)
+        finally:
+            self._portal.call(behind.aclose)
+
+    return call
+
+
+async def _next_of(iterator: Any) -> Any:
+    return await anext(iterator, _END)

@@ -1,0 +1,379 @@
+"""The client: starts orchestrations, finds them, and talks to them. It needs a store and no worker."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
+
+from durable.app import App
+from durable.client.blocking import Face, Portal, face_of
+from durable.client.connection import Connection
+from durable.client.filters import Filters, Statuses, selection
+from durable.client.handle import Handle
+from durable.client.purging import purged, rows_of
+from durable.client.starting import (
+    USES_OTHER,
+    AnyOrchestrator,
+    I,
+    OrchestratorWithInput,
+    OrchestratorWithoutInput,
+    R,
+    StartOptions,
+    Target,
+    encode_events,
+    encode_input,
+    find_target,
+    start_message,
+)
+from durable.client.states import state_of
+from durable.client.times import Timeout, seconds_of
+from durable.engine.events import InstanceKey
+from durable.errors import DurableError, InstanceAlreadyExistsError, InstanceFinishedError, InstanceNotFoundError
+from durable.ids import check_instance_id
+from durable.model import OrchestrationState, ReusePolicy
+from durable.payloads import Sealer
+from durable.ports import Ports, system_ports
+from durable.provider import Delivery, Hub, Provider, Status, Verdict
+from durable.stores import connect
+
+FINISHED = tuple(status for status in Status if status.is_finished)
+
+
+class Client:
+    """A client of one hub, to be used as `async with Client(url) as client:`; `worker.client` is one.
+
+    With an app its functions are known by that app's names and versions; without one, by what their decorators noted.
+    Used in the event loop that entered it; for other code there is `Client.sync`.
+    """
+
+    def __init__(
+        self,
+        url_or_provider: str | Provider,
+        app: App | None = None,
+        *,
+        ports: Ports | None = None,
+        sealer: Sealer | None = None,
+    ) -> None:
+        """Raises StoreError for a URL that no storage engine knows; the store itself is opened on entering."""
+        self._ports = ports or system_ports()
+        self._provider = connect(url_or_provider, self._ports)
+        self._app = app
+        self._sealer = sealer or Sealer()
+        self._shared_hub: Hub | None = None
+        self._connection: Connection | None = None
+        self._entered = 0
+
+    @classmethod
+    def sharing(
+        cls, provider: Provider, hub: Hub, app: App | None, ports: Ports, *, sealer: Sealer | None = None
+    ) -> Client:
+        """Return a client of a provider that somebody else, such as a worker, has just opened and will close."""
+        client = cls(provider, app, ports=ports, sealer=sealer)
+        client._shared_hub = hub
+        return client
+
+    @staticmethod
+    def sync(url_or_provider: str | Provider, app: App | None = None, *, ports: Ports | None = None) -> SyncClient:
+        """Return a blocking client with the same interface, for scripts and WSGI code; thread-safe.
+
+        Opens the store with its first use. Close it, or use it as `with Client.sync(url) as client:`.
+        """
+        return SyncClient(url_or_provider, app, ports=ports)
+
+    # ---- life
+
+    async def __aenter__(self) -> Self:
+        self._entered += 1
+        if self._connection is None:
+            try:
+                hub = self._shared_hub or await self._provider.open()
+                self._connection = Connection(self._provider, hub, self._app, self._ports, self._sealer)
+            except BaseException:
+                self._entered -= 1
+                if self._shared_hub is None:
+                    await self._provider.close()
+                raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self._entered -= 1
+        if self._entered == 0:
+            await self.close()
+
+    async def close(self) -> None:
+        """Let go of the store. Whoever still waits gets a DurableError; what was sent stays sent."""
+        connection, self._connection = self._connection, None
+        self._entered = 0
+        if connection is None:
+            return
+        try:
+            await connection.close()
+        finally:
+            if self._shared_hub is None:
+                await self._provider.close()
+
+    @property
+    def connection(self) -> Connection:
+        """The open hub, for features that build on the client. Raises DurableError while the client is not open."""
+        if self._connection is None:
+            raise DurableError("this client is not open: use it inside of `async with Client(url) as client:`")
+        return self._connection
+
+    def __repr__(self) -> str:
+        return f"<Client, {'open' if self._connection else 'not open'}>"
+
+    # ---- starting
+
+    @overload
+    async def start(
+        self, orchestrator: OrchestratorWithInput[I, R], input: I, **options: Unpack[StartOptions]
+    ) -> Handle[R]: ...
+    @overload
+    async def start(
+        self, orchestrator: OrchestratorWithoutInput[R], input: None = None, **options: Unpack[StartOptions]
+    ) -> Handle[R]: ...
+    @overload
+    async def start(
+        self, orchestrator: str, input: Any = None, **options: Unpack[StartOptions]
+    ) -> Handle[Any]: ...
+    async def start(
+        self,
+        orchestrator: Callable[..., Any] | str,
+        input: Any = None,  # noqa: A002 (the interface's name)
+        *,
+        instance_id: str | None = None,
+        at: datetime | timedelta | None = None,
+        version: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        reuse_policy: ReusePolicy = ReusePolicy.REJECT,
+        events: Iterable[tuple[str, Any]] = (),
+    ) -> Handle[Any]:
+        """Start an orchestration; on return it is durable. See `StartOptions` for the options.
+
+        Raises InvalidInputError, before anything is stored, for an input that does not fit a function, a bad id or bad
+        tags; InstanceAlreadyExistsError with the current state, by the reuse policy; InstanceFinishedError for events to a
+        finished instance that USE_EXISTING would use; UnknownNameError for a function that was never registered.
+        """
+        connection = self.connection
+        target = find_target(self._app, orchestrator, version)
+        payload = encode_input(target, input, self._sealer)
+        raised = encode_events(events, self._sealer) if events else None
+        run_id = self._ports.new_id()
+        key = InstanceKey(self._ports.new_id() if instance_id is None else check_instance_id(instance_id))
+        message = start_message(
+            key,
+            connection.partitions,
+            run_id,
+            target,
+            payload,
+            now=await connection.clock.now(self._provider),
+            at=at,
+            tags=tags,
+            reuse_policy=ReusePolicy(reuse_policy),
+            events=raised,
+        )
+        delivery = await connection.submitter.submit(message)
+        if delivery.verdict is not Verdict.STORED:
+            used = await self._used(key, run_id, delivery, reuse_policy, has_events=bool(raised))
+            return Handle(connection, key, used, result_annotation=target.result_annotation)
+        return Handle(connection, key, run_id, result_annotation=target.result_annotation, is_fresh=True)
+
+    async def _used(
+        self, key: InstanceKey, run_id: str, delivery: Delivery, policy: ReusePolicy, *, has_events: bool
+    ) -> str:
+        """Return the run that a start gives a handle to where another is in the way, or raise why it does not."""
+        if delivery.verdict not in (Verdict.EXISTS, Verdict.ADOPTED):
+            self.connection.refuse(delivery, key)
+        row = delivery.row
+        if row is None:  # the answer to a repeated batch may lack it
+            (row,) = await self._provider.load([(key, None)])
+        if row is not None and row.run_id == run_id:
+            return run_id  # it was stored by an earlier try, whose answer was lost
+        if policy not in USES_OTHER:
+            state = None if row is None else state_of(row, self._sealer)
+            status = "" if state is None else f" and is {state.status}"
+            raise InstanceAlreadyExistsError(
+                f"instance '{key.id}' exists{status}: choose another id, or another reuse_policy than {policy.name}", state
+            )
+        if row is None:
+            raise InstanceNotFoundError(f"instance '{key.id}' was there, and was purged a moment later: start it again")
+        if has_events and row.status.is_finished:
+            raise InstanceFinishedError(f"instance '{key.id}' has ended ({row.status.name}) and takes no events")
+        return row.run_id
+
+    @overload
+    async def run(
+        self,
+        orchestrator: OrchestratorWithInput[I, R],
+        input: I,
+        *,
+        timeout: Timeout = None,
+        **options: Unpack[StartOptions],
+    ) -> R: ...
+    @overload
+    async def run(
+        self,
+        orchestrator: OrchestratorWithoutInput[R],
+        input: None = None,
+        *,
+        timeout: Timeout = None,
+        **options: Unpack[StartOptions],
+    ) -> R: ...
+    @overload
+    async def run(
+        self, orchestrator: str, input: Any = None, *, timeout: Timeout = None, **options: Unpack[StartOptions]
+    ) -> Any: ...
+    async def run(
+        self,
+        orchestrator: Any,
+        input: Any = None,  # noqa: A002 (the interface's name)
+        *,
+        timeout: Timeout = None,
+        **options: Unpack[StartOptions],
+    ) -> Any:
+        """Start an orchestration and return its result; raises what `start` and `Handle.result` raise.
+
+        After a timeout the orchestration goes on.
+        """
+        seconds_of(timeout)
+        handle = await self.start(orchestrator, input, **options)
+        return await handle.result(timeout)
+
+    @overload
+    def get(self, instance_id: str, orchestrator: AnyOrchestrator[R]) -> Handle[R]: ...
+    @overload
+    def get(self, instance_id: str, orchestrator: str | None = None) -> Handle[Any]: ...
+    def get(self, instance_id: str, orchestrator: Callable[..., Any] | str | None = None) -> Handle[Any]:
+        """Return a handle to whichever run of an instance is current; nothing is looked up.
+
+        With the function, results are made by its return annotation.
+        """
+        target = Target("", None) if orchestrator is None else find_target(self._app, orchestrator)
+        key = InstanceKey(check_instance_id(instance_id))
+        return Handle(self.connection, key, result_annotation=target.result_annotation)
+
+    # ---- many instances
+
+    async def query(
+        self,
+        *,
+        status: Statuses | None = None,
+        name: str | None = None,
+        prefix: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        parent: str | None = None,
+        limit: int | None = None,
+        newest_first: bool = True,
+        payloads: bool = True,
+    ) -> AsyncGenerator[OrchestrationState, None]:
+        """Yield the states of the instances that match all that is given (see `Filters`), by the time of their creation.
+
+        Without `payloads` input, output and custom status are None. Activities are shown by `Handle.state` only.
+        """
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+            raise ValueError(f"limit must be an int of 0 or more, not {limit!r:.200}")
+        selected = selection(
+            status=status,
+            name=name,
+            prefix=prefix,
+            tags=tags,
+            created_after=created_after,
+            created_before=created_before,
+            parent=parent,
+        )
+        connection = self.connection
+        if selected.is_void:
+            return
+        rows = rows_of(connection.provider, selected.wanted, limit=limit, newest_first=newest_first)
+        async with contextlib.aclosing(rows):
+            async for row in rows:
+                yield state_of(row, self._sealer, payloads=payloads)
+
+    async def count(self, **filters: Unpack[Filters]) -> int:
+        """Return how many instances match (see `Filters`)."""
+        selected = selection(**filters)
+        return 0 if selected.is_void else await self.connection.provider.count(selected.wanted)
+
+    async def wait(self, *, timeout: Timeout = None, **filters: Unpack[Filters]) -> int:
+        """Wait until the instances that match now have ended; return how many have, after a timeout those so far.
+
+        Instances that begin to match later do not count. One that is purged meanwhile had ended.
+        """
+        seconds = seconds_of(timeout)
+        connection = self.connection
+        until = None if seconds is None else connection.waiters.time() + seconds
+        selected = selection(**filters)
+        if selected.is_void:
+            return 0
+        finished = 0
+        with contextlib.ExitStack() as stack:
+            watches = []
+            async with contextlib.aclosing(rows_of(connection.provider, selected.wanted)) as rows:
+                async for row in rows:
+                    if row.status.is_finished:
+                        finished += 1
+                    else:
+                        watches.append(stack.enter_context(connection.waiters.watch(row.key, row.run_id)))
+            for watch in watches:
+                try:
+                    await watch.next(until)
+                except (TimeoutError, InstanceNotFoundError):
+                    pass  # counted below, as those are whose turn did not come
+            return finished + sum(watch.has_ended for watch in watches)
+
+    async def purge(self, **filters: Unpack[Filters]) -> int:
+        """Remove the finished instances that match (see `Filters`) with their histories; return how many.
+
+        Raises ValueError without any filter.
+        """
+        selected = selection(**filters)
+        if selected.is_empty:
+            raise ValueError("purge needs a filter: to remove everything that has ended, ask for it by its status")
+        finished = selected.only(FINISHED)
+        if finished.is_void:
+            return 0
+        provider = self.connection.provider
+        async with contextlib.aclosing(rows_of(provider, finished.wanted, newest_first=False)) as rows:
+            targets = [(row.key, row.run_id) async for row in rows]
+        return await purged(provider, targets)
+
+
+class _Blocking(Face):
+    """What a blocking client adds to its face: it owns the portal."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, url_or_provider: str | Provider, app: App | None = None, *, ports: Ports | None = None
+    ) -> None:
+        client = Client(url_or_provider, app, ports=ports)
+        super().__init__(Portal("durable-client", client.close, begin=client.__aenter__), client)
+
+    def __enter__(self) -> Self:
+        self._portal.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the store and wait for the portal's thread."""
+        self._portal.close()
+
+
+if TYPE_CHECKING:
+    from durable.client.sync_types import SyncClient as SyncClient
+else:
+    SyncClient = face_of(
+        Client, "SyncClient", base=_Blocking, without=frozenset({"close", "connection", "sharing", "sync"})
+    )

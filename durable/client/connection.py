@@ -1,0 +1,86 @@
+"""What a client and its handles share: one hub of one store, and how to send to it and wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+from durable.app import App
+from durable.client.submitting import Submitter
+from durable.client.times import StoreClock
+from durable.client.waiting import Waiters
+from durable.engine.events import HistoryEvent, InstanceKey
+from durable.errors import InstanceFinishedError, InstanceNotFoundError, LimitExceededError, StoreError
+from durable.messages import encode_arrivals
+from durable.payloads import Sealer
+from durable.ports import Ports
+from durable.provider import Delivery, Hub, InstanceRow, Message, Priority, Provider, Verdict, partition_of
+
+
+class Connection:
+    """An open hub as a client uses it. Made in a running event loop; ends with `close`, which leaves the provider open."""
+
+    def __init__(self, provider: Provider, hub: Hub, app: App | None, ports: Ports, sealer: Sealer) -> None:
+        self.provider = provider
+        self.app = app
+        self.ports = ports
+        self.sealer = sealer
+        self.partitions = hub.partitions
+        self.clock = StoreClock(ports, hub.now)
+        self.submitter = Submitter(provider, ports)
+        self.waiters = Waiters(provider)
+
+    async def close(self) -> None:
+        """End everything that runs for the client; whoever still waits gets a DurableError."""
+        await self.waiters.close()
+        await self.submitter.close()
+
+    async def load(self, key: InstanceKey, run_id: str | None) -> InstanceRow:
+        """Return the row of a run, None: of the current one. Raises InstanceNotFoundError."""
+        (row,) = await self.provider.load([(key, run_id)])
+        if row is None:
+            raise InstanceNotFoundError(f"there is no instance '{key.id}', or it was purged")
+        return row
+
+    async def send(
+        self,
+        key: InstanceKey,
+        events: Sequence[HistoryEvent],
+        *,
+        run_id: str | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
+        """Send events to an unfinished instance; they are durable on return.
+
+        Raises InstanceNotFoundError, InstanceFinishedError, and LimitExceededError or StoreError for what the store refuses.
+        """
+        message = Message(
+            target=key,
+            partition=partition_of(key, self.partitions),
+            data=encode_arrivals(events),
+            priority=priority,
+            run_id=run_id,
+        )
+        delivery = await self.submitter.submit(message)
+        if delivery.verdict is not Verdict.STORED:
+            self.refuse(delivery, key, run_id)
+
+    def refuse(self, delivery: Delivery, key: InstanceKey, run_id: str | None = None) -> NoReturn:
+        """Raise what the verdict on a message that was not stored means to its sender."""
+        if delivery.verdict is Verdict.ABSENT:
+            raise InstanceNotFoundError(f"there is no instance '{key.id}', or it was purged")
+        if delivery.verdict is Verdict.FINISHED:
+            raise InstanceFinishedError(_ended(delivery.row, key, run_id))
+        if delivery.verdict is Verdict.TOO_LARGE:
+            limit = self.provider.message_bytes_max
+            raise LimitExceededError(
+                f"what was sent to '{key.id}' is too large for this store, whose limit for one value is {limit} bytes"
+            )
+        raise StoreError(f"the store cannot hold what was sent to '{key.id}': {delivery.verdict.name}")
+
+
+def _ended(row: InstanceRow | None, key: InstanceKey, run_id: str | None) -> str:
+    if row is not None and run_id is not None and row.run_id != run_id:
+        return f"run {run_id} of instance '{key.id}' has ended; run {row.run_id} has taken its place"
+    status = f" ({row.status.name})" if row is not None else ""
+    return f"instance '{key.id}' has ended{status}"

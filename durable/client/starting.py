@@ -1,0 +1,186 @@
+"""What a start consists of: the orchestrator that is meant, its checked input, and the one message that brings it all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, TypeVar
+
+from durable import payloads
+from durable.app import App, OrchestratorDefinition, check_name, definition_of
+from durable.client.times import due_time
+from durable.engine.events import EventRaised, InstanceKey, OrchestrationStarted
+from durable.errors import InvalidInputError, LimitExceededError, UnknownNameError
+from durable.ids import check_event_name, check_tags
+from durable.messages import encode_arrivals, new_row
+from durable.model import ReusePolicy
+from durable.provider import Expects, Message
+from durable.versions import UNVERSIONED, version_key
+
+if TYPE_CHECKING:
+    from durable.context import OrchestrationContext
+
+I = TypeVar("I")  # noqa: E741 (the name that api.md gives it)
+R = TypeVar("R")
+
+OrchestratorWithInput: TypeAlias = "Callable[[OrchestrationContext, I], Generator[Any, Any, R] | Coroutine[Any, Any, R]]"
+OrchestratorWithoutInput: TypeAlias = "Callable[[OrchestrationContext], Generator[Any, Any, R] | Coroutine[Any, Any, R]]"
+AnyOrchestrator: TypeAlias = Callable[..., Generator[Any, Any, R] | Coroutine[Any, Any, R]]
+
+
+class StartOptions(TypedDict, total=False):
+    """How an orchestration is started.
+
+    `instance_id`: the caller's own; a new one otherwise. `at`: an aware datetime, or a timedelta from now. `events`: (name,
+    data) pairs delivered with the start, in one step, to the instance that the call returns.
+    """
+
+    instance_id: str | None
+    at: datetime | timedelta | None
+    version: str | None
+    tags: Mapping[str, str] | None
+    reuse_policy: ReusePolicy
+    events: Iterable[tuple[str, Any]]
+
+
+class OversizedInputError(InvalidInputError, LimitExceededError):
+    """An input over a limit: an invalid input, and a limit exceeded, as the interface says of both."""
+
+
+EXPECTS: Final = {
+    ReusePolicy.REJECT: Expects.ABSENT,
+    ReusePolicy.USE_EXISTING: Expects.ABSENT,
+    ReusePolicy.USE_RUNNING: Expects.ABSENT_OR_FINISHED,
+    ReusePolicy.REPLACE_FINISHED: Expects.ABSENT_OR_FINISHED,
+    ReusePolicy.TERMINATE_AND_REPLACE: Expects.ANY,
+}
+USES_OTHER: Final = frozenset({ReusePolicy.USE_EXISTING, ReusePolicy.USE_RUNNING})
+"""Policies that give a handle to an instance that is in the way; the events are then for that one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """The orchestrator that a start means. `definition` is set where a function was given: then its types are at hand."""
+
+    name: str
+    version: str | None
+    definition: OrchestratorDefinition | None = None
+
+    @property
+    def result_annotation(self) -> Any:
+        """What the result is made by."""
+        return payloads.ANY if self.definition is None else self.definition.result_annotation
+
+
+def find_target(app: App | None, orchestrator: Callable[..., Any] | str, version: str | None = None) -> Target:
+    """Return what is meant: the newest version that the app knows unless one is given.
+
+    A name need not be known here, for another app may run it. Raises UnknownNameError for a function that no app knows.
+    """
+    if version is not None:
+        version_key(version)
+    if isinstance(orchestrator, str):
+        known = None
+        if app is None or version is not None or (known := app.orchestrator_of(orchestrator)) is None:
+            check_name("the name of an orchestrator", orchestrator)
+        return Target(orchestrator, known.version if known else version)
+    if not callable(orchestrator):
+        raise TypeError(f"an orchestrator is given as a function or its name, not {orchestrator!r:.200}")
+    definition = app.orchestrator_of(orchestrator) if app else definition_of(orchestrator, OrchestratorDefinition)
+    assert definition is not None, "only a name can be unknown without an error"
+    if version is not None:
+        return Target(definition.name, version, _in_version(app, definition, version))
+    is_oldest = definition.version is None and app is not None and app.newest(definition.name) is not definition
+    return Target(definition.name, UNVERSIONED if is_oldest else definition.version, definition)
+
+
+def _in_version(app: App | None, definition: OrchestratorDefinition, version: str) -> OrchestratorDefinition | None:
+    if version_key(version) == definition.version_key:
+        return definition
+    try:
+        return app.find_orchestrator(definition.name, version) if app else None
+    except UnknownNameError:
+        return None  # the workers may have it
+
+
+def encode_input(target: Target, value: Any, sealer: payloads.Sealer) -> bytes | None:
+    """Return the payload of an input, checked where the function is at hand. None is no input.
+
+    Raises InvalidInputError there; for a name, what `payloads.encode` raises.
+    """
+    definition = target.definition
+    what = f"input of orchestrator '{target.name}'"
+    if definition is None:
+        return None if value is None else sealer.seal(payloads.encode(value, what=what))
+    definition.check_accepts(value)
+    if value is None and (definition.has_default_input or not definition.takes_input):
+        return None
+    try:
+        plain = payloads.check(value, definition.input_annotation, what=what)
+    except LimitExceededError as error:
+        raise OversizedInputError(str(error)) from None
+    return None if value is None else sealer.seal(plain)
+
+
+def encode_event(name: str, data: Any, sealer: payloads.Sealer) -> EventRaised:
+    """Return an external event. Raises InvalidInputError for a bad name, and what `payloads.encode` raises."""
+    check_event_name(name)
+    what = f"data of event '{name}'"
+    return EventRaised(name, None if data is None else sealer.seal(payloads.encode(data, what=what)))
+
+
+def encode_events(events: Iterable[tuple[str, Any]], sealer: payloads.Sealer) -> list[EventRaised]:
+    """Return the external events of a start."""
+    found = []
+    for event in events:
+        try:
+            name, data = event
+        except (TypeError, ValueError):
+            raise TypeError(f"events are pairs of a name and data, not {event!r:.200}") from None
+        found.append(encode_event(name, data, sealer))
+    return found
+
+
+def start_message(
+    key: InstanceKey,
+    partitions: int,
+    run_id: str,
+    target: Target,
+    payload: bytes | None,
+    *,
+    now: int,
+    at: datetime | timedelta | None = None,
+    tags: Mapping[str, str] | None = None,
+    reuse_policy: ReusePolicy = ReusePolicy.REJECT,
+    events: list[EventRaised] | None = None,
+) -> Message:
+    """Return the message that begins a run; where another instance is in the way, `otherwise` brings it the events."""
+    checked_tags = check_tags(tags) if tags else None
+    scheduled_at = now if at is None else due_time(at, now)
+    row = new_row(
+        key,
+        partitions,
+        run_id,
+        target.name,
+        target.version,
+        now=now,
+        scheduled_at=scheduled_at,
+        payload=payload,
+        tags=checked_tags,
+    )
+    started = OrchestrationStarted(
+        target.name, target.version, payload, run_id, "", tags=checked_tags, scheduled_for=scheduled_at
+    )
+    otherwise = None
+    if events and reuse_policy in USES_OTHER:
+        otherwise = Message(key, row.partition, encode_arrivals(events))
+    return Message(
+        target=key,
+        partition=row.partition,
+        data=encode_arrivals([started, *events] if events else [started]),
+        visible_at=0 if at is None else max(scheduled_at, 0),
+        start=row,
+        expects=EXPECTS[reuse_policy],
+        otherwise=otherwise,
+    )

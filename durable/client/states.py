@@ -1,0 +1,151 @@
+"""From rows to what users see: plain, frozen states. Nothing that is stored can make a listing fail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgpack
+
+from durable.engine import events as ev
+from durable.engine.records import decode_record
+from durable.errors import DurableError, FailureDetails, HistoryDamagedError
+from durable.failures import decode_details
+from durable.history import plain_value, utc_datetime
+from durable.messages import heartbeat_key
+from durable.model import ActivityState, DroppedItem, OrchestrationState, OrchestrationStatus
+from durable.payloads import Sealer
+from durable.provider import InstanceRow, Memo, Provider, Status
+
+logger = logging.getLogger("durable.client")
+
+MEMOS_READ_MAX: Final = 100_000
+"""As many activities can one turn ask for."""
+
+STATUSES: Final = {status: OrchestrationStatus[status.name] for status in Status}
+
+
+def state_of(
+    row: InstanceRow, sealer: Sealer, *, payloads: bool = True, activities: tuple[ActivityState, ...] = ()
+) -> OrchestrationState:
+    """Return the state that a row shows. Without `payloads` input, output and custom status are left out."""
+
+    def value(payload: bytes | None, field: str) -> Any:
+        return plain_value(payload, sealer, f"{field} of '{row.key.id}'") if payloads else None
+
+    return OrchestrationState(
+        instance_id=row.key.id,
+        run_id=row.run_id,
+        name=row.name,
+        version=row.version,
+        generation=row.generation,
+        status=STATUSES[row.status],
+        input=value(row.input, "input"),
+        output=value(row.output, "output"),
+        custom_status=value(row.custom_status, "custom status"),
+        failure_details=failure_of(row),
+        stall_reason=row.stall_reason,
+        created_at=utc_datetime(row.created_at),
+        scheduled_at=utc_datetime(row.scheduled_at),
+        last_updated_at=utc_datetime(row.updated_at),
+        completed_at=None if row.completed_at is None else utc_datetime(row.completed_at),
+        parent_instance_id=row.parent.id if row.parent else None,
+        tags=dict(row.tags),
+        activities=activities,
+    )
+
+
+def failure_of(row: InstanceRow) -> FailureDetails | None:
+    """Return the details of a row's failure; in place of unreadable ones, details that say so."""
+    if row.failure is None:
+        return None
+    try:
+        return decode_details(row.failure)
+    except DurableError as error:
+        logger.warning("unreadable failure details of '%s': %s", row.key.id, error)
+        return FailureDetails("durable.errors.HistoryDamagedError", f"unreadable failure details: {error}")
+
+
+async def open_activities(provider: Provider, row: InstanceRow, sealer: Sealer) -> tuple[ActivityState, ...]:
+    """Return the activities of an unfinished run that have no outcome yet, in the order in which they were asked for."""
+    # Those that the owner holds count as open work; those in the activity queue are noted in the owner's state, which is
+    # empty when there is nothing to note. So the history of an instance that only waits is not read.
+    if row.status.is_finished or not (row.open_work or row.state):
+        return ()
+    try:
+        found = await _scheduled_without_outcome(provider, row)
+    except HistoryDamagedError as error:
+        logger.warning("the activities of '%s' cannot be listed: %s", row.key.id, error)
+        return ()
+    if not found:
+        return ()
+    heartbeats = await _memos_by_task(provider, heartbeat_key(row.run_id, row.generation, 0))
+    notes = await _memos_by_task(provider, note_key(row.run_id, row.generation, 0))
+
+    def heartbeat(task_id: int, name: str) -> Any:
+        return plain_value(heartbeats.get(task_id), sealer, f"heartbeat of '{name}' in '{row.key.id}'")
+
+    return tuple(
+        ActivityState(
+            task_id=request.task_id,
+            name=request.name,
+            attempt=request.attempt,
+            queue=request.options.queue,
+            scheduled_at=utc_datetime(time),
+            heartbeat=heartbeat(request.task_id, request.name),
+            note=_text(notes.get(request.task_id)),
+        )
+        for request, time in found
+    )
+
+
+async def _scheduled_without_outcome(provider: Provider, row: InstanceRow) -> list[tuple[ev.ActivityScheduled, int]]:
+    found: dict[int, tuple[ev.ActivityScheduled, int]] = {}
+    index = 0
+    while index < row.records:
+        part = await provider.read_history(row.run_id, row.generation, index)
+        if not part:
+            break
+        index += len(part)
+        for stored in part:
+            record = decode_record(stored.data)
+            for event in record.events:
+                if isinstance(event, ev.ActivityScheduled):
+                    found[event.task_id] = event, record.time
+                elif isinstance(event, ev.ActivityCompleted | ev.ActivityFailed | ev.ActivityCancelled):
+                    found.pop(event.task_id, None)
+    return list(found.values())
+
+
+def note_key(run_id: str, generation: int, task_id: int) -> str:
+    """Return the key of the memo that says what is worth knowing of a queued attempt."""
+    return f"run/{run_id}/note/{generation}/{task_id}"
+
+
+async def _memos_by_task(provider: Provider, key: str) -> Mapping[int, bytes]:
+    """Return the memos whose keys differ from `key` only in the task id behind the last slash."""
+    prefix = key.rpartition("/")[0] + "/"
+    memos = await provider.read_memos(prefix, MEMOS_READ_MAX)
+    return {int(task): memo.data for memo in memos if (task := memo.key.removeprefix(prefix)).isdecimal()}
+
+
+def _text(data: bytes | None) -> str:
+    if data is None:
+        return ""
+    return _readable(lambda: str(msgpack.unpackb(data)), "<unreadable note>")
+
+
+def dropped_item(memo: Memo, read: Callable[[Memo], tuple[int, str, str, str]]) -> DroppedItem:
+    """Return a note about something dropped."""
+    unreadable = (0, "unknown", memo.key, "the note about it cannot be read")
+    time, kind, name, reason = _readable(lambda: read(memo), unreadable)
+    return DroppedItem(utc_datetime(time), kind, name, reason)
+
+
+def _readable(read: Callable[[], Any], otherwise: Any) -> Any:
+    try:
+        return read()
+    except Exception as error:  # noqa: BLE001 (whatever garbage does to a decoder, a listing goes on)
+        logger.warning("unreadable note: %r", error)
+        return otherwise

@@ -1,0 +1,304 @@
+"""Waiting for instances: wake, don't poll; but poll underneath.
+
+Theory. A `Watch` is one waiter's view of one instance. Rows reach it in two ways: the store's listener brings rows that this
+process has just committed, and one poll, shared by all watches of a client, loads the rest, many in one call. Every
+wake-up may be lost, so that each watch is also looked at after its interval: short at first and after a change, then
+growing to INTERVAL_MAX. While nothing is watched nothing runs.
+
+    register ─► look at once (unless the run was started just now) ─► wait ─► look after `interval`, …
+                                                     listener ─► row ─┘
+
+Invariant: rows of one run are seen in their order; a row older than one already seen is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import heapq
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from durable.engine.events import InstanceKey
+from durable.errors import DurableError, InstanceNotFoundError, StoreUnavailableError
+from durable.provider import InstanceRow, Provider, Status, Wakeup
+
+logger = logging.getLogger("durable.client")
+
+INTERVAL_FIRST: Final = 0.02
+INTERVAL_MAX: Final = 1.0
+"""The poll bound: no waiter learns later than this what a lost wake-up would have told it."""
+
+INTERVAL_GROWTH: Final = 1.6
+TARGETS_MAX: Final = 500
+"""Rows in one load; each may carry megabytes of payload."""
+
+POLL_SHARE_MAX: Final = 4
+"""After a load rest this many times its length, so that polling takes a fifth of the time at most."""
+
+ROWS_KEPT_MAX: Final = 256
+"""Rows kept for a reader that is slower than its instance changes; older ones are left out."""
+
+ENDED_KEPT_MAX: Final = 10_000
+"""Runs remembered as just ended, for waiters that come a moment later."""
+
+
+class Watch:
+    """One waiter's view of one instance: of a run, or without `run_id` of whichever run is current."""
+
+    __slots__ = ("_error", "_future", "_rows", "interval", "is_open", "key", "latest", "look_at", "run_id", "shows_all")
+
+    def __init__(self, key: InstanceKey, run_id: str | None, *, shows_all: bool) -> None:
+        self.key = key
+        self.run_id = run_id
+        self.shows_all = shows_all
+        self.interval = INTERVAL_FIRST
+        self.look_at = 0.0
+        self.is_open = True
+        self.latest: InstanceRow | None = None
+        self._rows: collections.deque[InstanceRow] = collections.deque(maxlen=ROWS_KEPT_MAX)
+        self._future: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """True once the end was seen, or that the run was purged (which only an ended one can be)."""
+        if self.latest is None:
+            return isinstance(self._error, InstanceNotFoundError)
+        return self.latest.status.is_finished or isinstance(self._error, InstanceNotFoundError)
+
+    async def next(self, until: float | None = None) -> InstanceRow:
+        """Return the next row: the first that is final, or with `shows_all` also each change before that.
+
+        Raises TimeoutError at `until` (by the loop's clock), InstanceNotFoundError if there is no such instance (any
+        more), DurableError if the client is closed meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        while not self._rows:
+            if self._error is not None:
+                raise self._error
+            if until is not None and loop.time() >= until:
+                raise TimeoutError
+            self._future = loop.create_future()
+            timer = None if until is None else loop.call_at(until, self._wake)
+            try:
+                await self._future
+            finally:
+                self._future = None
+                if timer is not None:
+                    timer.cancel()
+        return self._rows.popleft()
+
+    def offer(self, row: InstanceRow) -> bool:
+        """Take a row in; return whether it brought something new."""
+        if self.latest is not None and not _follows(row, self.latest):
+            return False
+        is_new = self.latest is None or _mark(row) != _mark(self.latest)
+        self.latest = row
+        if is_new and (self.shows_all or row.status.is_finished):
+            self._rows.append(row)
+            self._wake()
+        return is_new
+
+    def fail(self, error: Exception) -> None:
+        """End the waiting with an error."""
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
+def _follows(row: InstanceRow, latest: InstanceRow) -> bool:
+    """Tell whether a row is not older than another; loads and wake-ups may overtake each other."""
+    if row.run_id != latest.run_id:
+        return row.created_at >= latest.created_at
+    before, after = (latest.generation, latest.records), (row.generation, row.records)
+    return after > before or (after == before and (row.status.is_finished or not latest.status.is_finished))
+
+
+def _mark(row: InstanceRow) -> tuple[object, ...]:
+    """Return what differs where anything does; payloads may be megabytes."""
+    return row.run_id, row.status, row.generation, row.records, row.updated_at
+
+
+class Waiters:
+    """All watches of one client, what wakes them, and the poll underneath."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._loop = asyncio.get_running_loop()
+        self._by_run: collections.defaultdict[str, list[Watch]] = collections.defaultdict(list)
+        self._by_key: collections.defaultdict[InstanceKey, list[Watch]] = collections.defaultdict(list)
+        self._queue: list[tuple[float, int, Watch]] = []
+        self._counter = itertools.count()
+        self._ended: dict[str, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._poll: asyncio.Task[None] | None = None
+        self._rest_until = 0.0
+        self._must_look_at_all = False
+        self._is_closed = False
+        self._stop_listening: Callable[[], None] = provider.listen(self._hear)
+
+    async def close(self) -> None:
+        """End all waiting with an error, and everything that runs for it."""
+        self._is_closed = True
+        self._stop_listening()
+        self._rest()
+        for watch in self._watches():
+            watch.fail(DurableError(f"the client was closed while '{watch.key.id}' was awaited"))
+        if self._poll is not None:
+            self._poll.cancel()
+            await asyncio.wait([self._poll])
+
+    @contextlib.contextmanager
+    def watch(
+        self, key: InstanceKey, run_id: str | None, *, shows_all: bool = False, is_fresh: bool = False
+    ) -> Iterator[Watch]:
+        """Watch an instance for the length of the block.
+
+        `is_fresh`: its start has only just returned, so that whatever has happened since was or will be heard of.
+        """
+        if self._is_closed:
+            raise DurableError("this client is closed")
+        watch = Watch(key, run_id, shows_all=shows_all)
+        register = self._by_key[key] if run_id is None else self._by_run[run_id]
+        register.append(watch)
+        is_fresh = is_fresh and run_id not in self._ended
+        self._look_in(INTERVAL_FIRST if is_fresh else 0.0, watch)
+        try:
+            yield watch
+        finally:
+            watch.is_open = False
+            register.remove(watch)
+            if not register:
+                self._forget(key, run_id)
+
+    def _forget(self, key: InstanceKey, run_id: str | None) -> None:
+        if run_id is None:
+            del self._by_key[key]
+        else:
+            del self._by_run[run_id]
+        if not self._by_run and not self._by_key:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Leave nothing running where nobody waits."""
+        self._queue.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _watches(self) -> list[Watch]:
+        return [watch for found in (*self._by_run.values(), *self._by_key.values()) for watch in found]
+
+    # ---- what the store tells
+
+    def _hear(self, wakeup: Wakeup) -> None:
+        for row in wakeup.rows:
+            is_finished = row.status.is_finished
+            if is_finished:
+                self._remember_ended(row.run_id)
+            for watch in self._by_run.get(row.run_id, ()):
+                self._offer(row, watch)
+            for watch in self._by_key.get(row.key, ()):
+                if is_finished:
+                    self._look_in(0.0, watch)  # the end of a run that was replaced is not the end of the instance
+                else:
+                    self._offer(row, watch)
+        if wakeup.anything and (self._by_run or self._by_key):
+            self._must_look_at_all = True
+            self._schedule(max(self._loop.time(), self._rest_until))
+
+    def _offer(self, row: InstanceRow, watch: Watch) -> None:
+        watch.offer(row)
+        if row.status is not Status.PENDING:
+            watch.interval = INTERVAL_MAX  # its owner is in this process, so that more will be heard of it
+
+    def _remember_ended(self, run_id: str) -> None:
+        self._ended[run_id] = None
+        if len(self._ended) > ENDED_KEPT_MAX:
+            del self._ended[next(iter(self._ended))]
+
+    # ---- the poll
+
+    def _look_in(self, seconds: float, watch: Watch) -> None:
+        """Look at a watch so much later; an earlier entry for it in the queue no longer counts."""
+        watch.look_at = self._loop.time() + seconds
+        heapq.heappush(self._queue, (watch.look_at, next(self._counter), watch))
+        self._schedule(watch.look_at)
+
+    def _schedule(self, at: float) -> None:
+        """Make sure that the poll runs at `at`, or before."""
+        if self._is_closed or self._poll is not None:
+            return  # when it ends it schedules the next one
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._start_poll)
+
+    def _start_poll(self) -> None:
+        self._timer = None
+        self._poll = self._loop.create_task(self._look())
+
+    async def _look(self) -> None:
+        """Look at all watches that are due, and say when each is next."""
+        seen: list[Watch] = []
+        began = self._loop.time()
+        try:
+            while due := self._take_due():
+                await self._load(due)
+                seen += due
+        finally:
+            self._poll = None
+            ended = self._loop.time()
+            rest = POLL_SHARE_MAX * (ended - began)
+            self._rest_until = ended + rest
+            for watch in seen:
+                if watch.is_open and not watch.has_ended:
+                    self._look_in(max(watch.interval, rest), watch)
+                    watch.interval = min(watch.interval * INTERVAL_GROWTH, INTERVAL_MAX)
+            if self._must_look_at_all:
+                self._schedule(self._rest_until)
+            if self._queue:
+                self._schedule(self._queue[0][0])
+
+    def _take_due(self) -> list[Watch]:
+        """Take the watches whose time has come; after a change by somebody else, as soon as it is not too often, all."""
+        now = self._loop.time()
+        if self._must_look_at_all and now >= self._rest_until:
+            self._must_look_at_all = False
+            for watch in self._watches():
+                if watch.look_at > now:
+                    watch.look_at = now
+                    heapq.heappush(self._queue, (now, next(self._counter), watch))
+        due: list[Watch] = []
+        while self._queue and self._queue[0][0] <= now and len(due) < TARGETS_MAX:
+            at, _, watch = heapq.heappop(self._queue)
+            if at == watch.look_at and watch.is_open and not watch.has_ended:
+                due.append(watch)
+        return due
+
+    async def _load(self, due: list[Watch]) -> None:
+        targets = list(dict.fromkeys((watch.key, watch.run_id) for watch in due))
+        try:
+            rows = dict(zip(targets, await self._provider.load(targets), strict=True))
+        except StoreUnavailableError as error:
+            logger.debug("the store does not answer, looking again later: %s", error)
+            return
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is for those who wait)
+            for watch in due:
+                watch.fail(error)
+            return
+        for watch in due:
+            row = rows[watch.key, watch.run_id]
+            if row is None:
+                gone = "was purged" if watch.latest else "is not there"
+                watch.fail(InstanceNotFoundError(f"instance '{watch.key.id}' {gone}"))
+            elif watch.offer(row):
+                watch.interval = INTERVAL_FIRST

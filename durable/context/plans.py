@@ -1,0 +1,135 @@
+"""What can be known of a call before it is made, worked out once for each definition and shared by all instances.
+
+A value that does not fit, cannot be stored or is over a limit is the request's failure: the task fails, nothing is recorded
+for it, and every replay finds the same. Where there is no task to fail (`start_orchestration`, `raise_event`) it is raised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Final
+
+from durable.app import ActivityDefinition, App, Definition, OrchestratorDefinition, check_name
+from durable.context.options import limit_us
+from durable.engine.events import ActivityOptions
+from durable.engine.execution import StoredValueError
+from durable.engine.retry import RetryPolicy
+from durable.errors import FailureDetails
+from durable.failures import describe
+from durable.payloads import PayloadError, Sealer, check, decode, encode
+from durable.versions import canonical_version
+
+NO_VALUE: Final = encode(None)
+"""The payload of None, for where a payload was left out."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """A target of calls. `function` tells whether it was given as one, so that its types count."""
+
+    name: str
+    version: str | None
+    definition: Definition | None
+    function: bool
+    retry_policy: RetryPolicy | None
+    options: ActivityOptions
+    what_input: str
+    read_result: Callable[[Any], Any]
+
+    def encode_input(self, value: Any) -> bytes | None:
+        """Return the payload of an input, None for none. Raises InvalidInputError, PayloadError, LimitExceededError."""
+        definition = self.definition
+        if definition is None or not self.function:
+            return None if value is None else encode(value, what=self.what_input)
+        if value is None and (definition.has_default_input or not definition.takes_input):
+            return None
+        definition.check_accepts(value)
+        plain = check(value, definition.input_annotation, what=self.what_input)
+        return None if value is None else plain
+
+
+class Plans:
+    """The plans of an app, made when first asked for. Results are read through `sealer`."""
+
+    def __init__(self, app: App, sealer: Sealer) -> None:
+        self.app = app
+        self._sealer = sealer
+        self._known: dict[tuple[Definition, bool], Plan] = {}
+
+    def activity(self, target: Callable[..., Any] | str) -> Plan:
+        """Return what a call of an activity means. Raises UnknownNameError for a function that no app knows.
+
+        A function means its own version. A name means the newest that this app knows; one that it does not know is for
+        another worker.
+        """
+        return self._plan("activity", target, self.app.activity_of(target))
+
+    def orchestrator(self, target: Callable[..., Any] | str, version: str | None) -> Plan:
+        """Return what a start of an orchestration means, in that version, or in the one that `activity` tells of."""
+        definition = self.app.orchestrator_of(target)
+        plan = self._plan("orchestrator", target, definition)
+        if version is None:
+            return plan
+        exact = canonical_version(version)
+        if exact == plan.version or definition is None:
+            return dataclasses.replace(plan, version=exact)
+        others = (found for found in self.app.orchestrators if found.name == plan.name and found.exact_version == exact)
+        return dataclasses.replace(plan, version=exact, definition=next(others, None))
+
+    def own(self, definition: OrchestratorDefinition) -> Plan:
+        """Return what a start of this very definition means."""
+        return self._plan("orchestrator", definition.function, definition)
+
+    def _plan(self, kind: str, target: Callable[..., Any] | str, definition: Definition | None) -> Plan:
+        by_function = not isinstance(target, str)
+        if definition is None:
+            check_name(f"{kind} name", target)
+            return self._make(kind, str(target), None, by_function=False)
+        plan = self._known.get((definition, by_function))
+        if plan is None:
+            plan = self._make(kind, definition.name, definition, by_function=by_function)
+            self._known[definition, by_function] = plan
+        return plan
+
+    def _make(self, kind: str, name: str, definition: Definition | None, *, by_function: bool) -> Plan:
+        options = ActivityOptions()
+        if isinstance(definition, ActivityDefinition):
+            declared = definition.options
+            options = ActivityOptions(
+                declared.queue,
+                limit_us("timeout", declared.timeout),
+                limit_us("heartbeat_timeout", declared.heartbeat_timeout),
+            )
+        annotation = definition.result_annotation if definition is not None and by_function else Any
+        what = f"recorded result of {kind} '{name}'"
+        return Plan(
+            name=name,
+            version=None if definition is None else definition.exact_version,
+            definition=definition,
+            function=by_function,
+            retry_policy=None if definition is None else definition.options.retry_policy,
+            options=options,
+            what_input=f"input of {kind} '{name}'",
+            read_result=lambda stored: self.read(stored, annotation, what),
+        )
+
+    def read(self, stored: bytes | None, annotation: Any, what: str) -> Any:
+        """Return a recorded value. Raises StoredValueError, which stalls, for one that today's code cannot take."""
+        try:
+            return self.decode(stored, annotation, what)
+        except PayloadError as error:
+            raise StoredValueError(
+                f"{error}. It fitted when it was recorded: let the type take such values too, or deploy the change as a new "
+                "version of the orchestrator"
+            ) from error
+
+    def decode(self, stored: bytes | None, annotation: Any, what: str) -> Any:
+        """Return a stored value as the annotation makes it. Raises PayloadError."""
+        plain = NO_VALUE if stored is None else self._sealer.unseal(stored)
+        return decode(plain, annotation, what=what)
+
+
+def refusal_details(error: Exception) -> FailureDetails:
+    """Return the details of a request that fails before it is made; trying again would change nothing."""
+    return dataclasses.replace(describe(error), non_retryable=True)

@@ -1,0 +1,128 @@
+"""Between the engine and a registered orchestrator: what the worker makes executions with.
+
+The engine knows programs, encoded values and details; an orchestrator is a function with types. `OrchestrationRunner` is
+the edge between them, one for each definition, shared by all its instances.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from durable.app import App, OrchestratorDefinition
+from durable.context import OrchestrationContext, Plans
+from durable.engine.events import InstanceKey, OrchestrationFailed, OrchestrationStarted
+from durable.engine.execution import Execution, StoredValueError
+from durable.errors import FailureDetails, InvalidInputError
+from durable.failures import describe
+from durable.payloads import PayloadError, Sealer, check, digest
+
+LOGGER_NAME: Final = "durable.orchestration"
+
+# A default of one of these cannot be changed by the code that gets it.
+_UNCHANGEABLE: Final = (str, bytes, int, float, bool, type(None))
+
+
+class OrchestrationRunner:
+    """Makes executions of one orchestrator, and is the ports through which they reach the edge.
+
+    `strict`: a value that differs on replay stalls its instance; else it is logged, counted in `value_differences`, and
+    passed to `on_value_difference`.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        definition: OrchestratorDefinition,
+        sealer: Sealer,
+        *,
+        strict: bool = False,
+        logger: logging.Logger | None = None,
+        on_value_difference: Callable[[str], None] | None = None,
+    ) -> None:
+        self.definition = definition
+        self.strict = strict
+        self.value_differences = 0
+        self._plans = Plans(app, sealer)
+        self._sealer = sealer
+        self._logger = logger or logging.getLogger(LOGGER_NAME)
+        self._on_value_difference = on_value_difference
+        self._what_result = f"result of orchestrator '{definition.name}'"
+        self._what_input = f"input of orchestrator '{definition.name}'"
+
+    def new_execution(self, key: InstanceKey, run_id: str, generation: int) -> Execution:
+        """Return an execution of this orchestrator, to be fed with the records of that generation."""
+        return Execution(key, run_id, generation, self.begin, self)
+
+    # ---- the program
+
+    def begin(self, execution: Execution) -> Any:
+        """Call the orchestrator, in its first turn or in a replay of it."""
+        started = execution.started
+        assert started is not None, "a program begins when its orchestration has started"
+        definition = self.definition
+        value = self._input(execution, started)
+        return definition.function(
+            *definition.arguments(OrchestrationContext(execution, self._plans, definition), value)
+        )
+
+    def _input(self, execution: Execution, started: OrchestrationStarted) -> Any:
+        """Return what the function gets. Raises InvalidInputError in the first turn, StoredValueError in a replay of it.
+
+        A first turn that failed for its input is on record as such, and fails again.
+        """
+        try:
+            return self._decoded_input(started)
+        except (PayloadError, InvalidInputError) as error:
+            if not execution.is_replaying or isinstance(execution.recorded_request, OrchestrationFailed):
+                raise InvalidInputError(str(error)) from None
+            raise StoredValueError(
+                f"{error}. It fitted when this instance began: let the type take such inputs too, or deploy the change as a "
+                "new version"
+            ) from error
+
+    def _decoded_input(self, started: OrchestrationStarted) -> Any:
+        definition = self.definition
+        if not definition.takes_input:
+            if started.input is not None:
+                definition.check_accepts(self._plans.decode(started.input, Any, self._what_input))
+            return None
+        if definition.has_default_input:
+            # None and "no input" are one, also where a client that had no app at hand wrote a None.
+            value = None if started.input is None else self._plans.decode(started.input, Any, self._what_input)
+            if value is None:
+                return _own_copy(definition.default_input())
+        return self._plans.decode(started.input, definition.input_annotation, self._what_input)
+
+    # ---- the engine's ports
+
+    def seal(self, plain: bytes) -> tuple[bytes, bytes | None]:
+        """Return the stored form of an encoded value, and its digest where the two differ."""
+        stored = self._sealer.seal(plain)
+        return stored, None if stored is plain else digest(plain)
+
+    def digest(self, plain: bytes) -> bytes:
+        """Return the digest of an encoded value."""
+        return digest(plain)
+
+    def describe(self, error: BaseException) -> FailureDetails:
+        """Return the details of an exception that left the orchestrator."""
+        return describe(error)
+
+    def encode_result(self, value: Any) -> bytes:
+        """Return the payload of what the orchestrator returned. Raises InvalidInputError, LimitExceededError."""
+        return check(value, self.definition.result_annotation, what=self._what_result)
+
+    def value_differs(self, explanation: str) -> None:
+        """Count and log a value that differs on replay; the recorded one is used."""
+        self.value_differences += 1
+        self._logger.warning("%s", explanation)
+        if self._on_value_difference is not None:
+            self._on_value_difference(explanation)
+
+
+def _own_copy(default: Any) -> Any:
+    """Return a default that no other instance and no replay shares: a list that one appends to would differ the next time."""
+    return default if isinstance(default, _UNCHANGEABLE) else copy.deepcopy(default)

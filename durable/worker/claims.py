@@ -1,0 +1,203 @@
+"""The queue's side of activities: claiming attempts that any worker may run, and reporting their outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+from durable.engine import events as ev
+from durable.engine.events import HistoryEvent
+from durable.errors import (
+    FailureDetails,
+    HistoryDamagedError,
+    LeaseLostError,
+    StoreError,
+    WorkerLostError,
+    qualified_name,
+)
+from durable.messages import decode_activity, encode_arrivals
+from durable.provider import ActivityRow, Beat, Message, Provider, Report
+from durable.worker.activities import ActivityRunner, Attempt
+from durable.worker.clock import StoreClock
+from durable.worker.leasing import LeaseKeeper
+
+logger = logging.getLogger("durable.worker")
+
+POLL_S = 1.0
+DELIVERIES_MAX = 5
+DELIVERIES_SPAN_US = 60_000_000
+"""An attempt that was delivered so often, over at least this span, without an outcome has failed."""
+
+BEAT_S = 1.0
+
+
+def worker_lost(request: ev.ActivityScheduled, deliveries: int) -> ev.ActivityFailed:
+    """Return the outcome of an attempt that nobody lived to finish."""
+    details = FailureDetails(
+        qualified_name(WorkerLostError),
+        f"attempt {request.attempt} of activity '{request.name}' was delivered {deliveries} times and no worker reported an "
+        "outcome; does it kill its worker?",
+        error_bases=("durable.errors.DurableError", "Exception", "BaseException"),
+    )
+    return ev.ActivityFailed(request.task_id, details)
+
+
+class Claims:
+    """Claims attempts for the runner's free slots, sends beats, and reports outcomes in groups."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        keeper: LeaseKeeper,
+        clock: StoreClock,
+        runner: ActivityRunner,
+        queues: Sequence[str],
+        *,
+        is_active: bool,
+    ) -> None:
+        self._provider = provider
+        self._keeper = keeper
+        self._clock = clock
+        self._runner = runner
+        self._queues = tuple(queues) if is_active else ()
+        self._served = runner_names(runner) if is_active else set()
+        self._reports: list[Report] = []
+        self._beats: dict[Attempt, bytes | None] = {}
+        self._wake = asyncio.Event()
+        self._flush = asyncio.Event()
+        self.is_draining = False
+        self._flushing = False
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self._wake.set()
+
+    def accepts(self, queue: str) -> bool:
+        """Tell whether this worker serves a queue."""
+        return queue in self._queues
+
+    @property
+    def is_settled(self) -> bool:
+        """True when every outcome is reported."""
+        return not self._reports and not self._flushing
+
+    def report(self, attempt: Attempt, outcome: HistoryEvent) -> None:
+        """Report the outcome of a claimed attempt, with the next group."""
+        self._beats.pop(attempt, None)
+        address = attempt.address
+        message = Message(
+            target=address.key,
+            partition=attempt.partition,
+            data=encode_arrivals([outcome], address.generation),
+            run_id=address.run_id,
+        )
+        self._reports.append(Report(address, message))
+        self._flush.set()
+        self._wake.set()
+
+    def beat(self, attempt: Attempt) -> None:
+        """Store a claimed attempt's heartbeat, with the next group."""
+        self._beats[attempt] = attempt.heartbeat_details
+        self._flush.set()
+
+    async def run_claims(self) -> None:
+        """Claim until cancelled."""
+        while True:
+            try:
+                more = await self._claim()
+            except (StoreError, LeaseLostError) as error:
+                logger.warning("activities could not be claimed: %s", error)
+                more = False
+            if more:
+                continue
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def _claim(self) -> bool:
+        free = self._runner.free_slots - self._runner.waiting
+        if self.is_draining or free <= 0 or not self._keeper.is_valid:
+            return False
+        rows = await self._provider.claim(self._keeper.current, self._queues, self._served, min(free, 256))
+        for row in rows:
+            self._start(row)
+        return len(rows) == min(free, 256)
+
+    def _start(self, row: ActivityRow) -> None:
+        try:
+            request, idempotency_key, requested_at = decode_activity(row.data)
+        except HistoryDamagedError as error:
+            logger.error("a queued activity of '%s' is damaged: %s", row.task.key.id, error)
+            details = FailureDetails(qualified_name(HistoryDamagedError), str(error))
+            data = encode_arrivals([ev.ActivityFailed(row.task.task_id, details)], row.task.generation)
+            message = Message(target=row.task.key, partition=row.partition, data=data, run_id=row.task.run_id)
+            self._reports.append(Report(row.task, message))
+            self._flush.set()
+            return
+        if row.heartbeat is not None:
+            request = _with_heartbeat(request, row.heartbeat)
+        attempt = Attempt(
+            self._runner, row.task, row.partition, request, idempotency_key, requested_at, is_claimed=True
+        )
+        span = self._clock.now() - row.first_claimed_at
+        if row.deliveries > DELIVERIES_MAX and span >= DELIVERIES_SPAN_US:
+            self.report(attempt, worker_lost(request, row.deliveries - 1))
+        else:
+            self._runner.start(attempt)
+
+    async def run_reports(self) -> None:
+        """Report outcomes and beats until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(BEAT_S):
+                    await self._flush.wait()
+            except TimeoutError:
+                for attempt in self._runner.attempts.values():
+                    if attempt.is_claimed and not attempt.is_settled:
+                        self._beats.setdefault(attempt, None)
+            self._flush.clear()
+            if self._reports or self._beats:
+                await self._send()
+
+    async def _send(self) -> None:
+        reports, self._reports = self._reports, []
+        beats, self._beats = self._beats, {}
+        self._flushing = True
+        try:
+            answers = await self._provider.report(
+                self._keeper.current,
+                reports,
+                [Beat(attempt.address, details) for attempt, details in beats.items()],
+            )
+        except (StoreError, LeaseLostError) as error:
+            logger.warning("outcomes of activities could not be reported yet: %s", error)
+            self._reports = reports + self._reports
+            await asyncio.sleep(0.2)
+            self._flush.set()
+            return
+        finally:
+            self._flushing = False
+        for attempt, is_wanted in zip(beats, answers[len(reports) :], strict=True):
+            if not is_wanted and not attempt.is_settled:
+                self._runner.cancel(attempt.address)
+
+
+def runner_names(runner: ActivityRunner) -> set[tuple[str, str | None]]:
+    """Return the names and versions that a worker can claim; None is the newest of a name."""
+    names: set[tuple[str, str | None]] = set()
+    for definition in runner.app.activities:
+        names |= {
+            (definition.name, definition.version),
+            (definition.name, definition.exact_version),
+            (definition.name, None),
+        }
+    return names
+
+
+def _with_heartbeat(request: ev.ActivityScheduled, heartbeat: bytes) -> ev.ActivityScheduled:
+    return dataclasses.replace(request, last_heartbeat=heartbeat)

@@ -1,0 +1,172 @@
+"""Keeping the lease: renewing it, looking around, taking and giving up partitions."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Collection
+
+import msgpack
+
+from durable.errors import LeaseLostError, StoreUnavailableError
+from durable.provider import LEASE_US, Lease, LeaseView, Provider
+from durable.worker.clock import StoreClock
+
+logger = logging.getLogger("durable.worker")
+
+LOOK_AROUND_S = 3.0
+LOOK_AROUND_LOCKED_S = 0.5
+"""How often a worker renews and looks around; more often where a dead worker's partitions can be taken at once."""
+
+SAFETY_US = 500_000
+"""A lease is taken for lost this much before it runs out."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a worker tells the others: whether it runs orchestrations, which activities it runs in which queues."""
+
+    orchestrations: bool
+    queues: tuple[str, ...]
+    activities: frozenset[str]
+
+    def encode(self) -> bytes:
+        """Return it as the lease row carries it."""
+        packed: bytes = msgpack.packb([self.orchestrations, self.queues, sorted(self.activities)])
+        return packed
+
+    @classmethod
+    def decode(cls, data: bytes) -> Announcement:
+        """Read another worker's."""
+        if not data:
+            return cls(False, (), frozenset())
+        orchestrations, queues, activities = msgpack.unpackb(data)[:3]
+        return cls(orchestrations, tuple(queues), frozenset(activities))
+
+
+class LeaseKeeper:
+    """Holds one lease. `on_taken`, `on_leaving` and `on_lost` are the owner's."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        clock: StoreClock,
+        name: str,
+        announcement: Announcement,
+        partitions: int,
+        *,
+        on_taken: Callable[[Collection[int]], Awaitable[None]],
+        on_leaving: Callable[[Collection[int]], Awaitable[None]],
+        on_lost: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._provider = provider
+        self._clock = clock
+        self._name = name
+        self._announcement = announcement
+        self._partitions = partitions
+        self._seen: list[Announcement] = []
+        self._on_taken = on_taken
+        self._on_leaving = on_leaving
+        self._on_lost = on_lost
+        self.lease: Lease | None = None
+        self.owned: set[int] = set()
+        self.leaving: set[int] = set()
+        self.others = 0  # other live workers of the hub that run activities
+        self._valid_until = 0.0
+        self._is_lost = False
+        self._wake = asyncio.Event()
+
+    @property
+    def current(self) -> Lease:
+        """The lease. Raises LeaseLostError while there is none."""
+        if self.lease is None:
+            raise LeaseLostError("the worker holds no lease at the moment")
+        return self.lease
+
+    @property
+    def is_valid(self) -> bool:
+        """True while nobody else can have taken the lease's partitions, by this machine's monotonic clock."""
+        return self.lease is not None and self._clock.monotonic() < self._valid_until
+
+    def serves(self, activity: str, queue: str) -> bool:
+        """Tell whether any live worker runs this activity in this queue."""
+        return any(queue in seen.queues and activity in seen.activities for seen in [self._announcement, *self._seen])
+
+    def renewed(self, asked_at: float) -> None:
+        """Note a sign of life that the store has taken; `asked_at` is the monotonic time before the request."""
+        self._valid_until = max(self._valid_until, asked_at + (LEASE_US - SAFETY_US) / 1e6)
+
+    def lost(self) -> None:
+        """Note that the lease was lost; the keeper begins a new one."""
+        self._is_lost = True
+        self._wake.set()
+
+    async def begin(self) -> None:
+        """Take a lease and the partitions that are free."""
+        asked_at = self._clock.monotonic()
+        self.lease = await self._provider.lease(self._name, self._announcement.encode(), worker=True)
+        self._clock.agree(self.lease.now)
+        self.renewed(asked_at)
+        await self._look_around()
+
+    async def run(self) -> None:
+        """Keep the lease until cancelled."""
+        pause = LOOK_AROUND_LOCKED_S if self._provider.is_fenced_by_lock else LOOK_AROUND_S
+        while True:
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                if self._is_lost:
+                    raise LeaseLostError("a commit was refused")
+                await self._look_around()
+            except LeaseLostError as error:
+                logger.warning("worker '%s' lost its lease (%s); it begins a new one", self._name, error)
+                await self._begin_again()
+            except StoreUnavailableError as error:
+                logger.warning("the store is not available: %s", error)
+
+    async def _begin_again(self) -> None:
+        self.lease = None
+        self.owned.clear()
+        self.leaving.clear()
+        await self._on_lost()
+        self._is_lost = False
+        try:
+            await self.begin()
+        except StoreUnavailableError as error:
+            logger.warning("the store is not available: %s", error)
+            self._is_lost = True
+
+    async def _look_around(self) -> None:
+        lease = self.current
+        asked_at = self._clock.monotonic()
+        view = await self._provider.renew(lease)
+        self._clock.agree(view.now)
+        self.renewed(asked_at)
+        self._seen = [Announcement.decode(other.announcement) for other in view.others if other.is_live]
+        self.others = sum(bool(seen.queues) for seen in self._seen)
+        if self._announcement.orchestrations:
+            await self._balance(lease, view, sum(seen.orchestrations for seen in self._seen) + 1)
+
+    async def _balance(self, lease: Lease, view: LeaseView, workers: int) -> None:
+        share = -(-self._partitions // workers)
+        surplus = len(self.owned) - share
+        if surplus > 0:
+            giving = set(sorted(self.owned)[-surplus:])
+            self.leaving |= giving
+            await self._on_leaving(giving)
+            await self._provider.release(lease, giving)
+            self.owned -= giving
+            self.leaving -= giving
+            return
+        wanted = sorted(set(view.unowned) - self.owned)[: share - len(self.owned)]
+        if wanted:
+            got = set(await self._provider.take(lease, wanted)) - self.owned
+            self.owned |= got
+            if got:
+                await self._on_taken(got)

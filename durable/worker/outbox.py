@@ -1,0 +1,98 @@
+"""Turning what a turn sends into messages of the storage contract."""
+
+from __future__ import annotations
+
+from durable.engine import events as ev
+from durable.engine.events import InstanceKey, TaskRef
+from durable.engine.turn import Outgoing, Sender
+from durable.errors import FailureDetails, InstanceAlreadyExistsError, qualified_name
+from durable.messages import dropped_memo, encode_arrivals, new_row
+from durable.provider import Expects, InstanceRow, Memo, Message, Priority, partition_of
+
+
+def to_message(outgoing: Outgoing, row: InstanceRow, depth: int, partitions: int, now: int) -> Message:
+    """Return the storage message for something that the run of `row` sends; `depth` is the run's own."""
+    if outgoing.start is not None:
+        return _start_message(outgoing.start, outgoing.sender, row, depth, partitions, now)
+    assert outgoing.event is not None, "a message carries an event or a start"
+    undelivered: Memo | None = None
+    if outgoing.sender is not None and isinstance(outgoing.event, ev.EventRaised):
+        reason = f"instance '{outgoing.target.id}' is not there, or has ended"
+        undelivered = dropped_memo(row.run_id, "event sent", outgoing.event.name, reason, now)
+    return Message(
+        target=outgoing.target,
+        partition=partition_of(outgoing.target, partitions),
+        data=encode_arrivals([outgoing.event], outgoing.generation),
+        priority=Priority.CONTROL if outgoing.is_control else Priority.NORMAL,
+        run_id=outgoing.run_id,
+        otherwise=undelivered,
+    )
+
+
+def _start_message(
+    start: ev.SubOrchestrationScheduled, sender: TaskRef | None, row: InstanceRow, depth: int, partitions: int, now: int
+) -> Message:
+    assert sender is not None, "a start names the request behind it"
+    key = InstanceKey(start.instance_id, start.kind)
+    is_awaited = not start.is_detached
+    parent = sender if is_awaited or start.end_event is not None else None
+    scheduled_at = start.start_at or now
+    started = ev.OrchestrationStarted(
+        start.name,
+        start.version,
+        start.input,
+        start.run_id,
+        "",
+        parent,
+        start.tags,
+        scheduled_at,
+        start.end_event,
+        depth + 1,
+    )
+    child = new_row(
+        key,
+        partitions,
+        start.run_id,
+        start.name,
+        start.version,
+        now=now,
+        scheduled_at=scheduled_at,
+        payload=start.input,
+        tags=start.tags,
+        parent=parent,
+        end_event=start.end_event,
+    )
+    text = f"the id '{start.instance_id}' of a child of '{row.key.id}' is in use by another instance"
+    otherwise: Message | Memo
+    if is_awaited:
+        details = FailureDetails(qualified_name(InstanceAlreadyExistsError), text)
+        refused = ev.SubOrchestrationFailed(sender.task_id, details, is_refused=True)
+        otherwise = Message(
+            target=row.key,
+            partition=row.partition,
+            data=encode_arrivals([refused], sender.generation),
+            run_id=row.run_id,
+        )
+    else:
+        otherwise = dropped_memo(row.run_id, "start", start.name, text, now)
+    return Message(
+        target=key,
+        partition=child.partition,
+        data=encode_arrivals([started]),
+        visible_at=start.start_at or 0,
+        start=child,
+        # A further attempt of a child with a given id takes the place of the failed one, which was this run's own.
+        expects=Expects.ABSENT if start.attempt == 1 else Expects.ABSENT_OR_FINISHED,
+        otherwise=otherwise,
+    )
+
+
+def sender_of(row: InstanceRow) -> Sender:
+    """Tell who a run's last messages come from, by its row alone: a termination needs no readable history."""
+    parent: TaskRef | None = None
+    end_event: str | None = None
+    if row.parent is not None and row.parent_run_id is not None and row.parent_task is not None:
+        generation, task_id, *rest = row.parent_task.split("/", 2)
+        parent = TaskRef(*row.parent, row.parent_run_id, int(generation), int(task_id))
+        end_event = rest[0] if rest else None
+    return Sender(row.key, row.run_id, row.generation, parent, end_event)

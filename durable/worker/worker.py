@@ -1,0 +1,303 @@
+"""`Worker`: the process's side of a hub, from start to drained stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from durable.app import App
+from durable.client import Client
+from durable.engine.execution import Execution
+from durable.errors import DurableError, StoreError
+from durable.payloads import Sealer
+from durable.ports import Ports, system_ports
+from durable.provider import Hub, Provider
+from durable.stores import connect
+from durable.worker.activities import ActivityRunner
+from durable.worker.claims import Claims
+from durable.worker.clock import StoreClock
+from durable.worker.leasing import Announcement, LeaseKeeper
+from durable.worker.owner import Owner
+from durable.worker.turns import Turns
+from durable.worker.watchdog import Watchdog
+
+logger = logging.getLogger("durable.worker")
+
+SETTLE_S = 5.0
+"""How long a stop waits for commits that are on their way, after the activities."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Settings:
+    """How a worker was asked to run."""
+
+    name: str
+    queues: tuple[str, ...]
+    orchestrations: bool = dataclasses.field(kw_only=True)
+    activities: bool = dataclasses.field(kw_only=True)
+    max_activities: int = dataclasses.field(kw_only=True)
+    max_cached: int = dataclasses.field(kw_only=True)
+    strict: bool = dataclasses.field(kw_only=True)
+
+
+class Worker:
+    """Runs the orchestrations and activities of `app` on a store.
+
+    `url` is a store's URL or a `Provider`. `queues`: the activity queues that it serves. `orchestrations=False` makes it an
+    activity-only worker, `activities=False` one that only decides. At most `max_activities` run at a time; sync ones in
+    threads. `max_cached_orchestrations` engines are kept in memory (0: every turn replays from scratch). `strict`: a value
+    that differs on replay stalls the instance, not only a different request. `shutdown_timeout` in seconds or as a
+    timedelta: how long a stop waits for running activities.
+
+    `async with worker` starts and drains it; `await worker.run()` serves until SIGINT or SIGTERM. It may be built without a
+    running loop, and is used once.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        url: str | Provider,
+        *,
+        name: str | None = None,
+        queues: Sequence[str] = ("default",),
+        orchestrations: bool = True,
+        activities: bool = True,
+        max_activities: int = 100,
+        max_cached_orchestrations: int = 10_000,
+        strict: bool = False,
+        shutdown_timeout: float | timedelta = 30,
+        ports: Ports | None = None,
+    ) -> None:
+        if isinstance(queues, str):
+            raise TypeError(f"queues must be a sequence of names, not the string {queues!r}; write ({queues!r},)")
+        if max_activities < 1:
+            raise ValueError(f"max_activities must be 1 or more, not {max_activities!r}")
+        if max_cached_orchestrations < 0:
+            raise ValueError(f"max_cached_orchestrations must be 0 or more, not {max_cached_orchestrations!r}")
+        if isinstance(shutdown_timeout, timedelta):
+            shutdown_timeout = shutdown_timeout.total_seconds()
+        self.app = app
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self._ports = ports or system_ports()
+        self._provider = connect(url, self._ports)
+        self._settings = _Settings(
+            self.name,
+            tuple(queues) if activities else (),
+            orchestrations=orchestrations,
+            activities=activities,
+            max_activities=max_activities,
+            max_cached=max_cached_orchestrations,
+            strict=strict,
+        )
+        self._shutdown_s = max(float(shutdown_timeout), 0.0)
+        self._parts: _Parts | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failed: asyncio.Future[None] | None = None
+        self._is_used = False
+
+    # ---- life
+
+    async def __aenter__(self) -> Worker:
+        if self._is_used:
+            raise DurableError("a Worker is used once; make a new one")
+        self._is_used = True
+        hub = await self._provider.open()
+        try:
+            self._parts = _Parts(self.app, self._provider, self._ports, self._settings, hub)
+            await self._parts.begin()
+        except BaseException:
+            if self._parts is not None:
+                self._parts.abandon()
+            await self._provider.close()
+            raise
+        self._failed = asyncio.get_running_loop().create_future()
+        self._tasks = [self._serve(part) for part in self._parts.services()]
+        logger.info("worker '%s' serves hub '%s'", self.name, hub.name)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        parts = self._parts
+        if parts is None:
+            return
+        try:
+            await parts.drain(self._shutdown_s)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            parts.abandon()
+            with contextlib.suppress(StoreError):
+                await parts.release()
+            await parts.client.__aexit__(None, None, None)
+            await self._provider.close()
+            logger.info("worker '%s' has stopped", self.name)
+
+    async def run(self) -> None:
+        """Serve until SIGINT or SIGTERM, then stop as `async with` does; a second signal ends at once.
+
+        Raises what made the worker itself fail, if that ends it.
+        """
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def asked_to_stop() -> None:
+            if stop.is_set():
+                logger.warning("second signal: the worker ends at once")
+                os._exit(130)
+            stop.set()
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
+            loop.add_signal_handler(number, asked_to_stop)
+        try:
+            async with self:
+                assert self._failed is not None
+                waiting = loop.create_task(stop.wait())
+                ends: set[asyncio.Future[Any]] = {waiting, self._failed}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                if self._failed.done():
+                    self._failed.result()
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    @property
+    def client(self) -> Client:
+        """A client of the same hub; works while the worker runs."""
+        if self._parts is None:
+            raise DurableError("the worker is not running: use `async with worker:` or `await worker.run()` first")
+        return self._parts.client
+
+    @property
+    def ports(self) -> Ports:
+        """What the worker was handed."""
+        return self._ports
+
+    def _serve(self, service: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(service())
+        task.add_done_callback(self._service_ended)
+        return task
+
+    def _service_ended(self, task: asyncio.Task[None]) -> None:
+        """A service ends only by being cancelled, or by a fault that the worker cannot serve with."""
+        if task.cancelled() or task.exception() is None:
+            return
+        error = task.exception()
+        logger.critical("worker '%s' cannot go on: %s", self.name, error, exc_info=error)
+        if self._failed is not None and not self._failed.done():
+            assert error is not None
+            self._failed.set_exception(error)
+            self._failed.exception()  # looked at: `run` raises it; inside `async with` the log has it
+
+
+class _Parts:
+    """The parts of a running worker, wired together."""
+
+    def __init__(self, app: App, provider: Provider, ports: Ports, settings: _Settings, hub: Hub) -> None:
+        sealer = Sealer()
+        self._provider = provider
+        self.clock = StoreClock(ports.monotonic)
+        self.clock.agree(hub.now)
+        self.client = Client.sharing(provider, hub, app, ports)
+        self.watchdog = Watchdog(self._mark_slow)
+        announcement = Announcement(
+            settings.orchestrations,
+            settings.queues,
+            frozenset(definition.name for definition in app.activities) if settings.activities else frozenset(),
+        )
+        self.keeper = LeaseKeeper(
+            provider,
+            self.clock,
+            settings.name,
+            announcement,
+            hub.partitions,
+            on_taken=lambda partitions: self.owner.recover(partitions),
+            on_leaving=lambda partitions: self.owner.leave(partitions),
+            on_lost=lambda: self.owner.lose_everything(),
+        )
+        self.runner = ActivityRunner(
+            app,
+            sealer,
+            self.clock,
+            settings.max_activities,
+            on_outcome=lambda attempt, event: self.owner.outcome(attempt, event),
+            on_beat=lambda attempt: self.owner.beat(attempt),
+            client=lambda: self.client,
+        )
+        self.claims = Claims(
+            provider, self.keeper, self.clock, self.runner, settings.queues, is_active=settings.activities
+        )
+        turns = Turns(
+            app,
+            sealer,
+            self.clock,
+            self.watchdog,
+            hub.partitions,
+            strict=settings.strict,
+            is_held=lambda request: self.owner.is_held(request),
+        )
+        self.owner = Owner(
+            provider, self.keeper, self.clock, turns, self.runner, self.claims, max_cached=settings.max_cached
+        )
+        self._unlisten: Callable[[], None] | None = None
+
+    async def begin(self) -> None:
+        """Take a lease, listen, and find what is unfinished."""
+        self.watchdog.start()
+        self._unlisten = self._provider.listen(self.owner.hear)
+        await self.client.__aenter__()
+        await self.keeper.begin()
+
+    def services(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """Return what runs until the worker stops."""
+        return [
+            self.owner.run_commits,
+            self.owner.run_receives,
+            self.keeper.run,
+            self.claims.run_claims,
+            self.claims.run_reports,
+        ]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new, let activities end, commit their outcomes."""
+        self.owner.is_draining = True
+        self.claims.is_draining = True
+        await self.runner.drain(timeout_s)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SETTLE_S
+        while not (self.owner.is_settled and self.claims.is_settled) and loop.time() < until:
+            await asyncio.sleep(0.002)
+
+    def abandon(self) -> None:
+        """Let go of everything in memory."""
+        if self._unlisten is not None:
+            self._unlisten()
+        self.owner.close()
+        self.watchdog.stop()
+
+    async def release(self) -> None:
+        """Give the partitions and the lease back, so that another worker need not wait."""
+        if self.keeper.lease is not None:
+            await self._provider.release(self.keeper.lease)
+
+    def _mark_slow(self, execution: Execution) -> None:
+        """Called from the watchdog's thread."""
+        lease = self.keeper.lease
+        logger.warning("a turn of '%s' takes over a second", execution.key.id)
+        if lease is not None:
+            try:
+                self._provider.mark_slow_turn(lease, execution.key, execution.run_id)
+            except StoreError as error:
+                logger.warning("the slow turn of '%s' could not be marked: %s", execution.key.id, error)

@@ -1,0 +1,548 @@
+"""What the calls of the storage contract mean, in plain Python: one hub as a few dictionaries.
+
+A method is one transaction: it looks first, raises before it has changed anything, and then changes everything. Callers
+hold the hub's lock (`visit`), so that loops in several threads may share a hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from durable.errors import LeaseLostError, StoreError
+from durable.provider import (
+    LEASE_US,
+    PARTITIONS,
+    ActivityRow,
+    Batch,
+    Beat,
+    Committed,
+    Delivery,
+    Expects,
+    Hub,
+    InstanceFilter,
+    InstanceKey,
+    InstanceRow,
+    Lease,
+    LeaseView,
+    Memo,
+    Message,
+    OtherLease,
+    Page,
+    Priority,
+    Progress,
+    Received,
+    RecordRow,
+    Report,
+    Status,
+    Step,
+    StoredMessage,
+    TaskAddress,
+    Verdict,
+    Wakeup,
+    partition_of,
+)
+from durable_memory.listeners import Listener
+from durable_memory.refusal import refusal_of_message, refusal_of_step
+
+FORGOTTEN_AFTER_US = 3600 * 1_000_000
+"""A lease that owns nothing is removed this long after it expired; nobody repeats a batch so late."""
+
+PROGRESS_COLUMNS = tuple(field.name for field in dataclasses.fields(Progress))
+FIXED_COLUMNS = frozenset({"key", "partition", "run_id"})
+CHANGEABLE_COLUMNS = frozenset(field.name for field in dataclasses.fields(InstanceRow)) - FIXED_COLUMNS
+
+
+@dataclasses.dataclass(slots=True)
+class LeaseRow:
+    """A lease as stored, with the answers to its last commit and its last submit."""
+
+    lease_id: str
+    name: str
+    announcement: bytes
+    is_worker: bool
+    expires_at: int
+    epoch: int = 1
+    commit_number: int = 0
+    commit_answer: Committed | None = None
+    submit_number: int = 0
+    submit_answer: Sequence[Delivery] = ()
+
+
+@dataclasses.dataclass(slots=True)
+class QueueEntry:
+    """An activity row with its age and the lease that has claimed it."""
+
+    row: ActivityRow
+    age: int
+    claimer: str | None = None
+
+
+class MemoryHub:
+    """One hub: its rows, its leases and whoever listens to it. Its clock is that of the object that made it."""
+
+    def __init__(self, name: str, now_us: Callable[[], int]) -> None:
+        self.name = name
+        self.users = 0
+        self.listeners: set[Listener] = set()
+        self._now_us = now_us
+        self._lock = threading.RLock()
+        self._sequence = 0
+        self._leases: dict[str, LeaseRow] = {}
+        self._owners: dict[int, str | None] = dict.fromkeys(range(PARTITIONS))
+        self._instances: dict[InstanceKey, InstanceRow] = {}
+        self._due: dict[InstanceKey, int] = {}  # `due_at` of the unfinished instances that have one
+        self._ended: dict[str, InstanceRow] = {}  # runs that were replaced, by run id, oldest first
+        self._records: dict[tuple[str, int], dict[int, RecordRow]] = {}
+        self._inbox: dict[int, StoredMessage] = {}
+        self._queue: dict[TaskAddress, QueueEntry] = {}
+        self._memos: dict[str, Memo] = {}
+
+    @contextlib.contextmanager
+    def visit(self) -> Iterator[MemoryHub]:
+        """Hold the hub's lock."""
+        with self._lock:
+            yield self
+
+    def tell(self, wakeup: Wakeup) -> None:
+        """Wake all listeners."""
+        for listener in tuple(self.listeners):
+            listener.tell(wakeup)
+
+    def facts(self) -> Hub:
+        """Return the hub's fixed facts and its time."""
+        return Hub(self.name, len(self._owners), self._now_us())
+
+    def _next_number(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    # ---- ownership
+
+    def begin_lease(self, lease_id: str, name: str, announcement: bytes, *, worker: bool) -> Lease:
+        """Add a lease that owns nothing."""
+        now = self._now_us()
+        row = self._leases[lease_id] = LeaseRow(lease_id, name, announcement, worker, now + LEASE_US)
+        return Lease(lease_id, row.epoch, row.expires_at, now)
+
+    def _row_of(self, lease: Lease) -> LeaseRow:
+        row = self._leases.get(lease.lease_id)
+        if row is None or row.epoch != lease.epoch:
+            raise LeaseLostError(f"lease {lease.lease_id} was taken over or given up; nothing was written")
+        return row
+
+    def _is_live(self, lease_id: str | None) -> bool:
+        row = self._leases.get(lease_id) if lease_id is not None else None
+        return row is not None and row.epoch == 1 and row.expires_at > self._now_us()
+
+    def _owned_by(self, lease: Lease) -> set[int]:
+        row = self._leases.get(lease.lease_id)
+        if row is None or row.epoch != lease.epoch:
+            return set()
+        return {partition for partition, owner in self._owners.items() if owner == lease.lease_id}
+
+    def renew(self, lease: Lease, announcement: bytes | None) -> LeaseView:
+        """Prolong the lease, forget what has expired, and look around."""
+        row = self._row_of(lease)
+        now = self._now_us()
+        row.expires_at = now + LEASE_US
+        if announcement is not None:
+            row.announcement = announcement
+        self._forget_expired(now)
+        unowned = {partition for partition, owner in self._owners.items() if not self._is_live(owner)}
+        others = [
+            OtherLease(other.lease_id, other.name, other.announcement, owned, self._is_live(other.lease_id))
+            for other in self._leases.values()
+            if other.is_worker and other is not row
+            if (owned := {p for p, owner in self._owners.items() if owner == other.lease_id})
+            or self._is_live(other.lease_id)
+        ]
+        return LeaseView(now, row.expires_at, self._owned_by(lease), unowned, others)
+
+    def _forget_expired(self, now: int) -> None:
+        owners = set(self._owners.values())
+        for row in [row for row in self._leases.values() if row.expires_at + FORGOTTEN_AFTER_US <= now]:
+            if row.lease_id not in owners:
+                del self._leases[row.lease_id]
+        for memo in [memo for memo in self._memos.values() if memo.expires_at <= now]:
+            del self._memos[memo.key]
+
+    def take(self, lease: Lease, partitions: Collection[int], *, from_live: bool) -> set[int]:
+        """Take what is free; a dead owner's epoch is raised first, and all that it owned is then unowned."""
+        row = self._row_of(lease)
+        row.expires_at = self._now_us() + LEASE_US
+        taken = set()
+        for partition in partitions:
+            owner = self._owners[partition]
+            if owner is not None and owner != lease.lease_id and (from_live or not self._is_live(owner)):
+                self._leases[owner].epoch += 1
+                self._disown(owner)
+            if self._owners[partition] in (None, lease.lease_id):
+                self._owners[partition] = lease.lease_id
+                taken.add(partition)
+        return taken
+
+    def _disown(self, lease_id: str, partitions: Collection[int] | None = None) -> None:
+        for partition, owner in self._owners.items():
+            if owner == lease_id and (partitions is None or partition in partitions):
+                self._owners[partition] = None
+
+    def release(self, lease: Lease, partitions: Collection[int] | None) -> None:
+        """Give up partitions, or everything."""
+        row = self._leases.get(lease.lease_id)
+        if row is None or row.epoch != lease.epoch:
+            return
+        self._disown(lease.lease_id, partitions)
+        if partitions is None:
+            del self._leases[lease.lease_id]
+
+    # ---- turns: reading
+
+    def recover(self, lease: Lease, partitions: Collection[int]) -> list[InstanceKey]:
+        """List what a new owner must look at once."""
+        wanted = self._owned_by(lease).intersection(partitions)
+        return [
+            row.key
+            for row in self._instances.values()
+            if row.partition in wanted
+            and not row.status.is_finished
+            and (row.open_work > 0 or row.status is Status.STALLED or row.slow_turns > 0)
+        ]
+
+    def receive(self, lease: Lease, held: Collection[int], limit: int, due_after: int, due_before: int) -> Received:
+        """Return what is eligible, and what is due."""
+        now = self._now_us()
+        owned = self._owned_by(lease)
+        eligible = [
+            message
+            for message in self._inbox.values()
+            if message.partition in owned
+            and message.visible_at <= now
+            and message.sequence not in held
+            and (message.priority is Priority.CONTROL or self._parked_until(message.target) <= now)
+        ]
+        eligible.sort(key=lambda message: (message.priority, message.sequence))
+        due = sorted(
+            (due_at, key)
+            for key, due_at in self._due.items()
+            if due_after < due_at <= due_before and self._instances[key].partition in owned
+        )
+        last_due = due[limit - 1][0] if len(due) >= limit else due_before
+        return Received(eligible[:limit], [(key, due_at) for due_at, key in due if due_at <= last_due], now)
+
+    def _parked_until(self, key: InstanceKey) -> int:
+        row = self._instances.get(key)
+        return 0 if row is None else row.parked_until
+
+    def find_run(self, key: InstanceKey, run_id: str | None) -> InstanceRow | None:
+        """Return the current row, or the row of that run, wherever it is."""
+        current = self._instances.get(key)
+        if current is not None and run_id in (None, current.run_id):
+            return current
+        if run_id is None:
+            return None
+        ended = self._ended.get(run_id)
+        if ended is not None:
+            return ended if ended.key == key else None
+        return self._waiting_run(key, run_id)
+
+    def _waiting_run(self, key: InstanceKey, run_id: str) -> InstanceRow | None:
+        for message in self._inbox.values():
+            if message.target == key and message.start is not None and message.start.run_id == run_id:
+                return message.start
+        return None
+
+    def read_history(self, run_id: str, generation: int, first: int, bytes_max: int) -> list[RecordRow]:
+        """Return records from `first` on until `bytes_max` is passed."""
+        records: list[RecordRow] = []
+        size = 0
+        for index, record in sorted(self._records.get((run_id, generation), {}).items()):
+            if index >= first and size < bytes_max:
+                records.append(record)
+                size += len(record.data)
+        return records
+
+    # ---- turns: writing
+
+    def commit(self, lease: Lease, batch: Batch, bytes_max: int | None) -> Committed:
+        """Fence, steps, messages, memos."""
+        row = self._row_of(lease)
+        if row.commit_answer is not None and batch.number == row.commit_number:
+            return row.commit_answer
+        _check_number("batch", batch.number, row.commit_number)
+        refused: dict[int, str] = {}
+        for index, step in enumerate(batch.steps):
+            self._check_step(lease, step)
+            if reason := refusal_of_step(step, bytes_max):
+                refused[index] = reason
+        now = self._now_us()
+        row.expires_at = now + LEASE_US
+        steps = [step for index, step in enumerate(batch.steps) if index not in refused]
+        rows = [self._apply(step) for step in steps]
+        for sequence in batch.consumed:
+            self._inbox.pop(sequence, None)
+        unsent = [batch.steps[index] for index in refused]
+        wakeup = _Changes(rows, activities=any(step.queue_adds for step in steps))
+        unsent_messages = {index for step in unsent for index in step.messages}
+        deliveries = [
+            Delivery(Verdict.REFUSED) if index in unsent_messages else self._deliver(message, bytes_max, wakeup)
+            for index, message in enumerate(batch.messages)
+        ]
+        unsent_memos = {index for step in unsent for index in step.memos}
+        for index, memo in enumerate(batch.memos):
+            if index not in unsent_memos:
+                self._memos[memo.key] = memo
+        row.commit_number, row.commit_answer = batch.number, Committed(deliveries, now, refused)
+        self.tell(wakeup.told())
+        return row.commit_answer
+
+    def _check_step(self, lease: Lease, step: Step) -> None:
+        row = self._instances.get(step.key)
+        is_ours = self._owners[partition_of(step.key, len(self._owners))] == lease.lease_id
+        if not is_ours or row is None or row.run_id != step.run_id or row.status.is_finished:
+            raise LeaseLostError(f"instance '{step.key.id}', run {step.run_id}, is not this lease's to write")
+        if (row.generation, row.records) != step.before:
+            raise LeaseLostError(f"instance '{step.key.id}' was written by somebody else: {step.before} does not hold")
+        unknown = set(step.changes) - CHANGEABLE_COLUMNS
+        if unknown:
+            raise StoreError(f"no such columns, or fixed ones: {sorted(unknown)}")
+
+    def _apply(self, step: Step) -> InstanceRow:
+        for generation, record in step.appends:
+            self._records.setdefault((step.run_id, generation), {})[record.index] = record
+        if step.drop_generations_below is not None:
+            self._drop_history(step.run_id, step.drop_generations_below)
+        for sequence in step.consumed:
+            self._inbox.pop(sequence, None)
+        for task in step.queue_drops:
+            self._queue.pop(task, None)
+        for activity in step.queue_adds:
+            self._queue[activity.task] = QueueEntry(activity, self._next_number())
+        progress = {name: getattr(step.progress, name) for name in PROGRESS_COLUMNS}
+        marks = {"slow_turns": 0, "slow_since": 0}
+        row = dataclasses.replace(self._instances[step.key], **(progress | marks | dict(step.changes)))
+        self._put(row)
+        if row.status.is_finished:
+            for task in [task for task in self._queue if task.key == step.key and task.run_id == step.run_id]:
+                del self._queue[task]
+        if step.replaced_by is not None:
+            self._put(step.replaced_by)
+        return row
+
+    def _put(self, row: InstanceRow) -> None:
+        """Make `row` the current one of its instance; a former run is kept as an ended one."""
+        former = self._instances.get(row.key)
+        if former is not None and former.run_id != row.run_id:
+            self._ended[former.run_id] = former
+        self._instances[row.key] = row
+        self._due.pop(row.key, None)
+        if row.due_at is not None and not row.status.is_finished:
+            self._due[row.key] = row.due_at
+
+    def _drop_history(self, run_id: str, below: int | None = None) -> None:
+        for found in [key for key in self._records if key[0] == run_id and (below is None or key[1] < below)]:
+            del self._records[found]
+
+    def mark_slow_turn(self, lease: Lease, key: InstanceKey, run_id: str) -> None:
+        """Count one more turn that runs for long, in case nobody lives to see its end."""
+        row = self._instances.get(key)
+        if row is None or row.run_id != run_id or row.partition not in self._owned_by(lease):
+            raise LeaseLostError(f"instance '{key.id}', run {run_id}, is not this lease's to write")
+        since = row.slow_since or self._now_us()
+        self._instances[key] = dataclasses.replace(row, slow_turns=row.slow_turns + 1, slow_since=since)
+
+    # ---- messages
+
+    def submit(
+        self, lease: Lease, number: int, messages: Sequence[Message], bytes_max: int | None
+    ) -> Sequence[Delivery]:
+        """Store a client's messages; its lease only numbers them."""
+        now = self._now_us()
+        row = self._leases.setdefault(lease.lease_id, LeaseRow(lease.lease_id, "", b"", False, now, lease.epoch))
+        if number == row.submit_number:
+            return row.submit_answer
+        _check_number("submit", number, row.submit_number)
+        wakeup = _Changes([])
+        deliveries = [self._deliver(message, bytes_max, wakeup) for message in messages]
+        row.submit_number, row.submit_answer = number, deliveries
+        if not row.is_worker:
+            row.expires_at = now + LEASE_US
+        self.tell(wakeup.told())
+        return deliveries
+
+    def _deliver(self, message: Message, bytes_max: int | None, wakeup: _Changes) -> Delivery:
+        row = self._instances.get(message.target)
+        verdict = refusal_of_message(message, bytes_max)
+        if verdict is None:
+            verdict = self._judge(message, row)
+        if verdict is Verdict.STORED:
+            return Delivery(verdict, self._store(message, row, wakeup))
+        if verdict is not Verdict.ADOPTED and message.otherwise is not None:
+            if isinstance(message.otherwise, Memo):
+                self._memos[message.otherwise.key] = message.otherwise
+            else:
+                self._deliver(dataclasses.replace(message.otherwise, otherwise=None), bytes_max, wakeup)
+        return Delivery(verdict, row=row)
+
+    def _judge(self, message: Message, row: InstanceRow | None) -> Verdict:
+        """Tell whether what the message expects of its target holds."""
+        match message.expects:
+            case Expects.UNFINISHED:
+                if row is None:
+                    return Verdict.ABSENT
+                if message.run_id not in (None, row.run_id):
+                    is_waiting = self._waiting_run(message.target, str(message.run_id)) is not None
+                    return Verdict.STORED if is_waiting and message.run_id not in self._ended else Verdict.FINISHED
+                return Verdict.FINISHED if row.status.is_finished else Verdict.STORED
+            case Expects.ABSENT if row is not None:
+                return Verdict.ADOPTED if _is_same_request(message.start, row) else Verdict.EXISTS
+            case Expects.ABSENT_OR_FINISHED if row is not None:
+                return Verdict.STORED if row.status.is_finished else Verdict.EXISTS
+        return Verdict.STORED
+
+    def _store(self, message: Message, row: InstanceRow | None, wakeup: _Changes) -> int:
+        replaces = row is not None and not row.status.is_finished
+        stored = StoredMessage(
+            self._next_number(),
+            message.target,
+            message.partition,
+            message.data,
+            Priority.CONTROL if message.start is not None and replaces else message.priority,
+            message.visible_at,
+            message.run_id,
+            message.start,
+        )
+        self._inbox[stored.sequence] = stored
+        wakeup.messages.append(stored)
+        if message.start is not None and not replaces:
+            self._put(message.start)
+            wakeup.rows.append(message.start)
+        return stored.sequence
+
+    # ---- activities
+
+    def claim(
+        self, lease: Lease, queues: Collection[str], served: Collection[tuple[str, str | None]] | None, limit: int
+    ) -> list[ActivityRow]:
+        """Claim the oldest free rows of the lowest priority number."""
+        self._row_of(lease)
+        now = self._now_us()
+        free = [
+            entry
+            for entry in self._queue.values()
+            if entry.row.queue in queues
+            and entry.row.visible_at <= now
+            and (served is None or (entry.row.name, entry.row.version) in served)
+            and not self._is_live(entry.claimer)
+        ]
+        free.sort(key=lambda entry: (entry.row.priority, entry.age))
+        for entry in free[:limit]:
+            entry.claimer = lease.lease_id
+            first = entry.row.first_claimed_at or now
+            entry.row = dataclasses.replace(entry.row, deliveries=entry.row.deliveries + 1, first_claimed_at=first)
+        return [entry.row for entry in free[:limit]]
+
+    def report(
+        self, lease: Lease, reports: Sequence[Report], beats: Sequence[Beat], bytes_max: int | None
+    ) -> list[bool]:
+        """Exchange rows for the messages that carry their outcomes, and keep the heartbeats."""
+        wakeup = _Changes([])
+        answers = []
+        for report in reports:
+            entry = self._queue.pop(report.task, None)
+            if entry is not None:
+                self._deliver(report.message, bytes_max, wakeup)
+            answers.append(entry is not None)
+        for beat in beats:
+            entry = self._queue.get(beat.task)
+            is_ours = entry is not None and entry.claimer == lease.lease_id
+            if entry is not None and is_ours and beat.details is not None:
+                entry.row = dataclasses.replace(entry.row, heartbeat=beat.details)
+            answers.append(is_ours)
+        self.tell(wakeup.told())
+        return answers
+
+    # ---- clients
+
+    def list_instances(self, wanted: InstanceFilter, limit: int, page: bytes | None, *, newest_first: bool) -> Page:
+        """Return one page, and the place of its last row as the next one's beginning."""
+        rows = [row for row in self._instances.values() if _is_wanted(row, wanted)]
+        rows.sort(key=_place, reverse=newest_first)
+        if page is not None:
+            last = tuple(json.loads(page))
+            rows = [row for row in rows if (_place(row) < last if newest_first else _place(row) > last)]
+        has_more = len(rows) > limit
+        return Page(rows[:limit], json.dumps(_place(rows[limit - 1])).encode() if has_more else None)
+
+    def count(self, wanted: InstanceFilter) -> int:
+        """Count current rows."""
+        return sum(_is_wanted(row, wanted) for row in self._instances.values())
+
+    def purge(self, key: InstanceKey, run_id: str) -> bool:
+        """Remove a finished run and the ended runs before it."""
+        current = self._instances.get(key)
+        former = [row.run_id for row in self._ended.values() if row.key == key]  # oldest first
+        if current is not None and current.run_id == run_id and current.status.is_finished:
+            del self._instances[key]
+            self._inbox = {number: message for number, message in self._inbox.items() if message.target != key}
+            gone = [*former, run_id]
+        elif run_id in former:
+            gone = former[: former.index(run_id) + 1]
+        else:
+            return False
+        for gone_id in gone:
+            self._ended.pop(gone_id, None)
+            self._drop_history(gone_id)
+            for memo_key in [memo_key for memo_key in self._memos if memo_key.startswith(f"run/{gone_id}/")]:
+                del self._memos[memo_key]
+        return True
+
+    def read_memos(self, prefix: str, limit: int) -> list[Memo]:
+        """Return what has not expired, by key."""
+        now = self._now_us()
+        found = [memo for key, memo in sorted(self._memos.items()) if key.startswith(prefix) and memo.expires_at > now]
+        return found[:limit]
+
+
+@dataclasses.dataclass(slots=True)
+class _Changes:
+    """What a transaction has changed, as its listeners will hear it."""
+
+    rows: list[InstanceRow]
+    messages: list[StoredMessage] = dataclasses.field(default_factory=list)
+    activities: bool = False
+
+    def told(self) -> Wakeup:
+        return Wakeup(tuple(self.messages), tuple(self.rows), activities=self.activities)
+
+
+def _check_number(what: str, number: int, last: int) -> None:
+    if number <= last:
+        raise StoreError(f"{what} {number} is older than {last}, the last one: its answer is no longer known")
+
+
+def _is_same_request(start: InstanceRow | None, row: InstanceRow) -> bool:
+    """Tell whether the row in the way was started by the very request that wants to start it."""
+    if start is None or start.parent_run_id is None or start.parent_task is None:
+        return False
+    return (start.parent_run_id, start.parent_task) == (row.parent_run_id, row.parent_task)
+
+
+def _place(row: InstanceRow) -> tuple[int, str, str]:
+    return row.created_at, row.key.id, row.key.kind
+
+
+def _is_wanted(row: InstanceRow, wanted: InstanceFilter) -> bool:
+    return (
+        (wanted.kind is None or row.key.kind == wanted.kind)
+        and (not wanted.status or row.status in wanted.status)
+        and (wanted.name is None or row.name == wanted.name)
+        and (wanted.prefix is None or row.key.id.startswith(wanted.prefix))
+        and all(row.tags.get(name) == value for name, value in wanted.tags.items())
+        and (wanted.created_after is None or row.created_at >= wanted.created_after)
+        and (wanted.created_before is None or row.created_at < wanted.created_before)
+        and (wanted.parent is None or row.parent == wanted.parent)
+    )

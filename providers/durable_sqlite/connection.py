@@ -1,0 +1,302 @@
+"""Connections to one database file, opened so that acknowledged work survives a power cut, and writers one at a time.
+
+SQLite before 3.51.3 (and 3.44.6, 3.50.7 of their branches) can corrupt a WAL file when two connections write or
+checkpoint at the same moment. So every write transaction, checkpoint, open and close takes one lock file, whichever
+connection and process does it; readers open the file read-only and never checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable
+
+from durable.errors import StoreError
+from durable_sqlite import failures
+from durable_sqlite.filelock import FileLock, locked_out
+
+logger = logging.getLogger("durable.sqlite")
+
+STATEMENTS_CACHED = 256
+CACHE_KIB = 16 * 1024
+WAL_BYTES_KEPT = 64 * 1024 * 1024
+FRAMES_MAX = 4000
+"""Pages in the WAL (16 MiB) after which they are copied into the database; SQLite's default of 1,000 copies more often."""
+READ_WAIT_S = 5.0
+
+FULL = 2
+
+
+def lock_path_of(path: str) -> str:
+    """The lock file that all writers of a database take."""
+    return path + ".lock"
+
+
+def is_free_of_the_wal_bug(version: tuple[int, int, int]) -> bool:
+    """Tell whether this SQLite has the fix for two connections that write or checkpoint a WAL at the same moment."""
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51, 0) or (3, 44, 6) <= version < (3, 45, 0)
+
+
+def log_version(path: str) -> None:
+    """Say which SQLite this is and what that means for the file."""
+    verdict = "has the fix for" if is_free_of_the_wal_bug(sqlite3.sqlite_version_info) else "may have"
+    logger.info(
+        "SQLite %s %s the WAL corruption by simultaneous writers; all writers of '%s' take turns under '%s'",
+        sqlite3.sqlite_version,
+        verdict,
+        path,
+        lock_path_of(path),
+    )
+
+
+def _uri(path: str, mode: str) -> str:
+    return f"file:{urllib.parse.quote(path)}?mode={mode}"
+
+
+class ReadConnection(sqlite3.Connection):
+    """A read-only connection, whose opening and closing take the writers' lock."""
+
+    path = ""
+
+    @classmethod
+    def open(cls, path: str) -> ReadConnection:
+        """Open the file, which must exist, for reading only. Blocks."""
+        with FileLock(lock_path_of(path)):
+            connection = sqlite3.connect(
+                _uri(path, "ro"),
+                uri=True,
+                timeout=READ_WAIT_S,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=cls,
+                cached_statements=STATEMENTS_CACHED,
+            )
+            connection.path = path
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA mmap_size = 0")
+            connection.execute("PRAGMA schema_version").fetchone()  # the first read opens the WAL as well
+            return connection
+
+    def close(self) -> None:
+        """Close the connection."""
+        with FileLock(lock_path_of(self.path)):
+            super().close()
+
+
+class WriteConnection:
+    """The one connection of a provider that writes.
+
+    Between a `begin` that succeeded and `commit` or `rollback` the caller has the database and the lock file for itself.
+    Any thread may begin, and another may commit.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.broken: StoreError | None = None
+        self.commit_s_average = 0.0
+        self._turn = threading.Lock()  # one transaction of this object at a time, whichever thread
+        self._file_lock = FileLock(lock_path_of(path))
+        self._frames_per_commit = 8.0
+        self._commits = 0
+        self._file = (0, 0)
+        self.database: sqlite3.Connection
+
+    # ---- opening and closing, under the lock
+
+    def open(self, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        """Connect, let `prepare` look at the file (and change it), and set what durability needs. Blocks."""
+        self._file_lock.acquire()
+        try:
+            self.database = sqlite3.connect(
+                _uri(self.path, "rw"),
+                uri=True,
+                timeout=0,  # waiting is done here, where it can be bounded and does not block the event loop
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=STATEMENTS_CACHED,
+            )
+            try:
+                prepare(self.database)
+            except BaseException:
+                self.database.close()
+                raise
+            there = os.stat(self.path)
+            self._file = (there.st_dev, there.st_ino)
+        except sqlite3.Error as error:
+            raise failures.store_error(error, self.path) from error
+        finally:
+            self._file_lock.close()
+
+    def close(self) -> None:
+        """Close the connection; the last one of all processes copies the WAL into the database. Blocks."""
+        with self._turn:
+            try:
+                self._file_lock.acquire()
+            except StoreError:
+                logger.warning("'%s' is closed without its lock, which another process does not give up", self.path)
+            try:
+                self.database.close()
+            finally:
+                self._file_lock.close()
+                self.broken = self.broken or StoreError(f"'{self.path}' is closed")
+
+    # ---- transactions
+
+    def try_begin(self) -> bool:
+        """Begin a transaction if no other writer is in the way. Never waits."""
+        if not self._turn.acquire(blocking=False):
+            return False
+        is_begun = False
+        try:
+            is_begun = self._begin()
+        finally:
+            if not is_begun:
+                self._turn.release()
+        return is_begun
+
+    def begin(self) -> None:
+        """Begin a transaction, after the other writers. Blocks; raises StoreUnavailableError after a long wait."""
+        with_turn = self._turn.acquire(timeout=30)
+        if not with_turn:
+            raise locked_out(self.path)
+        try:
+            give_up_at = time.monotonic() + 30
+            self._file_lock.acquire()
+            while not self._begin():
+                if time.monotonic() > give_up_at:
+                    raise locked_out(self.path)
+                time.sleep(0.002)
+        except BaseException:
+            self._file_lock.release()
+            self._turn.release()
+            raise
+
+    def _begin(self) -> bool:
+        if self.broken is not None:
+            raise self.broken
+        if not self._file_lock.try_acquire():
+            return False
+        try:
+            self._check_file()
+            self.database.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            self._file_lock.release()
+            if failures.is_of_another_writer(error):  # another program, which does not know of the lock file
+                return False
+            raise self._failed(error) from error
+        except BaseException:
+            self._file_lock.release()
+            raise
+        return True
+
+    def _check_file(self) -> None:
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != self._file:
+            self.broken = StoreError(
+                f"'{self.path}' was removed or replaced while this process used it: nothing more is written; start again"
+            )
+            raise self.broken
+
+    def commit(self) -> None:
+        """Make the transaction durable, and give the lock up."""
+        began = time.perf_counter()
+        try:
+            self.database.execute("COMMIT")
+        except sqlite3.Error as error:
+            failed = self._failed(error)
+            self.rollback()
+            raise failed from error
+        self._end()
+        self._commits += 1
+        self.commit_s_average += (time.perf_counter() - began - self.commit_s_average) * 0.2
+
+    def rollback(self) -> None:
+        """Undo the transaction, and give the lock up. Never raises."""
+        try:
+            if self.database.in_transaction:
+                self.database.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            logger.warning("'%s': rollback failed: %s", self.path, error)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._file_lock.release()
+        self._turn.release()
+
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        """Translate an error; one of the disk is the end of this connection."""
+        if failures.is_of_the_disk(error):
+            self.broken = failures.broken(self.path, error)
+            logger.error("%s", self.broken)
+            return self.broken
+        return failures.store_error(error, self.path)
+
+    def failure_of(self, error: sqlite3.Error) -> StoreError:
+        """Return the contract's error for one that a statement of the transaction raised."""
+        return self._failed(error)
+
+    # ---- the WAL
+
+    @property
+    def is_checkpoint_due(self) -> bool:
+        """True when the WAL has probably grown over its limit, by what the last checkpoint saw of the commits before."""
+        return self._commits * self._frames_per_commit > FRAMES_MAX
+
+    def checkpoint(self) -> None:
+        """Copy the WAL into the database, as far as no reader needs it. Blocks.
+
+        By hand, because SQLite's automatic checkpoint hides an error of the disk.
+        """
+        with self._turn:
+            if self.broken is not None:
+                return
+            self._file_lock.acquire()
+            try:
+                _, frames, copied = self.database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                self._frames_per_commit = max(1.0, frames / max(1, self._commits))
+                # What a reader kept from being copied is still there; look again soon, but not at once.
+                self._commits = min(self._commits // 2, int((frames - copied) / self._frames_per_commit))
+            except sqlite3.Error as error:
+                if not failures.is_of_another_writer(error):
+                    self._failed(error)
+            finally:
+                self._file_lock.release()
+
+    def data_version(self) -> int | None:
+        """Return a number that changes when any other connection commits; None while this one is busy."""
+        if self.broken is not None or not self._turn.acquire(blocking=False):
+            return None
+        try:
+            return int(self.database.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            return None
+        finally:
+            self._turn.release()
+
+
+def make_durable(database: sqlite3.Connection, path: str) -> None:
+    """Set what a commit must be: in the WAL, and on the disk before it is acknowledged. Read both back."""
+    journal = str(database.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+    database.execute("PRAGMA synchronous = FULL")
+    synchronous = database.execute("PRAGMA synchronous").fetchone()[0]
+    if journal != "wal" or synchronous != FULL:
+        raise StoreError(
+            f"'{path}' cannot be made durable (journal_mode={journal}, synchronous={synchronous}): "
+            "SQLite's WAL needs a local disk; a network or read-only file system will not do"
+        )
+    database.execute("PRAGMA mmap_size = 0")  # an I/O error in mapped memory is a signal that nobody can handle
+    database.execute("PRAGMA wal_autocheckpoint = 0")  # see WriteConnection.checkpoint
+    database.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
+    database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    if sys.platform == "darwin":
+        database.execute("PRAGMA fullfsync = ON")  # there, fsync alone does not reach the disk
+        database.execute("PRAGMA checkpoint_fullfsync = ON")

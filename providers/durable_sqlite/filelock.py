@@ -1,0 +1,115 @@
+"""Operating-system locks on files: one that serialises all writers of a database, and one that says that a worker lives.
+
+`flock` belongs to the open file, not to the process: two objects in one process exclude each other, closing some other
+file takes nothing away, and the kernel lets go when the process dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import weakref
+from types import TracebackType
+
+from durable.errors import StoreUnavailableError
+
+WAIT_S_MAX = 30.0
+"""How long a writer waits for another one before it says that the store is unavailable."""
+
+PAUSE_S_MAX = 0.005
+
+_open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+class FileLock:
+    """An exclusive lock on a file that is created where it is missing (readable by its owner only)."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._descriptor = -1
+        _open_locks.add(self)
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody has it. A lock file that was deleted or replaced meanwhile does not count."""
+        if self._descriptor < 0:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if _is_same_file(self._descriptor, self.path):
+            return True
+        self.close()
+        return False
+
+    def acquire(self, wait_s: float = WAIT_S_MAX) -> None:
+        """Take the lock; raise StoreUnavailableError if another holds it for `wait_s`. Blocks."""
+        give_up_at = time.monotonic() + wait_s
+        pause_s = 0.0002
+        while not self.try_acquire():
+            if time.monotonic() >= give_up_at:
+                raise locked_out(self.path)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, PAUSE_S_MAX)
+
+    def release(self) -> None:
+        """Give the lock up; the file stays open for the next time."""
+        if self._descriptor >= 0:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give the lock up and close its file."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> FileLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def locked_out(path: str) -> StoreUnavailableError:
+    """Return the error for a lock that another holder did not give up."""
+    return StoreUnavailableError(
+        f"'{path}' has been locked by another process for {WAIT_S_MAX:.0f} s; is one of its writers stopped or stuck?"
+    )
+
+
+def is_held(path: str) -> bool:
+    """Tell whether somebody holds the lock on this file. A missing file is held by nobody."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared, so that two who look at the same moment do not take each other for the holder.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_same_file(descriptor: int, path: str) -> bool:
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(descriptor)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _let_go_in_child() -> None:
+    # A forked child shares the open files; it would keep the locks of a parent that died.
+    for lock in list(_open_locks):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

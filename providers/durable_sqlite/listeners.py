@@ -1,0 +1,146 @@
+"""Wake-ups: joined until the loop comes to them, told to all of this process, and a look at the file for other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import threading
+from collections.abc import Callable
+
+from durable.provider import InstanceRow, StoredMessage, Wakeup
+
+LOOK_S_MIN = 0.005
+LOOK_S_MAX = 0.05
+"""How often the file is looked at for changes of other processes: at most, while something happens, and at least."""
+
+
+@dataclasses.dataclass(slots=True)
+class Changes:
+    """What a transaction has changed, as its listeners will hear it."""
+
+    messages: list[StoredMessage] = dataclasses.field(default_factory=list)
+    rows: list[InstanceRow] = dataclasses.field(default_factory=list)
+    anything: bool = False
+    activities: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.messages or self.rows or self.anything or self.activities)
+
+    def told(self) -> Wakeup:
+        """Return the wake-up that says it."""
+        return Wakeup(tuple(self.messages), tuple(self.rows), self.anything, self.activities)
+
+
+class Listener:
+    """One callback in one event loop. `tell` may be called from any thread; the callback runs in the loop, later."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[Wakeup], None]) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._waiting: list[Wakeup] = []
+        self._lock = threading.Lock()
+        self._is_ended = False
+
+    def tell(self, wakeup: Wakeup) -> None:
+        """Pass `wakeup` on, together with whatever else is said before the loop comes to it."""
+        if self._is_ended:
+            return
+        with self._lock:
+            self._waiting.append(wakeup)
+            if len(self._waiting) > 1:  # the loop was already asked to come
+                return
+        if asyncio._get_running_loop() is self._loop:
+            self._loop.call_soon(self._deliver)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            self.end()
+
+    def end(self) -> None:
+        """Say nothing from now on."""
+        self._is_ended = True
+
+    def _deliver(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        if not self._is_ended:
+            self._callback(waiting[0] if len(waiting) == 1 else joined(waiting))
+
+
+def joined(wakeups: list[Wakeup]) -> Wakeup:
+    """Return one wake-up that says what these say; of several rows of one run the last."""
+    messages: list[StoredMessage] = []
+    rows: dict[str, InstanceRow] = {}
+    for wakeup in wakeups:
+        messages.extend(wakeup.messages)
+        for row in wakeup.rows:
+            rows[row.run_id] = row
+    return Wakeup(
+        tuple(messages),
+        tuple(rows.values()),
+        anything=any(wakeup.anything for wakeup in wakeups),
+        activities=any(wakeup.activities for wakeup in wakeups),
+    )
+
+
+class ListenersOfProcess:
+    """Everybody in this process who listens to a hub of a file, through whichever provider object."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: dict[tuple[str, str], list[Listener]] = collections.defaultdict(list)
+
+    def add(self, place: tuple[str, str], listener: Listener) -> None:
+        """Let `listener` hear of changes at `place`: the path and the hub's name."""
+        with self._lock:
+            self._listeners[place] = [*self._listeners[place], listener]
+
+    def remove(self, place: tuple[str, str], listener: Listener) -> None:
+        """End it; more than once is no error."""
+        listener.end()
+        with self._lock:
+            left = [other for other in self._listeners.pop(place, []) if other is not listener]
+            if left:
+                self._listeners[place] = left
+
+    def at(self, place: tuple[str, str]) -> list[Listener]:
+        """Return who listens there."""
+        return self._listeners.get(place) or []
+
+
+class FileWatch:
+    """Looks at a number that every other connection's commit changes; sooner again while something happens."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, version: Callable[[], int | None], changed: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._version = version
+        self._changed = changed
+        self._last = version()
+        self._pause_s = LOOK_S_MIN
+        self._timer = loop.call_later(self._pause_s, self._look)
+
+    def hurry(self) -> None:
+        """Look often for a while: this process has written, so that others may soon answer."""
+        if self._pause_s > 2 * LOOK_S_MIN:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(LOOK_S_MIN, self._look)
+        self._pause_s = LOOK_S_MIN
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        version = self._version()
+        if version is not None and version != self._last:
+            if self._last is not None:
+                self._changed()
+            self._last = version
+            self._pause_s = LOOK_S_MIN
+        else:
+            self._pause_s = min(self._pause_s * 1.3, LOOK_S_MAX)
+        self._timer = self._loop.call_later(self._pause_s, self._look)

@@ -15,7 +15,7 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from durable.errors import DurableError
 
@@ -25,31 +25,43 @@ _END: Final = object()
 
 
 class Portal:
-    """A thread with an event loop. Starts with the first call, from any thread; belongs to the process that started it.
+    """A thread with an event loop. Starts with the first call, from any thread; belongs to the process that started it."""
 
-    It ends with `close`; or with the program, when the main thread is over, so that a script that forgets to close ends.
-    """
-
-    def __init__(self, name: str, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """`finish` is awaited in the loop before it ends."""
+    def __init__(
+        self,
+        name: str,
+        *,
+        begin: Callable[[], Coroutine[Any, Any, Any]],
+        finish: Callable[[], Coroutine[Any, Any, Any]],
+    ) -> None:
+        """`begin` and `finish` are awaited in the loop, before anything else and after everything."""
         self._name = name
+        self._begin = begin
         self._finish = finish
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._stop: asyncio.Event | None = None
+        self._served: concurrent.futures.Future[_Served] = concurrent.futures.Future()
         self._process = 0
         self._is_closed = False
+
+    def start(self) -> None:
+        """Start, unless it has started. Raises what `begin` raises; a later call tries again."""
+        self._serving()
 
     def call(self, function: Callable[..., Coroutine[Any, Any, T]], /, *arguments: Any, **options: Any) -> T:
         """Run a coroutine function in the portal's loop; return what it returns, raise what it raises.
 
         An interrupt of the waiting thread (KeyboardInterrupt) cancels it and does not wait for it.
         """
-        loop = self._running_loop()
+        served = self._serving()
         if threading.current_thread() is self._thread:
             raise DurableError("a blocking client was used in its own event loop: use the asynchronous Client there")
-        waiting = asyncio.run_coroutine_threadsafe(function(*arguments, **options), loop)
+        coroutine = function(*arguments, **options)
+        try:
+            waiting = asyncio.run_coroutine_threadsafe(coroutine, served.loop)
+        except RuntimeError:
+            coroutine.close()
+            raise DurableError("this blocking client was closed a moment ago") from None
         try:
             return waiting.result()
         except concurrent.futures.CancelledError:
@@ -59,62 +71,68 @@ class Portal:
 
     def close(self) -> None:
         """End the loop and wait for its thread. Safe to call twice, and when nothing was ever started."""
+        if self._process not in (0, os.getpid()):
+            return  # the thread lives in the process that started it
         with self._lock:
             self._is_closed = True
-            thread, loop, stop = self._thread, self._loop, self._stop
-        if thread is None or loop is None or stop is None or self._process != os.getpid():
-            return  # after a fork the thread lives in the parent only
+            thread, served = self._thread, self._served
+        if thread is None:
+            return
         if thread is threading.current_thread():
             raise DurableError("a blocking client cannot be closed in its own event loop")
-        if thread.is_alive():
+        if served.exception() is None:
             try:
-                loop.call_soon_threadsafe(stop.set)
+                served.result().loop.call_soon_threadsafe(served.result().stop.set)
             except RuntimeError:
-                pass  # it has just ended by itself
+                pass  # the loop has ended already
         thread.join()
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def _serving(self) -> _Served:
+        if self._process not in (0, os.getpid()):  # before the lock: another thread may have held it during the fork
+            raise DurableError(
+                f"this blocking client was started in process {self._process}, and this is its fork {os.getpid()}: "
+                "threads and connections do not survive a fork; make a client in each process, after the fork"
+            )
         with self._lock:
             if self._is_closed:
                 raise DurableError("this blocking client is closed")
             if self._thread is None:
-                self._start()
-            if self._process != os.getpid():
-                raise DurableError(
-                    f"this blocking client was started in process {self._process} and this is its fork {os.getpid()}: "
-                    "threads and connections do not survive a fork; make a client in each process, after the fork"
-                )
-            assert self._loop is not None, "the thread has said that it is ready"
-            return self._loop
+                self._process = os.getpid()
+                self._served = concurrent.futures.Future()
+                # A daemon, so that a script which forgets to close ends all the same.
+                self._thread = threading.Thread(target=self._run, args=(self._served,), name=self._name, daemon=True)
+                self._thread.start()
+            thread, served = self._thread, self._served
+        try:
+            return served.result()
+        except BaseException:
+            if served.done():  # it could not begin; else it is this thread that was interrupted
+                thread.join()
+                with self._lock:
+                    if self._thread is thread:
+                        self._thread = None
+            raise
 
-    def _start(self) -> None:
-        ready = threading.Event()
-        self._process = os.getpid()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name=self._name, daemon=True)
-        self._thread.start()
-        ready.wait()
-        threading.Thread(target=self._end_with_program, name=f"{self._name}-end", daemon=True).start()
+    def _run(self, served: concurrent.futures.Future[_Served]) -> None:
+        asyncio.run(self._serve(served))
 
-    def _run(self, ready: threading.Event) -> None:
-        asyncio.run(self._serve(ready))
-
-    async def _serve(self, ready: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        ready.set()
-        await self._stop.wait()
+    async def _serve(self, served: concurrent.futures.Future[_Served]) -> None:
+        try:
+            await self._begin()
+        except BaseException as error:  # noqa: BLE001 (for whoever wants to use the portal)
+            served.set_exception(error)
+            return
+        stop = asyncio.Event()
+        served.set_result(_Served(asyncio.get_running_loop(), stop))
+        await stop.wait()
         await self._finish()
 
-    def _end_with_program(self) -> None:
-        # A store's own threads may keep the interpreter from ending, so that this cannot be left to `atexit`, which comes
-        # after them. The main thread counts as ended just before the interpreter waits for the others.
-        thread = self._thread
-        main = threading.main_thread()
-        while thread is not None and thread.is_alive():
-            main.join(timeout=1.0)
-            if not main.is_alive():
-                self.close()
-                return
+
+class _Served(NamedTuple):
+    """The loop of a portal that has begun, and what ends it."""
+
+    loop: asyncio.AbstractEventLoop
+    stop: asyncio.Event
 
 
 class Face:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
@@ -13,7 +14,7 @@ from durable.client.blocking import Face, Portal, face_of
 from durable.client.connection import Connection
 from durable.client.filters import Filters, Statuses, selection
 from durable.client.handle import Handle
-from durable.client.purging import purged, rows_of
+from durable.client.purging import purge_all, rows_of
 from durable.client.starting import (
     USES_OTHER,
     AnyOrchestrator,
@@ -141,9 +142,7 @@ class Client:
         self, orchestrator: OrchestratorWithoutInput[R], input: None = None, **options: Unpack[StartOptions]
     ) -> Handle[R]: ...
     @overload
-    async def start(
-        self, orchestrator: str, input: Any = None, **options: Unpack[StartOptions]
-    ) -> Handle[Any]: ...
+    async def start(self, orchestrator: str, input: Any = None, **options: Unpack[StartOptions]) -> Handle[Any]: ...
     async def start(
         self,
         orchestrator: Callable[..., Any] | str,
@@ -201,7 +200,8 @@ class Client:
             state = None if row is None else state_of(row, self._sealer)
             status = "" if state is None else f" and is {state.status}"
             raise InstanceAlreadyExistsError(
-                f"instance '{key.id}' exists{status}: choose another id, or another reuse_policy than {policy.name}", state
+                f"instance '{key.id}' exists{status}: choose another id, or another reuse_policy than {policy.name}",
+                state,
             )
         if row is None:
             raise InstanceNotFoundError(f"instance '{key.id}' was there, and was purged a moment later: start it again")
@@ -280,8 +280,8 @@ class Client:
 
         Without `payloads` input, output and custom status are None. Activities are shown by `Handle.state` only.
         """
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-            raise ValueError(f"limit must be an int of 0 or more, not {limit!r:.200}")
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit must be 0 or more, not {limit!r:.200}")
         selected = selection(
             status=status,
             name=name,
@@ -311,7 +311,7 @@ class Client:
         """
         seconds = seconds_of(timeout)
         connection = self.connection
-        until = None if seconds is None else connection.waiters.time() + seconds
+        until = None if seconds is None else asyncio.get_running_loop().time() + seconds
         selected = selection(**filters)
         if selected.is_void:
             return 0
@@ -342,10 +342,7 @@ class Client:
         finished = selected.only(FINISHED)
         if finished.is_void:
             return 0
-        provider = self.connection.provider
-        async with contextlib.aclosing(rows_of(provider, finished.wanted, newest_first=False)) as rows:
-            targets = [(row.key, row.run_id) async for row in rows]
-        return await purged(provider, targets)
+        return await purge_all(self.connection.provider, finished.wanted)
 
 
 class _Blocking(Face):
@@ -353,11 +350,9 @@ class _Blocking(Face):
 
     __slots__ = ()
 
-    def __init__(
-        self, url_or_provider: str | Provider, app: App | None = None, *, ports: Ports | None = None
-    ) -> None:
+    def __init__(self, url_or_provider: str | Provider, app: App | None = None, *, ports: Ports | None = None) -> None:
         client = Client(url_or_provider, app, ports=ports)
-        super().__init__(Portal("durable-client", client.close, begin=client.__aenter__), client)
+        super().__init__(Portal("durable-client", begin=client.__aenter__, finish=client.close), client)
 
     def __enter__(self) -> Self:
         self._portal.start()

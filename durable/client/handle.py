@@ -134,7 +134,9 @@ class Handle(Generic[T_co]):
         try:
             return await self._connection.load(self._key, self._run_id)
         except StoreUnavailableError as error:
-            raise TimeoutError(f"'{self._key.id}' had not ended after {seconds:g} s, as far as is known: {error}") from error
+            raise TimeoutError(
+                f"'{self._key.id}' had not ended after {seconds:g} s, as far as is known: {error}"
+            ) from error
 
     async def watch(self) -> AsyncGenerator[OrchestrationState, None]:
         """Yield the state now, after each change of status or custom status, and at the end, which ends it."""
@@ -168,9 +170,7 @@ class Handle(Generic[T_co]):
 
         Raises InstanceNotFoundError, and HistoryDamagedError if it does not match its checksums.
         """
-        history = await read_history(
-            self._connection.provider, self._key, self._run_id, sealer=self._connection.sealer
-        )
+        history = await read_history(self._connection.provider, self._key, self._run_id, sealer=self._connection.sealer)
         self._seen_run_id = history.run_id
         return history
 

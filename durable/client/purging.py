@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from durable.engine.events import InstanceKey
@@ -33,9 +32,7 @@ async def rows_of(
         left = None if left is None else left - len(rows)
 
 
-async def purge_targets(
-    provider: Provider, row: InstanceRow, *, recursive: bool
-) -> list[tuple[InstanceKey, str]]:
+async def purge_targets(provider: Provider, row: InstanceRow, *, recursive: bool) -> list[tuple[InstanceKey, str]]:
     """Return the runs to remove, children before their parents, so that what is left after a crash is found again.
 
     Raises InstanceRunningError if one of them is unfinished.
@@ -65,10 +62,20 @@ def _check_finished(row: InstanceRow, root: InstanceRow) -> None:
     raise InstanceRunningError(f"{who} is {row.status.name}: only what has ended is purged; terminate it first{remedy}")
 
 
-async def purged(provider: Provider, targets: Iterable[tuple[InstanceKey, str]]) -> int:
-    """Remove runs, a part at a time; return how many were removed."""
-    waiting = iter(targets)
+async def purge_all(provider: Provider, wanted: InstanceFilter) -> int:
+    """Remove all finished runs that a filter means, page by page; return how many."""
     count = 0
-    while part := list(itertools.islice(waiting, PURGED_AT_ONCE)):
-        count += await provider.purge(part)
+    page: bytes | None = None
+    while True:
+        rows, page = await provider.list_instances(wanted, limit=PAGE_ROWS, page=page, newest_first=False)
+        count += await purged(provider, [(row.key, row.run_id) for row in rows])
+        if page is None:
+            return count
+
+
+async def purged(provider: Provider, targets: Sequence[tuple[InstanceKey, str]]) -> int:
+    """Remove runs, a part at a time; return how many were removed."""
+    count = 0
+    for start in range(0, len(targets), PURGED_AT_ONCE):
+        count += await provider.purge(targets[start : start + PURGED_AT_ONCE])
     return count

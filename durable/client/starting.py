@@ -16,7 +16,7 @@ from durable.ids import check_event_name, check_tags
 from durable.messages import encode_arrivals, new_row
 from durable.model import ReusePolicy
 from durable.provider import Expects, Message
-from durable.versions import UNVERSIONED, version_key
+from durable.versions import canonical_version
 
 if TYPE_CHECKING:
     from durable.context import OrchestrationContext
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 I = TypeVar("I")  # noqa: E741 (the name that api.md gives it)
 R = TypeVar("R")
 
-OrchestratorWithInput: TypeAlias = "Callable[[OrchestrationContext, I], Generator[Any, Any, R] | Coroutine[Any, Any, R]]"
-OrchestratorWithoutInput: TypeAlias = "Callable[[OrchestrationContext], Generator[Any, Any, R] | Coroutine[Any, Any, R]]"
+OrchestratorWithInput: TypeAlias = (
+    "Callable[[OrchestrationContext, I], Generator[Any, Any, R] | Coroutine[Any, Any, R]]"
+)
+OrchestratorWithoutInput: TypeAlias = (
+    "Callable[[OrchestrationContext], Generator[Any, Any, R] | Coroutine[Any, Any, R]]"
+)
 AnyOrchestrator: TypeAlias = Callable[..., Generator[Any, Any, R] | Coroutine[Any, Any, R]]
 
 
@@ -79,27 +83,24 @@ def find_target(app: App | None, orchestrator: Callable[..., Any] | str, version
     A name need not be known here, for another app may run it. Raises UnknownNameError for a function that no app knows.
     """
     if version is not None:
-        version_key(version)
+        version = canonical_version(version)
     if isinstance(orchestrator, str):
         known = None
         if app is None or version is not None or (known := app.orchestrator_of(orchestrator)) is None:
             check_name("the name of an orchestrator", orchestrator)
-        return Target(orchestrator, known.version if known else version)
+        return Target(orchestrator, known.exact_version if known else version)
     if not callable(orchestrator):
         raise TypeError(f"an orchestrator is given as a function or its name, not {orchestrator!r:.200}")
     definition = app.orchestrator_of(orchestrator) if app else definition_of(orchestrator, OrchestratorDefinition)
     assert definition is not None, "only a name can be unknown without an error"
-    if version is not None:
-        return Target(definition.name, version, _in_version(app, definition, version))
-    is_oldest = definition.version is None and app is not None and app.newest(definition.name) is not definition
-    return Target(definition.name, UNVERSIONED if is_oldest else definition.version, definition)
+    if version is None or version == definition.exact_version:
+        return Target(definition.name, definition.exact_version, definition)
+    return Target(definition.name, version, _in_version(app, definition.name, version))
 
 
-def _in_version(app: App | None, definition: OrchestratorDefinition, version: str) -> OrchestratorDefinition | None:
-    if version_key(version) == definition.version_key:
-        return definition
+def _in_version(app: App | None, name: str, version: str) -> OrchestratorDefinition | None:
     try:
-        return app.find_orchestrator(definition.name, version) if app else None
+        return app.find_orchestrator(name, version) if app else None
     except UnknownNameError:
         return None  # the workers may have it
 

@@ -133,7 +133,7 @@ async def _memos_by_task(provider: Provider, key: str) -> Mapping[int, bytes]:
 def _text(data: bytes | None) -> str:
     if data is None:
         return ""
-    return _readable(lambda: str(msgpack.unpackb(data)), "<unreadable note>")
+    return str(_readable(lambda: msgpack.unpackb(data), "<unreadable note>"))
 
 
 def dropped_item(memo: Memo, read: Callable[[Memo], tuple[int, str, str, str]]) -> DroppedItem:

@@ -337,7 +337,7 @@ class Execution:
             self._deliver(event)
 
     def _deliver(self, event: HistoryEvent) -> None:
-        _DELIVERIES[type(event)](self, event)
+        self.loop.enter(_DELIVERIES[type(event)], self, event)
         try:
             self.loop.run_until_idle()
         except (TurnBudgetExceededError, StoredValueError):

@@ -170,7 +170,7 @@ def user_frame(depth: int = 1) -> FrameType | None:
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None and is_own_code(frame.f_code):
         # Below a turn lies the worker, and below that the program that runs it: not who asked.
-        frame = None if frame.f_code is _RUNS_CALLBACKS or frame.f_code is _CLOSES else frame.f_back
+        frame = None if frame.f_code is _ENTERS or frame.f_code is _RUNS_CALLBACKS else frame.f_back
     return frame
 
 
@@ -207,6 +207,10 @@ class DurableLoop(asyncio.AbstractEventLoop):
         return self._ordinal
 
     # ---- running
+
+    def enter(self, deliver: Callable[[Any, Any], None], execution: object, event: object) -> None:
+        """Deliver an arrival: what is asked for in there is the engine's wish, not that of any line of the code."""
+        deliver(execution, event)
 
     def run_until_idle(self) -> None:
         """Run callbacks until none is ready, or until one of them called `stop`."""
@@ -381,7 +385,7 @@ _REFUSED = [
 ]
 for _name in _REFUSED:
     setattr(DurableLoop, _name, _refuse(_name))
+_ENTERS = DurableLoop.enter.__code__
 _RUNS_CALLBACKS = DurableLoop.run_until_idle.__code__
-_CLOSES = DurableLoop.close_everything.__code__
 # What is abstract in the base class is now defined, one way or the other.
 DurableLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 | code | type | content |
 | --- | --- | --- |
 | 1 | int beyond 64 bits | two's complement, big endian |
-| 2 | datetime | ISO 8601 with its UTC offset if it has one, then `~` if `fold` is set |
+| 2 | datetime | ISO 8601 with its UTC offset if it has one (`@` and microseconds for an odd one), then `~` if `fold` is set |
 | 3 | date | ISO 8601 |
 | 4 | time | as datetime |
 | 5 | timedelta | microseconds, as code 1 |
@@ -33,6 +33,7 @@ BIG_INT, DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID, SET, FROZENSET, TUPLE =
 NESTED = frozenset({SET, FROZENSET, TUPLE})
 
 FOLD_MARK = "~"
+OFFSET_MARK = "@"
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
 
@@ -47,10 +48,12 @@ def from_int(value: int) -> msgpack.ExtType:
 
 def from_datetime(value: datetime.datetime) -> msgpack.ExtType:
     """Wrap a datetime. A zone travels as its offset at that moment."""
-    if value.tzinfo is not None and value.utcoffset() is None:
+    offset = value.utcoffset()
+    if value.tzinfo is not None and offset is None:
         raise ValueError("its time zone gives no UTC offset")
-    text = datetime.datetime.isoformat(value) + (FOLD_MARK if value.fold else "")
-    return msgpack.ExtType(DATETIME, text.encode())
+    bare = datetime.datetime.isoformat(datetime.datetime.replace(value, tzinfo=None)) if _is_odd(offset) else None
+    text = bare or datetime.datetime.isoformat(value)
+    return msgpack.ExtType(DATETIME, _marked(text, value.fold, offset).encode())
 
 
 def from_date(value: datetime.date) -> msgpack.ExtType:
@@ -60,10 +63,22 @@ def from_date(value: datetime.date) -> msgpack.ExtType:
 
 def from_time(value: datetime.time) -> msgpack.ExtType:
     """Wrap a time of day."""
-    if value.tzinfo is not None and value.utcoffset() is None:
+    offset = value.utcoffset()
+    if value.tzinfo is not None and offset is None:
         raise ValueError("its time zone gives no UTC offset without a date; use a fixed offset")
-    text = datetime.time.isoformat(value) + (FOLD_MARK if value.fold else "")
-    return msgpack.ExtType(TIME, text.encode())
+    bare = datetime.time.isoformat(datetime.time.replace(value, tzinfo=None)) if _is_odd(offset) else None
+    return msgpack.ExtType(TIME, _marked(bare or datetime.time.isoformat(value), value.fold, offset).encode())
+
+
+def _is_odd(offset: datetime.timedelta | None) -> bool:
+    """Tell whether ISO's form is no use: Python 3.11 reads an offset of less than a second as none at all."""
+    return offset is not None and offset.microseconds != 0
+
+
+def _marked(text: str, fold: int, offset: datetime.timedelta | None) -> str:
+    if offset is not None and offset.microseconds:
+        text += f"{OFFSET_MARK}{offset // _MICROSECOND}"
+    return text + FOLD_MARK if fold else text
 
 
 def from_timedelta(value: datetime.timedelta) -> msgpack.ExtType:
@@ -93,17 +108,27 @@ WRAPPERS: dict[type, Callable[[Any], msgpack.ExtType]] = {
 
 
 def _to_datetime(data: bytes) -> datetime.datetime:
-    text = data.decode("ascii")
-    if text.endswith(FOLD_MARK):
-        return datetime.datetime.fromisoformat(text[:-1]).replace(fold=1)
-    return datetime.datetime.fromisoformat(text)
+    text, marks = _without_marks(data)
+    value = datetime.datetime.fromisoformat(text)
+    return value.replace(**marks) if marks else value
 
 
 def _to_time(data: bytes) -> datetime.time:
+    text, marks = _without_marks(data)
+    value = datetime.time.fromisoformat(text)
+    return value.replace(**marks) if marks else value
+
+
+def _without_marks(data: bytes) -> tuple[str, dict[str, Any]]:
+    """Return the ISO text, and what the marks behind it say as arguments of `replace`."""
     text = data.decode("ascii")
+    marks: dict[str, Any] = {}
     if text.endswith(FOLD_MARK):
-        return datetime.time.fromisoformat(text[:-1]).replace(fold=1)
-    return datetime.time.fromisoformat(text)
+        text, marks["fold"] = text[:-1], 1
+    if OFFSET_MARK in text:
+        text, _, microseconds = text.partition(OFFSET_MARK)
+        marks["tzinfo"] = datetime.timezone(datetime.timedelta(microseconds=int(microseconds)))
+    return text, marks
 
 
 def _to_uuid(data: bytes) -> uuid.UUID:

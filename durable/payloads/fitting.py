@@ -120,10 +120,14 @@ def _exact_types(annotation: Any) -> frozenset[type] | None:
     return frozenset({annotation}) if isinstance(annotation, type) and annotation in _EXACT else None
 
 
+def _says_nothing(annotation: Any) -> bool:
+    return annotation is Any or annotation is object or annotation is inspect.Parameter.empty
+
+
 def _exact_match(annotation: Any) -> Callable[[Any], bool] | None:
-    if annotation in (Any, object, inspect.Parameter.empty):
+    if _says_nothing(annotation):
         return _always
-    if annotation in (list, dict):
+    if annotation is list or annotation is dict:
         return lambda value: type(value) is annotation
     kinds = _exact_types(annotation)
     if kinds is not None:
@@ -144,7 +148,7 @@ def _match_scalar(kinds: frozenset[type]) -> Callable[[Any], bool]:
 
 
 def _match_list(annotation: Any) -> Callable[[Any], bool] | None:
-    if annotation is Any:
+    if _says_nothing(annotation):
         return lambda value: type(value) is list
     kinds = _exact_types(annotation)
     if kinds is None:
@@ -156,7 +160,7 @@ def _match_dict(key: Any, element: Any) -> Callable[[Any], bool] | None:
     keys = _exact_types(key)
     if keys is None:
         return None
-    if element is Any:
+    if _says_nothing(element):
         return lambda value: type(value) is dict and keys.issuperset(map(type, value))
     kinds = _exact_types(element)
     if kinds is None:

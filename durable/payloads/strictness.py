@@ -31,6 +31,7 @@ _STRICT = frozenset({"int", "float", "bool", "str", "bytes", "list"})
 
 # What a gated node accepts: the type itself, and its form in JSON.
 _ACCEPTED: dict[str, tuple[type, ...]] = {
+    "float": (float, int),  # a strict float is also made of a Decimal
     "date": (str, datetime.date),
     "datetime": (str, datetime.datetime),
     "time": (str, datetime.time),

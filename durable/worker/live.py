@@ -97,6 +97,7 @@ class LiveInstance:
     __slots__ = (
         "children",
         "control",
+        "depth",
         "execution",
         "held",
         "is_busy",
@@ -126,6 +127,7 @@ class LiveInstance:
         self.is_recovered = False  # what a former owner held has been started again
         self.wants_turn = False  # a timer is due, an opening waits, or it is to be tried again
         self.pushed_due: int | None = None
+        self.depth = 0  # how many parents it has
         self.held: set[TaskAddress] = set()  # attempts of it that run here without a row
         self.children: list[InstanceRow] | None = None  # unfinished ones, looked up before it is terminated
 

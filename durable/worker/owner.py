@@ -309,6 +309,9 @@ class Owner:
         try:
             async for live, error in self._loader.load(lives):
                 live.is_loading = False
+                if self._lives.get(live.key) is not live:  # lost while it was being read
+                    self._turns.close(live.drop_execution())
+                    continue
                 if error is not None:
                     self._add(self._turns.steps.stall(live, error))
                 elif live.row is None:
@@ -418,13 +421,14 @@ class Owner:
 
     async def _commit(self, batch: Batch) -> Committed:
         """Commit a batch; while its outcome is unknown, ask again under the same number."""
+        lease = self._keeper.current
         pause = 0.05
         while True:
             asked_at = self._clock.monotonic()
             try:
-                committed = await self._provider.commit(self._keeper.current, batch)
+                committed = await self._provider.commit(lease, batch)
             except StoreUnavailableError as error:
-                if not self._keeper.is_valid:
+                if not self._keeper.is_valid or self._keeper.lease is not lease:
                     raise LeaseLostError(f"the store did not answer for the length of a lease: {error}") from error
                 logger.warning("a commit has no answer yet (%s); it is asked for again", error)
                 await asyncio.sleep(pause)

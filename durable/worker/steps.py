@@ -133,6 +133,8 @@ class Steps:
         return prepared
 
     def note_dropped(self, prepared: Prepared, row: InstanceRow, event: HistoryEvent, reason: str) -> None:
+        if isinstance(event, ev.OrchestrationStarted):
+            return  # the start of a run that was ended before it began: nobody waits for it
         name = str(getattr(event, "name", None) or getattr(event, "task_id", ""))
         logger.info(
             "instance '%s': dropped %s %s: %s",
@@ -217,7 +219,7 @@ class Steps:
     ) -> Prepared:
         """End a run by force: no code runs, and no history needs to be readable."""
         for pending in prepared.taken:
-            if pending.event is not event and not isinstance(pending.event, ev.OrchestrationStarted):
+            if pending.event is not event:
                 self.note_dropped(prepared, row, pending.event, "the instance was terminated")
         execution, buffered = live.execution, []
         if execution is not None:
@@ -283,8 +285,7 @@ class Steps:
         """Consume what came too late."""
         prepared = Prepared(live, taken=taken)
         for pending in taken:
-            if not isinstance(pending.event, ev.OrchestrationStarted):
-                self.note_dropped(prepared, row, pending.event, f"the instance had ended ({row.status.name})")
+            self.note_dropped(prepared, row, pending.event, f"the instance had ended ({row.status.name})")
         return self.onlyconsumed_by(live, prepared)
 
 

@@ -39,7 +39,6 @@ from durable.provider import (
     Step,
     TaskAddress,
 )
-from durable.versions import UNVERSIONED
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.outbox import to_message
@@ -117,14 +116,11 @@ class Turns:
 
     def new_execution(self, row: InstanceRow) -> Execution:
         """Return an execution of the row's present generation, to be fed. Raises UnknownNameError."""
-        version = row.version
-        if version is None and (row.status is not Status.PENDING or row.generation):
-            version = UNVERSIONED
-        runner = self._runners.get((row.name, version))
+        runner = self._runners.get((row.name, row.version))
         if runner is None:
-            definition = self._app.find_orchestrator(row.name, version)
+            definition = self._app.find_orchestrator(row.name, row.version)  # no version yet: the newest
             runner = OrchestrationRunner(self._app, definition, self._sealer, strict=self._strict)
-            self._runners[row.name, version] = runner
+            self._runners[row.name, row.version] = runner
         return runner.new_execution(row.key, row.run_id, row.generation)
 
     def feed(self, execution: Execution, record: Record, size_bytes: int) -> None:
@@ -229,7 +225,7 @@ class Turns:
         for event in arrivals:
             if isinstance(event, ev.OrchestrationStarted):
                 definition = self._app.find_orchestrator(row.name, row.version)
-                fitted.append(dataclasses.replace(event, version=definition.version, python=PYTHON))
+                fitted.append(dataclasses.replace(event, version=definition.exact_version, python=PYTHON))
             else:
                 fitted.append(event)
         return fitted
@@ -266,8 +262,8 @@ class Turns:
         if row.stall_reason is not None:
             changes["stall_reason"] = None
         started = execution.started
-        if row.status is Status.PENDING and started is not None and started.version != row.version:
-            changes["version"] = started.version
+        if row.version is None:
+            changes.update(_settled_version(turn.record))
         appends, chain = self.steps.append(row, turn.record)
         prepared.record_bytes = len(appends[0][1].data) if appends else 0
         generation, records = row.generation, row.records + len(appends)
@@ -323,7 +319,7 @@ class Turns:
         started: Any = opening.events[0]
         if started.version is None:
             try:
-                started = dataclasses.replace(started, version=self._app.newest(row.name).version)
+                started = dataclasses.replace(started, version=self._app.newest(row.name).exact_version)
             except UnknownNameError:  # it stalls there, with that reason
                 pass
         started = dataclasses.replace(started, python=PYTHON)
@@ -380,7 +376,7 @@ class Turns:
         state: OwnerState,
         execution: Execution,
     ) -> None:
-        depth = execution.started.depth if execution.started else 0
+        live.depth = depth = execution.started.depth if execution.started else 0
         now = turn.record.time
         prepared.memos += [Memo(key, data, expires_at) for key, data, expires_at in turn.memos]
         if len(turn.messages) > INLINE_MESSAGES_MAX and turn.outcome is None:
@@ -397,11 +393,15 @@ class Turns:
         assert state.cursor is not None, "an outbox has a cursor"
         generation, index, sent = state.cursor
         state.cursor = (generation, index, sent + count) if live.outbox else None
-        depth = live.execution.started.depth if live.execution and live.execution.started else 0
-        now = self._clock.now()
+        depth, now = live.depth, self._clock.now()
         prepared = Prepared(live, messages=[to_message(item, row, depth, self._partitions, now) for item in sending])
         open_work = row.open_work if live.outbox else max(row.open_work - 1, 0)
         return self.steps.complete(prepared, row, state, self.steps.quiet(row, state, open_work=open_work))
+
+
+def _settled_version(record: Record) -> dict[str, str | None]:
+    """Return the version that a start in this record settled on: from then on the instance keeps it."""
+    return {"version": event.version for event in record.events if isinstance(event, ev.OrchestrationStarted)}
 
 
 def _held_count(state: OwnerState, execution: Execution, turn: Turn) -> int:

@@ -297,6 +297,7 @@ def make_durable(database: sqlite3.Connection, path: str) -> None:
     database.execute("PRAGMA wal_autocheckpoint = 0")  # see WriteConnection.checkpoint
     database.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
     database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    database.execute("PRAGMA temp_store = MEMORY")  # savepoints keep the pages that they may have to restore
     if sys.platform == "darwin":
         database.execute("PRAGMA fullfsync = ON")  # there, fsync alone does not reach the disk
         database.execute("PRAGMA checkpoint_fullfsync = ON")

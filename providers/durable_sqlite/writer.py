@@ -23,6 +23,7 @@ from durable.provider import Wakeup
 from durable_sqlite.connection import WriteConnection
 from durable_sqlite.filelock import WAIT_S_MAX, locked_out
 from durable_sqlite.listeners import Changes
+from durable_sqlite.refusal import UNSTORABLE
 
 T = TypeVar("T")
 
@@ -35,11 +36,20 @@ PAUSE_S_MAX = 0.005
 
 @dataclasses.dataclass(slots=True)
 class Transaction:
-    """What a job works with: the database inside a transaction, the store's time, and what it will have changed."""
+    """What a job works with: the database inside a transaction, the store's time, and what it will have changed.
+
+    A job is first run as fast as it can be. If it then raises `NeedsCare`, or what sqlite3 raises for a value that it
+    cannot hold, it is undone and run again, with `is_careful`: it is to take nothing for granted and to look at every value.
+    """
 
     database: sqlite3.Connection
     now: int
     changes: Changes
+    is_careful: bool = False
+
+
+class NeedsCare(Exception):  # noqa: N818 (no error: the job is run again)
+    """What a job took for granted does not hold."""
 
 
 Job = Callable[[Transaction], Any]
@@ -113,7 +123,7 @@ class Writer:
         connection = self._connection
         connection.begin()
         try:
-            answer = job(Transaction(connection.database, self._now_us(), Changes()))
+            answer = job(Transaction(connection.database, self._now_us(), Changes(), is_careful=True))
         except BaseException as error:
             failure = connection.failure_of(error) if isinstance(error, sqlite3.Error) else error
             connection.rollback()
@@ -203,15 +213,15 @@ class Writer:
 
     def _run(self, group: list[_Waiting]) -> bool:
         """Run the jobs. If none of them succeeds, roll back and return False."""
-        if len(group) == 1:
-            self._run_job(group[0])
-        else:
-            try:
+        try:
+            if len(group) == 1:
+                self._run_job(group[0], ("ROLLBACK", "BEGIN IMMEDIATE"))
+            else:
                 for waiting in group:
                     self._run_under_savepoint(waiting)
-            except sqlite3.Error as error:  # some errors end the whole transaction, and the savepoints with it
-                for waiting in group:
-                    waiting.error = waiting.error or self._connection.failure_of(error)
+        except sqlite3.Error as error:  # some errors end the whole transaction, and the savepoints with it
+            for waiting in group:
+                waiting.error = waiting.error or self._connection.failure_of(error)
         if all(waiting.error is not None for waiting in group):
             self._connection.rollback()
             return False
@@ -220,14 +230,21 @@ class Writer:
     def _run_under_savepoint(self, waiting: _Waiting) -> None:
         database = self._connection.database
         database.execute("SAVEPOINT job")
-        self._run_job(waiting)
+        self._run_job(waiting, ("ROLLBACK TO job",))
         if waiting.error is not None:
             database.execute("ROLLBACK TO job")
         database.execute("RELEASE job")
 
-    def _run_job(self, waiting: _Waiting) -> None:
+    def _run_job(self, waiting: _Waiting, undo: tuple[str, ...]) -> None:
+        database = self._connection.database
         try:
-            waiting.answer = waiting.job(Transaction(self._connection.database, self._now_us(), waiting.changes))
+            try:
+                waiting.answer = waiting.job(Transaction(database, self._now_us(), waiting.changes))
+            except (NeedsCare, *UNSTORABLE):
+                for statement in undo:
+                    database.execute(statement)
+                waiting.changes = Changes()
+                waiting.answer = waiting.job(Transaction(database, self._now_us(), waiting.changes, is_careful=True))
         except sqlite3.Error as error:
             waiting.error = self._connection.failure_of(error)
             waiting.error.__cause__ = error

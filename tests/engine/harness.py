@@ -240,6 +240,7 @@ class Play:
             arrivals, now, data, expected = history[length]
             if expected is not None:
                 turn = fresh.turn(arrivals, now)
+                assert list(turn.record.events) == list(decode_record(data).events), f"turn {length} of generation {generation}"
                 assert encode_record(turn.record) == data, f"turn {length} of generation {generation}"
                 assert turn == expected, f"turn {length} of generation {generation}"
         elif generation == self.generation:

@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 from uuid import UUID
 
 import pydantic
+import typing_extensions
 
 Item = TypeVar("Item")
 
@@ -41,13 +42,13 @@ class Size(NamedTuple):
     height: int = 1
 
 
-class Address(TypedDict):
+class Address(typing_extensions.TypedDict):  # the one that pydantic's models want on Python 3.11
     street: str
     number: int
 
 
 class Category(TypedDict):
-    """Refers to itself."""
+    """Of the standard library, and refers to itself."""
 
     name: str
     parts: list[Category]

@@ -216,7 +216,7 @@ def test_a_misfit_names_the_place_the_reason_and_the_value() -> None:
 
 def test_a_misfit_in_many_places_stays_short() -> None:
     with pytest.raises(MisfitError) as misfit:
-        arrive(["x" * 100_000] * 1000, list[int])
+        arrive(["x" * 1000] * 1000, list[int])
     assert len(str(misfit.value)) < 1000
     assert str(misfit.value).endswith("and 997 more")
 

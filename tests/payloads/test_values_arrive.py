@@ -64,7 +64,7 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     Literal[1, "one", b"one", True, None, Color.RED]: st.sampled_from([1, "one", b"one", True, None, Color.RED]),
     Size: st.builds(Size, st.integers(), st.integers()),
     Point: st.builds(Point, st.integers(), st.integers()),
-    Address: st.fixed_dictionaries({"street": texts, "number": st.integers()}),
+    Address: st.tuples(texts, st.integers()).map(lambda pair: {"street": pair[0], "number": pair[1]}),
     Line: st.builds(Line, sku=texts, amount=st.integers(), price=finite_decimals),
     Annotated[int, pydantic.Field(ge=0)]: st.integers(min_value=0),
 }
@@ -100,6 +100,8 @@ def shape(value: Any) -> Any:
         return dict, [(shape(key), shape(part)) for key, part in value.items()]
     if isinstance(value, (set, frozenset)):
         return type(value), sorted(repr(shape(part)) for part in value)
+    if isinstance(value, pydantic.BaseModel):
+        return type(value), shape(dict(value))
     if isinstance(value, (list, tuple)):
         return type(value), [shape(part) for part in value]
     if isinstance(value, datetime.datetime | datetime.time):

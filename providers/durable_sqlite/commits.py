@@ -1,0 +1,338 @@
+"""`commit`: one transaction for everything that a worker has ready."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from durable.errors import LeaseLostError, StoreError
+from durable.provider import (
+    LEASE_US,
+    RECORD_PART_BYTES_MAX,
+    Batch,
+    Committed,
+    Delivery,
+    InstanceKey,
+    InstanceRow,
+    Lease,
+    RecordRow,
+    Status,
+    Step,
+    Verdict,
+    partition_of,
+)
+from durable_sqlite import refusal
+from durable_sqlite.deliveries import Deliveries, consume, end_run, park, unpark
+from durable_sqlite.ownership import Owned, lease_lost
+from durable_sqlite.rows import (
+    CURRENT,
+    INLINE_BYTES_MAX,
+    LARGE_COLUMNS,
+    add_tags,
+    drop_tags,
+    encode_tags,
+    inline,
+    insert_run,
+    write_large,
+)
+from durable_sqlite.writer import NeedsCare, Transaction
+
+HINTS_MAX = 100_000
+
+_FIXED_COLUMNS = frozenset({"key", "partition", "run_id"})
+_CHANGEABLE_COLUMNS = frozenset(field.name for field in dataclasses.fields(InstanceRow)) - _FIXED_COLUMNS
+_FINISHED = int(Status.COMPLETED)
+
+_READ_LEASE = "SELECT epoch, ownership, commit_number FROM leases WHERE hub = ? AND lease_id = ?"
+_READ_ANSWER = "SELECT commit_answer FROM leases WHERE hub = ? AND lease_id = ?"
+_FENCE = (
+    "UPDATE leases SET expires_at = ?, commit_number = ?, commit_answer = ?"
+    " WHERE hub = ? AND lease_id = ? AND epoch = ? AND commit_number < ?"
+)
+_THE_RUN = "hub = ? AND kind = ? AND id = ? AND place = 0 AND run_id = ? AND generation = ? AND records = ?"
+# A turn that changes none of the indexed columns. What it takes for granted of the others is checked in passing.
+_UPDATE_NARROW = (
+    "UPDATE runs SET generation = ?, records = ?, chain = ?, updated_at = ?, state = ?"
+    f" WHERE {_THE_RUN} AND status = ? AND due_at IS ? AND open_work = ? AND parked_until = ? AND slow_turns = 0"
+)
+_ADD_RECORD = (
+    "INSERT INTO history (hub, run_id, generation, record, part, data, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_DROP_HISTORY = "DELETE FROM history WHERE hub = ? AND run_id = ? AND generation < ?"
+_FIND_NUMBER = "SELECT number, parked_until FROM runs WHERE hub = ? AND kind = ? AND id = ? AND place = 0"
+_DROP_ACTIVITY = (
+    "DELETE FROM queue WHERE hub = ? AND kind = ? AND id = ? AND run_id = ? AND generation = ? AND task_id = ?"
+)
+_DROP_ACTIVITIES = "DELETE FROM queue WHERE hub = ? AND kind = ? AND id = ? AND run_id = ?"
+_ADD_ACTIVITY = (
+    "INSERT OR REPLACE INTO queue (hub, kind, id, run_id, generation, task_id, partition, queue, name, version, data,"
+    " priority, visible_at, deliveries, first_claimed_at, heartbeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def _update_wide(columns: Sequence[str]) -> str:
+    """The statement for a turn that changes indexed columns, and these further ones."""
+    changes = "".join(f", {name} = ?" for name in columns)
+    return (
+        "UPDATE runs SET generation = ?, records = ?, chain = ?, updated_at = ?, state = ?, status = ?, due_at = ?,"
+        f" open_work = ?, parked_until = ?, slow_turns = 0, slow_since = 0{changes} WHERE {_THE_RUN} AND status < 4"
+    )
+
+
+Hint = tuple[int, int | None, int, int]
+"""Status, due time, open work and parking of an unfinished instance, as this process wrote them last."""
+
+
+class Commits:
+    """The commits of one provider, with what it remembers from the last ones to make the next ones cheap."""
+
+    def __init__(self, hub: int, partitions: int, owned: Owned, is_heard: Callable[[], bool]) -> None:
+        self._hub = hub
+        self._partitions = partitions
+        self._owned = owned
+        self._is_heard = is_heard
+        self._hints: dict[InstanceKey, Hint] = {}
+
+    def commit(self, transaction: Transaction, lease: Lease, batch: Batch) -> Committed:
+        """See `durable.provider.Turns.commit`."""
+        database, place = transaction.database, (self._hub, lease.lease_id)
+        row = database.execute(_READ_LEASE, place).fetchone()
+        if row is None or row[0] != lease.epoch:
+            raise lease_lost(lease)
+        if batch.number <= row[2]:
+            if batch.number < row[2]:
+                raise StoreError(f"batch {batch.number} is older than {row[2]}, the last one: its answer is gone")
+            return _decode_answer(database.execute(_READ_ANSWER, place).fetchone()[0])
+        self._check_partitions(batch.steps, self._owned.partitions(database, lease, row[1]))
+        refused = self._refused(batch.steps, is_careful=transaction.is_careful)
+        steps = [step for index, step in enumerate(batch.steps) if index not in refused] if refused else batch.steps
+        told = self._write_steps(transaction, steps)
+        consume(database, self._hub, batch.consumed)
+        unsent = [batch.steps[index] for index in refused]
+        committed = Committed(self._send(transaction, batch, unsent, told), transaction.now, refused)
+        answer = (transaction.now + LEASE_US, batch.number, _encode_answer(committed))
+        if database.execute(_FENCE, (*answer, *place, lease.epoch, batch.number)).rowcount != 1:
+            raise lease_lost(lease)
+        return committed
+
+    def _check_partitions(self, steps: Sequence[Step], owned: frozenset[int]) -> None:
+        if len(owned) == self._partitions:
+            return
+        for step in steps:
+            if partition_of(step.key, self._partitions) not in owned:
+                raise LeaseLostError(f"the partition of instance '{step.key.id}' is not this lease's")
+
+    def _refused(self, steps: Sequence[Step], *, is_careful: bool) -> dict[int, str]:
+        refused = {}
+        for index, step in enumerate(steps):
+            unknown = step.changes.keys() - _CHANGEABLE_COLUMNS
+            if unknown:
+                raise StoreError(f"no such columns, or fixed ones: {sorted(unknown)}")
+            reason = refusal.why_too_large(step) or (refusal.refusal_of_step(step) if is_careful else None)
+            if reason:
+                refused[index] = reason
+        return refused
+
+    def _send(
+        self, transaction: Transaction, batch: Batch, unsent: Sequence[Step], told: Sequence[InstanceKey]
+    ) -> list[Delivery]:
+        """Store the messages and memos, but not those of steps that were left out; add the rows that are to be told."""
+        if not batch.messages and not batch.memos and not told:
+            return []
+        deliveries = Deliveries(
+            transaction.database,
+            self._hub,
+            transaction.now,
+            transaction.changes,
+            is_careful=transaction.is_careful,
+        )
+        for key in told:
+            row = deliveries.read_current(key)
+            if row is not None:
+                transaction.changes.rows.append(row)
+        unsent_messages = {index for step in unsent for index in step.messages}
+        answers = [
+            Delivery(Verdict.REFUSED) if index in unsent_messages else deliveries.deliver(message)
+            for index, message in enumerate(batch.messages)
+        ]
+        unsent_memos = {index for step in unsent for index in step.memos}
+        for index, memo in enumerate(batch.memos):
+            if index not in unsent_memos:
+                deliveries.write_memo(memo)
+        deliveries.finish()
+        return answers
+
+    # ---- steps
+
+    def _write_steps(self, transaction: Transaction, steps: Sequence[Step]) -> list[InstanceKey]:
+        """Write the steps, and return the instances whose listeners should see their new row."""
+        database, hub = transaction.database, self._hub
+        newly_parked = self._newly_parked(database, steps)
+        told = self._update_rows(database, steps, is_careful=transaction.is_careful)
+        records = [
+            (hub, step.run_id, generation, record.index, 0, record.data, record.checksum)
+            for step in steps
+            for generation, record in step.appends
+        ]
+        if any(len(record[5]) > RECORD_PART_BYTES_MAX for record in records):
+            records = [part for record in records for part in _parts(record)]
+        database.executemany(_ADD_RECORD, records)
+        consume(database, hub, [sequence for step in steps for sequence in step.consumed])
+        for step in steps:
+            if step.drop_generations_below is not None:
+                database.execute(_DROP_HISTORY, (hub, step.run_id, step.drop_generations_below))
+            if step.queue_drops or step.queue_adds or step.progress.status.is_finished:
+                self._write_queue(transaction, step)
+            if step.changes:
+                self._write_changes_elsewhere(database, step)
+            if step.replaced_by is not None:
+                self._replace(transaction, step, step.replaced_by)
+        if newly_parked:
+            park(database, hub, newly_parked)
+        unpark(database, hub, [step.key for step in steps if step.progress.parked_until == 0], transaction.now)
+        return told
+
+    def _update_rows(
+        self, database: sqlite3.Connection, steps: Sequence[Step], *, is_careful: bool
+    ) -> list[InstanceKey]:
+        hub, hints, is_heard = self._hub, self._hints, self._is_heard()
+        told: list[InstanceKey] = []
+        narrow: list[tuple[Any, ...]] = []
+        wide: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+        if len(hints) > HINTS_MAX:
+            hints.clear()
+        for step in steps:
+            key, progress = step.key, step.progress
+            status = int(progress.status)
+            hint = (status, progress.due_at, progress.open_work, progress.parked_until)
+            known = hints.get(key)
+            values = (progress.generation, progress.records, progress.chain, progress.updated_at, progress.state)
+            where = (hub, key.kind, key.id, step.run_id, *step.before)
+            if known == hint and not step.changes and not is_careful:
+                narrow.append((*values, *where, *hint))
+                continue
+            if is_heard and step.replaced_by is None and (step.changes or known is None or known[0] != status):
+                told.append(key)
+            columns, changes = _changed_columns(step.changes) if step.changes else ((), ())
+            wide.setdefault(columns, []).append((*values, *hint, *changes, *where))
+            if status < _FINISHED and step.replaced_by is None:
+                hints[key] = hint
+            else:
+                hints.pop(key, None)
+        if narrow and database.executemany(_UPDATE_NARROW, narrow).rowcount != len(narrow):
+            raise NeedsCare
+        for columns, rows in wide.items():
+            if database.executemany(_update_wide(columns), rows).rowcount != len(rows):
+                self._hints.clear()
+                raise LeaseLostError(
+                    f"one of {len(rows)} instances was written by somebody else, or has ended; nothing was written"
+                )
+        return told
+
+    def _newly_parked(self, database: sqlite3.Connection, steps: Sequence[Step]) -> set[InstanceKey]:
+        found = set()
+        for step in steps:
+            if step.progress.parked_until > 0:
+                row = database.execute(_FIND_NUMBER, (self._hub, step.key.kind, step.key.id)).fetchone()
+                if row is not None and row[1] == 0:
+                    found.add(step.key)
+        return found
+
+    def _write_queue(self, transaction: Transaction, step: Step) -> None:
+        database, hub = transaction.database, self._hub
+        drops = [(hub, t.key.kind, t.key.id, t.run_id, t.generation, t.task_id) for t in step.queue_drops]
+        database.executemany(_DROP_ACTIVITY, drops)
+        if step.progress.status.is_finished:
+            database.execute(_DROP_ACTIVITIES, (hub, step.key.kind, step.key.id, step.run_id))
+        for row in step.queue_adds:
+            task = row.task
+            values = (hub, task.key.kind, task.key.id, task.run_id, task.generation, task.task_id, row.partition)
+            counted = (row.priority, row.visible_at, row.deliveries, row.first_claimed_at, row.heartbeat)
+            database.execute(_ADD_ACTIVITY, (*values, row.queue, row.name, row.version, row.data, *counted))
+            transaction.changes.activities = True
+
+    def _write_changes_elsewhere(self, database: sqlite3.Connection, step: Step) -> None:
+        """Write what does not lie in the row itself: large payloads, and the entries by which tags are found."""
+        large = [name for name in LARGE_COLUMNS if len(step.changes.get(name) or b"") > INLINE_BYTES_MAX]
+        if not large and "tags" not in step.changes:
+            return
+        number = database.execute(_FIND_NUMBER, (self._hub, step.key.kind, step.key.id)).fetchone()[0]
+        for name in large:
+            write_large(database, number, name, step.changes[name])
+        if "tags" in step.changes:
+            database.execute("DELETE FROM tags WHERE hub = ? AND number = ?", (self._hub, number))
+            add_tags(database, self._hub, number, step.changes["tags"])
+
+    def _replace(self, transaction: Transaction, step: Step, row: InstanceRow) -> None:
+        database, key = transaction.database, step.key
+        number = database.execute(_FIND_NUMBER, (self._hub, key.kind, key.id)).fetchone()[0]
+        if self._is_heard():
+            ended = Deliveries(
+                database, self._hub, transaction.now, transaction.changes, is_careful=False
+            ).read_current(key)
+            if ended is not None:
+                transaction.changes.rows.append(ended)
+            transaction.changes.rows.append(row)
+        end_run(database, self._hub, number)
+        insert_run(database, self._hub, CURRENT, row)
+        if row.parked_until > 0:
+            park(database, self._hub, {key})
+
+
+def _changed_columns(changes: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """Return the names and values of changed columns, as the table has them."""
+    columns: dict[str, Any] = {}
+    for name in sorted(changes):
+        value = changes[name]
+        if name == "parent":
+            columns["parent_kind"], columns["parent_id"] = (value.kind, value.id) if value else (None, None)
+        elif name == "tags":
+            columns[name] = encode_tags(value)
+        elif name in LARGE_COLUMNS:
+            columns[name] = inline(value)
+        else:
+            columns[name] = int(value) if isinstance(value, int) else value
+    return tuple(columns), tuple(columns.values())
+
+
+def _parts(record: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Cut a record's row into rows of bounded length."""
+    *place, _, data, checksum = record
+    starts = range(0, max(1, len(data)), RECORD_PART_BYTES_MAX)
+    return [
+        (*place, part, data[start : start + RECORD_PART_BYTES_MAX], b"" if part else checksum)
+        for part, start in enumerate(starts)
+    ]
+
+
+def encode_deliveries(deliveries: Sequence[Delivery]) -> list[list[int]]:
+    """Return deliveries as they are kept for a repeated call, without their rows."""
+    return [[delivery.verdict, delivery.sequence] for delivery in deliveries]
+
+
+def decode_deliveries(stored: Sequence[Sequence[int]]) -> list[Delivery]:
+    """Return them again."""
+    return [Delivery(Verdict(verdict), sequence) for verdict, sequence in stored]
+
+
+def _encode_answer(committed: Committed) -> str:
+    return json.dumps([committed.now, encode_deliveries(committed.deliveries), list(committed.refused.items())])
+
+
+def _decode_answer(text: str) -> Committed:
+    now, deliveries, refused = json.loads(text)
+    return Committed(decode_deliveries(deliveries), now, dict(refused))
+
+
+def join_parts(rows: Sequence[tuple[int, int, bytes, bytes]]) -> list[RecordRow]:
+    """Return whole records from their rows (record, part, data, checksum), which are in order."""
+    records: list[RecordRow] = []
+    for index, part, data, checksum in rows:
+        if part == 0:
+            records.append(RecordRow(index, data, checksum))
+        else:
+            records[-1] = RecordRow(index, records[-1].data + data, records[-1].checksum)
+    return records

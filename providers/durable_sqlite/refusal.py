@@ -1,0 +1,87 @@
+"""What this store refuses, item by item: values over its limit, and text or numbers that SQLite cannot hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from durable.provider import Memo, Message, Step, Verdict
+
+VALUE_BYTES_MAX = 64 * 1024 * 1024
+"""The largest value: a whole turn's worth (`reliability.md`, decision 10). SQLite itself would take 1,000,000,000 bytes."""
+
+UNSTORABLE = (UnicodeEncodeError, OverflowError)
+"""What sqlite3 raises for text with lone surrogates and for integers of more than 64 bits."""
+
+_INTEGERS = range(-(2**63), 2**63)
+
+
+def is_message_too_large(message: Message) -> bool:
+    """Tell whether a value of a message is over the limit."""
+    start = message.start
+    if start is not None and start.input is not None and len(start.input) > VALUE_BYTES_MAX:
+        return True
+    return len(message.data) > VALUE_BYTES_MAX
+
+
+def refusal_of_message(message: Message) -> Verdict | None:
+    """Return the verdict on a message that cannot be stored, or None. Looks at every value: not for the usual path."""
+    if is_message_too_large(message):
+        return Verdict.TOO_LARGE
+    leaves = _leaves((message.target, message.run_id, message.data, message.start, message.visible_at))
+    return Verdict.REFUSED if _why_not(leaves) else None
+
+
+def refusal_of_memo(memo: Memo) -> str | None:
+    """Return why a memo cannot be stored, or None."""
+    return _why_not([memo.key, memo.data, memo.expires_at])
+
+
+def why_too_large(step: Step) -> str | None:
+    """Return why a step is over the limit, or None. Records have none: they are cut into parts."""
+    if len(step.progress.state) > VALUE_BYTES_MAX:
+        return _too_large(step.progress.state)
+    if step.changes or step.queue_adds or step.replaced_by is not None:
+        for leaf in _leaves((step.changes, step.queue_adds, step.replaced_by)):
+            if isinstance(leaf, str | bytes) and len(leaf) > VALUE_BYTES_MAX:
+                return _too_large(leaf)
+    return None
+
+
+def refusal_of_step(step: Step) -> str | None:
+    """Return why a step cannot be stored, or None. Looks at every value: not for the usual path."""
+    return _why_not(_leaves((step.progress, step.changes, step.queue_adds, step.replaced_by)))
+
+
+def _too_large(leaf: str | bytes) -> str:
+    return f"a value of {len(leaf)} bytes is over the store's limit of {VALUE_BYTES_MAX}"
+
+
+def _why_not(leaves: Iterable[Any]) -> str | None:
+    for leaf in leaves:
+        if isinstance(leaf, str):
+            if not leaf.isascii() and any("\ud800" <= letter <= "\udfff" for letter in leaf):
+                return f"text that is not valid Unicode: {leaf[:60]!a}"
+        elif isinstance(leaf, int):
+            if leaf not in _INTEGERS:
+                return f"the number {leaf} has more than 64 bits"
+        elif isinstance(leaf, bytes) and len(leaf) > VALUE_BYTES_MAX:
+            return _too_large(leaf)
+    return None
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield the plain values inside rows, mappings and sequences."""
+    if value is None or isinstance(value, str | bytes | int):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield name
+            yield from _leaves(inner)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _leaves(getattr(value, field.name))
+    else:
+        for inner in value:
+            yield from _leaves(inner)

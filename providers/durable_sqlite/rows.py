@@ -1,0 +1,169 @@
+"""Instances as rows of the table `runs`, and back."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from durable.provider import InstanceKey, InstanceRow, Status
+
+CURRENT, ENDED, WAITING = 0, 1, 2
+"""The places of a run: see the table."""
+
+INLINE_BYTES_MAX = 512
+"""A longer payload lies in `large_values`, so that the row, which every turn rewrites, stays short."""
+
+LARGE_COLUMNS = ("input", "output", "custom_status", "failure")
+
+# In the order in which `row_of` reads them.
+_PLAIN = (
+    "partition",
+    "run_id",
+    "name",
+    "version",
+    "created_at",
+    "scheduled_at",
+    "updated_at",
+    "status",
+    "generation",
+    "records",
+    "chain",
+    *LARGE_COLUMNS,
+    "stall_reason",
+    "completed_at",
+    "parent_kind",
+    "parent_id",
+    "parent_run_id",
+    "parent_task",
+    "tags",
+    "due_at",
+    "open_work",
+    "parked_until",
+    "state",
+    "slow_turns",
+    "slow_since",
+)
+COLUMNS = ("number", "kind", "id", *_PLAIN)
+SELECTED = ", ".join(f"runs.{name}" for name in COLUMNS)
+"""The columns that `row_of` takes, for a SELECT."""
+
+_INSERT = (
+    f"INSERT INTO runs (hub, place, kind, id, {', '.join(_PLAIN)})"
+    f" VALUES (?, ?, ?, ?, {', '.join('?' for _ in _PLAIN)})"
+)
+_FIRST_LARGE = COLUMNS.index(LARGE_COLUMNS[0])
+_LARGE_SLICE = slice(_FIRST_LARGE, _FIRST_LARGE + len(LARGE_COLUMNS))
+
+_READ_LARGE = "SELECT value FROM large_values WHERE number = ? AND column_name = ?"
+_WRITE_LARGE = "INSERT OR REPLACE INTO large_values (number, column_name, value) VALUES (?, ?, ?)"
+_ADD_TAG = "INSERT OR REPLACE INTO tags (hub, name, value, number) VALUES (?, ?, ?, ?)"
+_DROP_TAG = "DELETE FROM tags WHERE hub = ? AND name = ? AND value = ? AND number = ?"
+
+
+def inline(payload: bytes | None) -> bytes | int | None:
+    """Return what the row holds of a payload: itself, or its length where it lies elsewhere."""
+    return payload if payload is None or len(payload) <= INLINE_BYTES_MAX else len(payload)
+
+
+def encode_tags(tags: Mapping[str, str]) -> str | None:
+    """Return tags as the row holds them."""
+    return json.dumps(dict(tags), ensure_ascii=False) if tags else None
+
+
+def insert_run(database: sqlite3.Connection, hub: int, place: int, row: InstanceRow) -> int:
+    """Add a run; return its number."""
+    parent = row.parent or (None, None)
+    values = (
+        hub,
+        place,
+        row.key.kind,
+        row.key.id,
+        row.partition,
+        row.run_id,
+        row.name,
+        row.version,
+        row.created_at,
+        row.scheduled_at,
+        row.updated_at,
+        int(row.status),  # a plain int: SQLite looks for an adapter of anything else
+        row.generation,
+        row.records,
+        row.chain,
+        inline(row.input),
+        inline(row.output),
+        inline(row.custom_status),
+        inline(row.failure),
+        row.stall_reason,
+        row.completed_at,
+        parent[1],
+        parent[0],
+        row.parent_run_id,
+        row.parent_task,
+        encode_tags(row.tags) if row.tags else None,
+        row.due_at,
+        row.open_work,
+        row.parked_until,
+        row.state,
+        row.slow_turns,
+        row.slow_since,
+    )
+    number = database.execute(_INSERT, values).lastrowid
+    assert number is not None
+    for name in LARGE_COLUMNS:
+        payload = getattr(row, name)
+        if payload is not None and len(payload) > INLINE_BYTES_MAX:
+            write_large(database, number, name, payload)
+    if row.tags and place == CURRENT:
+        add_tags(database, hub, number, row.tags)
+    return number
+
+
+def write_large(database: sqlite3.Connection, number: int, name: str, payload: bytes) -> None:
+    """Store a payload that is too long for its row."""
+    database.execute(_WRITE_LARGE, (number, name, payload))
+
+
+def add_tags(database: sqlite3.Connection, hub: int, number: int, tags: Mapping[str, str]) -> None:
+    """Let a current run be found by its tags."""
+    database.executemany(_ADD_TAG, [(hub, name, value, number) for name, value in tags.items()])
+
+
+def drop_tags(database: sqlite3.Connection, hub: int, number: int) -> None:
+    """End that."""
+    (text,) = database.execute("SELECT tags FROM runs WHERE number = ?", (number,)).fetchone()
+    if text:
+        database.executemany(_DROP_TAG, [(hub, name, value, number) for name, value in json.loads(text).items()])
+
+
+def row_of(database: sqlite3.Connection, values: tuple[Any, ...]) -> InstanceRow:
+    """Return the row that a SELECT of SELECTED has found; `database` is asked for its large payloads."""
+    large = values[_LARGE_SLICE]
+    if any(isinstance(value, int) for value in large):
+        large = tuple(
+            database.execute(_READ_LARGE, (values[0], name)).fetchone()[0] if isinstance(value, int) else value
+            for name, value in zip(LARGE_COLUMNS, large, strict=True)
+        )
+    return build_row(values, large)
+
+
+def build_row(values: tuple[Any, ...], large: Iterable[bytes | None]) -> InstanceRow:
+    """Return the row of a SELECT of SELECTED, with these payloads."""
+    parent_kind, parent_id, parent_run_id, parent_task, tags = values[20:25]
+    return InstanceRow(
+        InstanceKey(values[2], values[1]),
+        *values[3:10],
+        _STATUSES[values[10]],
+        *values[11:14],
+        *large,
+        *values[18:20],
+        None if parent_id is None else InstanceKey(parent_id, parent_kind),
+        parent_run_id,
+        parent_task,
+        json.loads(tags) if tags else {},
+        *values[25:],
+    )
+
+
+_STATUSES = tuple(Status)

@@ -1,20 +1,48 @@
-"""Durable orchestration: orchestrator code that is replayed over its history, and so survives crashes, deploys and waiting.
+"""Durable orchestration: ordinary Python code that is replayed over its history, and so survives crashes and waits for years.
 
-    errors        every error, and failures as plain data
-    engine        pure: code and history in, what must become durable out
-    provider      the storage contract; `providers/durable_*` implement it
-    payloads, app values to bytes by annotation; the registry of functions
-    context       what an orchestrator and an activity see
-    client        starts, watches and steers instances
-    worker        owns partitions, commits turns, runs activities
+    cli, web                      thin faces over the client (to come)
+    jobs, schedules, entities     features on the public interface and its seams (to come)
+    client, worker                the only places with tasks, threads and timeouts
+    context, orchestrations       what an orchestrator sees; between it and the engine
+    activity_context              what an activity sees
+    provider, payloads, app       the storage contract, values as bytes, the registry of functions
+    engine                        pure: code, history and arrivals in; all that must become durable out
+    errors                        every error, and failures as plain data
 
-Everything that users import is here; `durable.testing` beside it holds the conformance suite for providers.
+Each imports only what is below it; `providers/durable_*` implement the contract. All that users need is exported here.
 """
+
+import logging
 
 from durable.activity_context import ActivityContext, current_activity
 from durable.app import App
 from durable.client import Client, Handle, SyncClient, SyncHandle
 from durable.context import Orchestration, OrchestrationContext
+from durable.engine.events import (
+    ActivityCancelled,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityScheduled,
+    EventRaised,
+    EventSent,
+    HistoryEvent,
+    OrchestrationCancelled,
+    OrchestrationCancelRequested,
+    OrchestrationCompleted,
+    OrchestrationContinuedAsNew,
+    OrchestrationFailed,
+    OrchestrationResumed,
+    OrchestrationStarted,
+    OrchestrationSuspended,
+    OrchestrationTerminated,
+    SubOrchestrationCancelled,
+    SubOrchestrationCompleted,
+    SubOrchestrationFailed,
+    SubOrchestrationScheduled,
+    TimerCancelled,
+    TimerCreated,
+    TimerFired,
+)
 from durable.engine.retry import RetryPolicy
 from durable.engine.tasks import Task, when_all, when_any
 from durable.errors import (
@@ -51,3 +79,81 @@ from durable.errors import (
 from durable.history import History
 from durable.model import ActivityState, DroppedItem, OrchestrationState, OrchestrationStatus, ReusePolicy
 from durable.worker import Worker
+
+__all__ = [
+    "ActivityCancelled",
+    "ActivityCompleted",
+    "ActivityContext",
+    "ActivityFailed",
+    "ActivityFailedError",
+    "ActivityScheduled",
+    "ActivityState",
+    "ActivityTimeoutError",
+    "App",
+    "Client",
+    "DivergenceError",
+    "DroppedItem",
+    "DuplicateNameError",
+    "DurableError",
+    "EntityOperationFailedError",
+    "EventDataError",
+    "EventRaised",
+    "EventSent",
+    "FailureDetails",
+    "Handle",
+    "History",
+    "HistoryDamagedError",
+    "HistoryEvent",
+    "InstanceAlreadyExistsError",
+    "InstanceFinishedError",
+    "InstanceNotFoundError",
+    "InstanceRunningError",
+    "InvalidInputError",
+    "LeaseLostError",
+    "LimitExceededError",
+    "NonDurableAwaitError",
+    "NonRetryableError",
+    "Orchestration",
+    "OrchestrationCancelRequested",
+    "OrchestrationCancelled",
+    "OrchestrationCancelledError",
+    "OrchestrationCompleted",
+    "OrchestrationContext",
+    "OrchestrationContinuedAsNew",
+    "OrchestrationFailed",
+    "OrchestrationFailedError",
+    "OrchestrationResumed",
+    "OrchestrationStarted",
+    "OrchestrationState",
+    "OrchestrationStatus",
+    "OrchestrationSuspended",
+    "OrchestrationTerminated",
+    "OrchestrationTerminatedError",
+    "RetryPolicy",
+    "ReusePolicy",
+    "StoreError",
+    "StoreUnavailableError",
+    "SubOrchestrationCancelled",
+    "SubOrchestrationCompleted",
+    "SubOrchestrationFailed",
+    "SubOrchestrationFailedError",
+    "SubOrchestrationScheduled",
+    "SyncClient",
+    "SyncHandle",
+    "Task",
+    "TaskFailedError",
+    "TimerCancelled",
+    "TimerCreated",
+    "TimerFired",
+    "TurnBudgetExceededError",
+    "UnknownNameError",
+    "UpdateRejectedError",
+    "Worker",
+    "WorkerLostError",
+    "current_activity",
+    "when_all",
+    "when_any",
+]
+
+# Quiet unless the program configures logging: without a handler Python would print warnings by itself.
+logging.getLogger(__name__).addHandler(logging.NullHandler())

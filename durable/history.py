@@ -7,6 +7,7 @@ stored, and whoever loads it checks the same chain that the store's reader check
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ import msgpack
 
 from durable import payloads
 from durable.engine.events import HistoryEvent, InstanceKey
-from durable.engine.records import Record, decode_record, first_checksum, next_checksum
+from durable.engine.records import CHECKSUM_BYTES, Record, decode_record, first_checksum, next_checksum
 from durable.errors import DurableError, HistoryDamagedError, InstanceNotFoundError
 from durable.provider import InstanceRow, Provider, RecordRow
 
@@ -148,45 +149,29 @@ class History(Sequence[HistoryEvent]):
     def export(self) -> bytes:
         """Return everything as bytes, for `load`."""
         key, run_id, generation, name = self._whose
-        packed: bytes = msgpack.packb(
-            {
-                "is": EXPORT_MARK,
-                "format": EXPORT_FORMAT,
-                "instance_id": key.id,
-                "kind": key.kind,
-                "run_id": run_id,
-                "generation": generation,
-                "name": name,
-                "records": [row.data for row in self._rows],
-                "checksums": [row.checksum for row in self._rows],
-                "chain": self._rows[-1].checksum if self._rows else b"",
-            }
-        )
+        rows = [[row.data, row.checksum] for row in self._rows]
+        body: bytes = msgpack.packb([key.id, key.kind, run_id, generation, name, rows])
+        packed: bytes = msgpack.packb([EXPORT_MARK, EXPORT_FORMAT, body, _digest(body)])
         return packed
 
     @classmethod
     def load(cls, data: bytes, *, sealer: payloads.Sealer | None = None) -> History:
         """Return an exported history. Raises HistoryDamagedError for whatever is not one, or is not whole."""
         try:
-            found = msgpack.unpackb(data)
-            if found["is"] != EXPORT_MARK or found["format"] > EXPORT_FORMAT:
-                raise HistoryDamagedError(
-                    f"not an exported history that this version reads: format {found['format']!r:.20}"
-                )
-            key = InstanceKey(found["instance_id"], found["kind"])
-            whose = Generation(key, found["run_id"], found["generation"], found["name"])
-            records = zip(found["records"], found["checksums"], strict=True)
-            rows = [
-                RecordRow(index, bytes(record), bytes(checksum)) for index, (record, checksum) in enumerate(records)
-            ]
-            is_whole = found["chain"] == (rows[-1].checksum if rows else b"")
+            mark, layout, body, digest = msgpack.unpackb(data)
+            if mark != EXPORT_MARK or not 1 <= layout <= EXPORT_FORMAT or digest != _digest(body):
+                raise HistoryDamagedError("not an exported history that this version reads, or a damaged one")
+            instance_id, kind, run_id, generation, name, records = msgpack.unpackb(body)
+            rows = [RecordRow(index, *record) for index, record in enumerate(records)]
+            return cls(Generation(InstanceKey(instance_id, kind), run_id, generation, name), rows, sealer=sealer)
         except HistoryDamagedError:
             raise
         except Exception as error:  # whatever garbage does to the decoder is one fact: this is not a history
             raise HistoryDamagedError(f"an exported history cannot be read: {error!r:.200}") from error
-        if not is_whole:
-            raise HistoryDamagedError(f"the exported history of '{key.id}' lacks its last records")
-        return cls(whose, rows, sealer=sealer)
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()
 
 
 _PAYLOAD_FIELDS: dict[type[HistoryEvent], tuple[str, ...]] = {}

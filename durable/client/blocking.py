@@ -73,13 +73,13 @@ class Portal:
         """End the loop and wait for its thread. Safe to call twice, and when nothing was ever started."""
         if self._process not in (0, os.getpid()):
             return  # the thread lives in the process that started it
+        if self._thread is threading.current_thread():
+            raise DurableError("a blocking client cannot be closed in its own event loop")
         with self._lock:
             self._is_closed = True
             thread, served = self._thread, self._served
         if thread is None:
             return
-        if thread is threading.current_thread():
-            raise DurableError("a blocking client cannot be closed in its own event loop")
         if served.exception() is None:
             try:
                 served.result().loop.call_soon_threadsafe(served.result().stop.set)

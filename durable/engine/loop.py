@@ -132,7 +132,10 @@ class GuardedCoroutine(Coroutine[Any, Any, Any]):
         return self._inner.__await__()
 
     def _refuse(self, awaited: object) -> Any:
-        what = "a future of another event loop" if asyncio.isfuture(awaited) else f"{awaited!r:.200}"
+        what = f"{awaited!r:.200}"
+        if asyncio.isfuture(awaited):
+            what = "a future of another event loop"
+            awaited._asyncio_future_blocking = False  # whoever may await it shall find it as it was
         error = non_durable(what, awaiting_location(self._inner))
         return self.throw(error)
 

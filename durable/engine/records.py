@@ -92,7 +92,7 @@ class _Layout:
         found = self.get(event)
         defaults = self.defaults
         count = len(found)
-        while count and found[count - 1] is defaults[count - 1]:
+        while count and found[count - 1] == defaults[count - 1]:  # not `is`: what was read is equal, not the same
             count -= 1
         packed = [event.code, *found[:count]]
         for index, encode, _ in self.converters:

@@ -136,11 +136,10 @@ def _encode_spelled(
     try:
         data = _encode(spell_whole(value, annotation), what, max_depth)
         arrived = shape_of(annotation).validate(unpack_plain(data), what)
-        arrives = same(value, arrived)
+        if same(value, arrived):
+            return data, arrived
     except LimitExceededError:
         raise
     except Exception:  # noqa: BLE001  # whatever a user's serializer, validator or comparison raises
-        arrives = False
-    if not arrives:
-        raise refused
-    return data, arrived
+        raise refused from None
+    raise refused

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import operator
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from durable.errors import LeaseLostError, StoreError
@@ -58,9 +60,7 @@ _UPDATE_NARROW = (
     "UPDATE runs SET generation = ?, records = ?, chain = ?, updated_at = ?, state = ?"
     f" WHERE {_THE_RUN} AND status = ? AND due_at IS ? AND open_work = ? AND parked_until = ? AND slow_turns = 0"
 )
-_ADD_RECORD = (
-    "INSERT INTO history (hub, run_id, generation, record, part, data, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
+_ADD_RECORD = "INSERT INTO history (hub, run_id, generation, record, part, data, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DROP_HISTORY = "DELETE FROM history WHERE hub = ? AND run_id = ? AND generation < ?"
 _FIND_NUMBER = "SELECT number, parked_until FROM runs WHERE hub = ? AND kind = ? AND id = ? AND place = 0"
 _DROP_ACTIVITY = (
@@ -70,6 +70,12 @@ _DROP_ACTIVITIES = "DELETE FROM queue WHERE hub = ? AND kind = ? AND id = ? AND 
 _ADD_ACTIVITY = (
     "INSERT OR REPLACE INTO queue (hub, kind, id, run_id, generation, task_id, partition, queue, name, version, data,"
     " priority, visible_at, deliveries, first_claimed_at, heartbeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_READ_OWNER = "SELECT lease_id FROM partitions WHERE hub = ? AND partition = ?"
+_MARK_SLOW = (
+    "UPDATE runs SET slow_turns = slow_turns + 1,"
+    " slow_since = CASE slow_since WHEN 0 THEN ? ELSE slow_since END"
+    " WHERE hub = ? AND kind = ? AND id = ? AND place = 0 AND run_id = ?"
 )
 
 
@@ -165,12 +171,26 @@ class Commits:
         deliveries.finish()
         return answers
 
+    def mark_slow_turn(self, transaction: Transaction, lease: Lease, key: InstanceKey, run_id: str) -> None:
+        """See `durable.provider.Turns.mark_slow_turn`."""
+        database = transaction.database
+        row = database.execute(_READ_LEASE, (self._hub, lease.lease_id)).fetchone()
+        if row is None or row[0] != lease.epoch:
+            raise lease_lost(lease)
+        owned = database.execute(_READ_OWNER, (self._hub, partition_of(key, self._partitions))).fetchone()
+        values = (transaction.now, self._hub, key.kind, key.id, run_id)
+        if owned != (lease.lease_id,) or database.execute(_MARK_SLOW, values).rowcount != 1:
+            raise LeaseLostError(f"instance '{key.id}', run {run_id}, is not this lease's to write")
+
     # ---- steps
 
     def _write_steps(self, transaction: Transaction, steps: Sequence[Step]) -> list[InstanceKey]:
         """Write the steps, and return the instances whose listeners should see their new row."""
         database, hub = transaction.database, self._hub
         newly_parked = self._newly_parked(database, steps)
+        for step in steps:
+            if "tags" in step.changes:  # while the row still has those that are entered
+                drop_tags(database, hub, self._number_of(database, step.key))
         told = self._update_rows(database, steps, is_careful=transaction.is_careful)
         records = [
             (hub, step.run_id, generation, record.index, 0, record.data, record.checksum)
@@ -192,7 +212,8 @@ class Commits:
                 self._replace(transaction, step, step.replaced_by)
         if newly_parked:
             park(database, hub, newly_parked)
-        unpark(database, hub, [step.key for step in steps if step.progress.parked_until == 0], transaction.now)
+        free = [step.key for step in steps if (step.replaced_by or step.progress).parked_until == 0]
+        unpark(database, hub, free, transaction.now)
         return told
 
     def _update_rows(
@@ -241,6 +262,12 @@ class Commits:
                     found.add(step.key)
         return found
 
+    def _number_of(self, database: sqlite3.Connection, key: InstanceKey) -> int:
+        row = database.execute(_FIND_NUMBER, (self._hub, key.kind, key.id)).fetchone()
+        if row is None:
+            raise LeaseLostError(f"instance '{key.id}' is gone; nothing was written")
+        return int(row[0])
+
     def _write_queue(self, transaction: Transaction, step: Step) -> None:
         database, hub = transaction.database, self._hub
         drops = [(hub, t.key.kind, t.key.id, t.run_id, t.generation, t.task_id) for t in step.queue_drops]
@@ -259,16 +286,15 @@ class Commits:
         large = [name for name in LARGE_COLUMNS if len(step.changes.get(name) or b"") > INLINE_BYTES_MAX]
         if not large and "tags" not in step.changes:
             return
-        number = database.execute(_FIND_NUMBER, (self._hub, step.key.kind, step.key.id)).fetchone()[0]
+        number = self._number_of(database, step.key)
         for name in large:
             write_large(database, number, name, step.changes[name])
         if "tags" in step.changes:
-            database.execute("DELETE FROM tags WHERE hub = ? AND number = ?", (self._hub, number))
             add_tags(database, self._hub, number, step.changes["tags"])
 
     def _replace(self, transaction: Transaction, step: Step, row: InstanceRow) -> None:
         database, key = transaction.database, step.key
-        number = database.execute(_FIND_NUMBER, (self._hub, key.kind, key.id)).fetchone()[0]
+        number = self._number_of(database, key)
         if self._is_heard():
             ended = Deliveries(
                 database, self._hub, transaction.now, transaction.changes, is_careful=False
@@ -327,12 +353,11 @@ def _decode_answer(text: str) -> Committed:
     return Committed(decode_deliveries(deliveries), now, dict(refused))
 
 
-def join_parts(rows: Sequence[tuple[int, int, bytes, bytes]]) -> list[RecordRow]:
+def join_parts(rows: Iterable[tuple[int, int, bytes, bytes]]) -> list[RecordRow]:
     """Return whole records from their rows (record, part, data, checksum), which are in order."""
-    records: list[RecordRow] = []
-    for index, part, data, checksum in rows:
-        if part == 0:
-            records.append(RecordRow(index, data, checksum))
-        else:
-            records[-1] = RecordRow(index, records[-1].data + data, records[-1].checksum)
+    records = []
+    for index, group in itertools.groupby(rows, key=operator.itemgetter(0)):
+        parts = list(group)
+        data = parts[0][2] if len(parts) == 1 else b"".join(part[2] for part in parts)
+        records.append(RecordRow(index, data, parts[0][3]))
     return records

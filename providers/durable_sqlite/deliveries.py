@@ -65,9 +65,7 @@ _UNPARK = (
 _UNPARKED = "DELETE FROM inbox_later WHERE hub = ? AND kind = ? AND id = ? AND parked = 1 AND visible_at <= ?"
 _UNPARK_DELAYED = "UPDATE inbox_later SET parked = 0 WHERE hub = ? AND kind = ? AND id = ? AND parked = 1"
 _NORMAL_TARGETS = "SELECT sequence, kind, id FROM inbox WHERE hub = ? AND priority = 1"
-_PARK = (
-    f"INSERT INTO inbox_later ({_COLUMNS}, parked) SELECT {_COLUMNS}, 1 FROM inbox WHERE hub = ? AND sequence = ?"
-)
+_PARK = f"INSERT INTO inbox_later ({_COLUMNS}, parked) SELECT {_COLUMNS}, 1 FROM inbox WHERE hub = ? AND sequence = ?"
 _PARK_DELAYED = (
     "UPDATE inbox_later SET parked = 1 WHERE hub = ? AND kind = ? AND id = ? AND parked = 0 AND priority = 1"
 )
@@ -116,7 +114,7 @@ class Deliveries:
     def read_current(self, key: InstanceKey) -> InstanceRow | None:
         """Return the current row of an instance."""
         values = self._database.execute(_READ_CURRENT, (self._hub, key.kind, key.id)).fetchone()
-        return None if values is None else row_of(self._database, values)
+        return None if values is None else row_of(values)
 
     def _refusal(self, message: Message) -> Verdict | None:
         if self._is_careful:
@@ -135,11 +133,8 @@ class Deliveries:
                 return Verdict.STORED if self._is_waiting(message.target, message.run_id) else Verdict.FINISHED
             return Verdict.FINISHED if is_finished else Verdict.STORED
         if expects is Expects.ABSENT:
-            start = message.start
-            if start is not None and start.parent_run_id is not None and start.parent_task is not None:
-                if (start.parent_run_id, start.parent_task) == (parent_run_id, parent_task):
-                    return Verdict.ADOPTED
-            return Verdict.EXISTS
+            is_same = _is_of_request(message.start, parent_run_id, parent_task)
+            return Verdict.ADOPTED if is_same else Verdict.EXISTS
         if expects is Expects.ABSENT_OR_FINISHED and not is_finished:
             return Verdict.EXISTS
         return Verdict.STORED
@@ -203,6 +198,13 @@ class Deliveries:
             self._database.execute(_ADD_LATER, (*values, is_parked))
         else:
             self._database.execute(_ADD, values)
+
+
+def _is_of_request(start: InstanceRow | None, parent_run_id: str | None, parent_task: str | None) -> bool:
+    """Tell whether a row with this parent run and task was started by the very request that wants to start it."""
+    if start is None or start.parent_run_id is None or start.parent_task is None:
+        return False
+    return (start.parent_run_id, start.parent_task) == (parent_run_id, parent_task)
 
 
 def end_run(database: sqlite3.Connection, hub: int, number: int) -> None:

@@ -28,7 +28,9 @@ def store_error(error: sqlite3.Error, path: str) -> StoreError:
     """Return the contract's error for one of SQLite's. All of them mean that nothing was written."""
     code = primary_code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreUnavailableError(f"'{path}' is busy with another program's transaction; nothing was written ({error})")
+        return StoreUnavailableError(
+            f"'{path}' is busy with another program's transaction; nothing was written ({error})"
+        )
     if code == sqlite3.SQLITE_FULL:
         return StoreUnavailableError(f"the disk of '{path}' is full: make room; nothing was written ({error})")
     if code in (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from durable.provider import InstanceKey, InstanceRow, Status
@@ -46,17 +46,22 @@ _PLAIN = (
     "slow_since",
 )
 COLUMNS = ("number", "kind", "id", *_PLAIN)
-SELECTED = ", ".join(f"runs.{name}" for name in COLUMNS)
+
+
+def _selected(name: str) -> str:
+    if name not in LARGE_COLUMNS:
+        return f"runs.{name}"
+    elsewhere = f"SELECT value FROM large_values WHERE number = runs.number AND column_name = '{name}'"
+    return f"CASE typeof(runs.{name}) WHEN 'integer' THEN ({elsewhere}) ELSE runs.{name} END"
+
+
+SELECTED = ", ".join(map(_selected, COLUMNS))
 """The columns that `row_of` takes, for a SELECT."""
 
 _INSERT = (
     f"INSERT INTO runs (hub, place, kind, id, {', '.join(_PLAIN)})"
     f" VALUES (?, ?, ?, ?, {', '.join('?' for _ in _PLAIN)})"
 )
-_FIRST_LARGE = COLUMNS.index(LARGE_COLUMNS[0])
-_LARGE_SLICE = slice(_FIRST_LARGE, _FIRST_LARGE + len(LARGE_COLUMNS))
-
-_READ_LARGE = "SELECT value FROM large_values WHERE number = ? AND column_name = ?"
 _WRITE_LARGE = "INSERT OR REPLACE INTO large_values (number, column_name, value) VALUES (?, ?, ?)"
 _ADD_TAG = "INSERT OR REPLACE INTO tags (hub, name, value, number) VALUES (?, ?, ?, ?)"
 _DROP_TAG = "DELETE FROM tags WHERE hub = ? AND name = ? AND value = ? AND number = ?"
@@ -137,33 +142,21 @@ def drop_tags(database: sqlite3.Connection, hub: int, number: int) -> None:
         database.executemany(_DROP_TAG, [(hub, name, value, number) for name, value in json.loads(text).items()])
 
 
-def row_of(database: sqlite3.Connection, values: tuple[Any, ...]) -> InstanceRow:
-    """Return the row that a SELECT of SELECTED has found; `database` is asked for its large payloads."""
-    large = values[_LARGE_SLICE]
-    if any(isinstance(value, int) for value in large):
-        large = tuple(
-            database.execute(_READ_LARGE, (values[0], name)).fetchone()[0] if isinstance(value, int) else value
-            for name, value in zip(LARGE_COLUMNS, large, strict=True)
-        )
-    return build_row(values, large)
-
-
-def build_row(values: tuple[Any, ...], large: Iterable[bytes | None]) -> InstanceRow:
-    """Return the row of a SELECT of SELECTED, with these payloads."""
+def row_of(values: tuple[Any, ...]) -> InstanceRow:
+    """Return the row that a SELECT of SELECTED has found."""
     parent_kind, parent_id, parent_run_id, parent_task, tags = values[20:25]
-    return InstanceRow(
+    fields: tuple[Any, ...] = (
         InstanceKey(values[2], values[1]),
         *values[3:10],
         _STATUSES[values[10]],
-        *values[11:14],
-        *large,
-        *values[18:20],
+        *values[11:20],
         None if parent_id is None else InstanceKey(parent_id, parent_kind),
         parent_run_id,
         parent_task,
         json.loads(tags) if tags else {},
         *values[25:],
     )
+    return InstanceRow(*fields)
 
 
 _STATUSES = tuple(Status)

@@ -90,7 +90,9 @@ def check_origin(database: sqlite3.Connection, path: str) -> None:
     version = database.execute("PRAGMA user_version").fetchone()[0]
     tables = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if application_id != APPLICATION_ID and (tables or application_id or version):
-        raise StoreError(f"'{path}' belongs to another program: give the path of a file of its own, which may be missing")
+        raise StoreError(
+            f"'{path}' belongs to another program: give the path of a file of its own, which may be missing"
+        )
     if version > len(MIGRATIONS):
         raise StoreError(
             f"'{path}' was written by a newer release (schema {version}; this one knows {len(MIGRATIONS)}): "

@@ -76,6 +76,7 @@ class Writer:
         self._waiting: list[_Waiting] = []
         self._is_busy = False
         self._is_closed = False
+        self._is_idle: asyncio.Future[None] | None = None  # for `close`
         self._give_up_at: float | None = None
         self._pause_s = PAUSE_S_FIRST
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -103,21 +104,6 @@ class Writer:
         self._check_open()
         return await self._queue(job, in_thread=True)  # type: ignore[no-any-return]
 
-    async def in_thread(self, function: Callable[[], T]) -> T:
-        """Run a blocking function in the writer's thread, between transactions."""
-        future: asyncio.Future[T] = self._loop.create_future()
-
-        def run() -> None:
-            try:
-                answer = function()
-            except BaseException as error:
-                self._call_in_loop(_fail, future, error)
-            else:
-                self._call_in_loop(_answer, future, answer)
-
-        self._tasks.put(run)
-        return await future
-
     def write_blocking(self, job: Callable[[Transaction], T]) -> T:
         """Run `job` in a transaction in the calling thread, which is not the loop's."""
         connection = self._connection
@@ -135,8 +121,9 @@ class Writer:
         """Finish what was asked for and end the thread."""
         if not self._is_closed:
             self._is_closed = True
-            while self._is_busy or self._waiting:
-                await asyncio.sleep(0.001)
+            if self._is_busy:
+                self._is_idle = self._loop.create_future()
+                await self._is_idle
             self._tasks.put(None)
 
     def _check_open(self) -> None:
@@ -171,6 +158,8 @@ class Writer:
         self._waiting = [waiting for waiting in self._waiting if not waiting.future.done()]  # some were cancelled
         if not self._waiting:
             self._is_busy = False
+            if self._is_idle is not None and not self._is_idle.done():
+                self._is_idle.set_result(None)
             return
         if self._waiting[0].in_thread:
             first = [self._waiting.pop(0)]
@@ -248,7 +237,7 @@ class Writer:
         except sqlite3.Error as error:
             waiting.error = self._connection.failure_of(error)
             waiting.error.__cause__ = error
-        except BaseException as error:  # the caller's to handle; here it only means that nothing is kept
+        except BaseException as error:  # noqa: BLE001 (the caller's to handle; here it means that nothing is kept)
             waiting.error = error
 
     # ---- in the writer's thread
@@ -261,7 +250,7 @@ class Writer:
     def _commit_in_thread(self, group: list[_Waiting]) -> None:
         try:
             self._connection.commit()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (for those who wait)
             for waiting in group:
                 waiting.error = waiting.error or error
         self._call_in_loop(self._finish, group)
@@ -272,7 +261,7 @@ class Writer:
             self._connection.begin()
             if self._run(group):
                 self._connection.commit()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (for who waits)
             group[0].error = error
         self._call_in_loop(self._finish, group)
         self._checkpoint_if_due()

@@ -6,6 +6,7 @@ Every test here (and in this folder) also replays each of its histories from eve
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from durable.context import Orchestration, OrchestrationContext
 from durable.engine import events as ev
 from durable.engine.events import InstanceKey
 from durable.engine.execution import Execution
-from durable.engine.records import decode_record, encode_record
+from durable.engine.records import Record, decode_record, encode_record
 from durable.engine.tasks import Task, when_all, when_any
 from durable.errors import ActivityFailedError, DurableError
 from durable.payloads import Compression, Sealer, encode
@@ -443,8 +444,6 @@ def test_an_opening_record_is_taken_by_the_next_turn(play: MakePlay) -> None:
     one = play(main)
     execution = one.new_execution()
     opening = ev.OrchestrationStarted("main", None, None, "seed", "")
-    from durable.engine.records import Record
-
     record = Record(BEGIN_US, [opening, one.event("go", 3)], is_opening=True)
     assert decode_record(encode_record(record)) == record
     execution.feed(record)
@@ -461,8 +460,6 @@ def test_a_terminated_history_can_be_read(play: MakePlay) -> None:
     one.start()
     execution = one.new_execution()
     execution.feed(one.records[0])
-    from durable.engine.records import Record
-
     ended = ev.OrchestrationTerminated("enough")
     execution.feed(Record(one.now, [ended]))
     assert execution.outcome == ended
@@ -470,8 +467,6 @@ def test_a_terminated_history_can_be_read(play: MakePlay) -> None:
 
 
 def test_instances_do_not_share_context_variables(play: MakePlay) -> None:
-    import contextvars
-
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
     variable.set("the worker's")
 

@@ -60,7 +60,7 @@ async def test_the_saga_undoes_what_it_did_in_reverse_order(store_url: str) -> N
 async def test_a_failed_child_does_not_end_the_others(store_url: str) -> None:
     assert await child_orchestrations.main(store_url) == {
         "north": "2 letters",
-        "south": "failed: ada@example.org has no letter box",
+        "south": "failed: send_letter: ValueError: ada@example.org has no letter box",
     }
 
 

@@ -1,0 +1,111 @@
+"""The activity queue: attempts that any worker may claim, and what becomes of them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from durable.provider import ActivityRow, Beat, InstanceKey, Lease, Report, TaskAddress
+from durable_sqlite.deliveries import Deliveries
+from durable_sqlite.ownership import Ownership, lease_lost
+from durable_sqlite.writer import Transaction
+
+_READ_EPOCH = "SELECT epoch FROM leases WHERE hub = ? AND lease_id = ?"
+_FIND_CLAIMERS = "SELECT DISTINCT claimer FROM queue WHERE hub = ? AND claimer IS NOT NULL"
+_SET_FREE = "UPDATE queue SET claimer = NULL WHERE hub = ? AND claimer = ? AND claimer IS NOT NULL"
+_COLUMNS = (
+    "number, kind, id, run_id, generation, task_id, partition, queue, name, version, data, priority, visible_at,"
+    " deliveries, first_claimed_at, heartbeat"
+)
+_FREE = "hub = ? AND queue = ? AND claimer IS NULL AND visible_at <= ?"
+_FIND_FREE = f"SELECT {_COLUMNS} FROM queue WHERE {_FREE} ORDER BY priority, number"
+_IS_ANY_FREE = f"SELECT 1 FROM queue WHERE {_FREE} LIMIT 1"
+_CLAIM = (
+    "UPDATE queue SET claimer = ?, deliveries = deliveries + 1,"
+    " first_claimed_at = CASE first_claimed_at WHEN 0 THEN ? ELSE first_claimed_at END WHERE number = ?"
+)
+_THE_TASK = "hub = ? AND kind = ? AND id = ? AND run_id = ? AND generation = ? AND task_id = ?"
+_DELETE = f"DELETE FROM queue WHERE {_THE_TASK}"
+_BEAT = f"UPDATE queue SET heartbeat = ifnull(?, heartbeat) WHERE {_THE_TASK} AND claimer = ?"
+
+Served = Collection[tuple[str, str | None]] | None
+
+
+class Activities:
+    """The activity calls of one provider, each inside a transaction."""
+
+    def __init__(self, hub: int, ownership: Ownership) -> None:
+        self._hub = hub
+        self._ownership = ownership
+
+    def is_any_free(self, database: sqlite3.Connection, queues: Sequence[str], now: int) -> bool:
+        """Tell whether a claim might find anything. Only reads, so that an idle worker's poll does not write."""
+        if self._dead_claimers(database, now):
+            return True
+        return any(database.execute(_IS_ANY_FREE, (self._hub, queue, now)).fetchone() for queue in queues)
+
+    def _dead_claimers(self, database: sqlite3.Connection, now: int) -> list[str]:
+        claimers = database.execute(_FIND_CLAIMERS, (self._hub,)).fetchall()
+        return [claimer for (claimer,) in claimers if not self._ownership.is_live(database, claimer, now)]
+
+    def claim(
+        self, transaction: Transaction, lease: Lease, queues: Sequence[str], served: Served, limit: int
+    ) -> list[ActivityRow]:
+        """See `durable.provider.Activities.claim`."""
+        database, hub, now = transaction.database, self._hub, transaction.now
+        epoch = database.execute(_READ_EPOCH, (hub, lease.lease_id)).fetchone()
+        if epoch is None or epoch[0] != lease.epoch:
+            raise lease_lost(lease)
+        database.executemany(_SET_FREE, [(hub, claimer) for claimer in self._dead_claimers(database, now)])
+        found: list[tuple[Any, ...]] = []
+        for queue in set(queues):
+            found += self._free_in(database, queue, served, limit, now)
+        if len(queues) > 1:
+            found.sort(key=lambda values: (values[11], values[0]))
+        claimed = found[:limit]
+        database.executemany(_CLAIM, [(lease.lease_id, now, values[0]) for values in claimed])
+        return [_row_of(values, now) for values in claimed]
+
+    def _free_in(
+        self, database: sqlite3.Connection, queue: str, served: Served, limit: int, now: int
+    ) -> list[tuple[Any, ...]]:
+        rows = database.execute(_FIND_FREE, (self._hub, queue, now))
+        found: list[tuple[Any, ...]] = []
+        for values in rows:
+            if len(found) == limit:
+                break
+            if served is None or (values[8], values[9]) in served:
+                found.append(values)
+        rows.close()
+        return found
+
+    def report(
+        self, transaction: Transaction, lease: Lease, reports: Sequence[Report], beats: Sequence[Beat]
+    ) -> list[bool]:
+        """See `durable.provider.Activities.report`."""
+        database, hub = transaction.database, self._hub
+        deliveries = Deliveries(database, hub, transaction.now, transaction.changes, is_careful=transaction.is_careful)
+        answers = []
+        for report in reports:
+            is_there = database.execute(_DELETE, (hub, *_place(report.task))).rowcount == 1
+            if is_there:
+                deliveries.deliver(report.message)
+            answers.append(is_there)
+        for beat in beats:
+            values = (beat.details, hub, *_place(beat.task), lease.lease_id)
+            answers.append(database.execute(_BEAT, values).rowcount == 1)
+        deliveries.finish()
+        return answers
+
+
+def _place(task: TaskAddress) -> tuple[str, str, str, int, int]:
+    return task.key.kind, task.key.id, task.run_id, task.generation, task.task_id
+
+
+def _row_of(values: tuple[Any, ...], now: int) -> ActivityRow:
+    """Return a row as it is once it has been claimed."""
+    _, kind, key_id, run_id, generation, task_id, *rest, deliveries, first_claimed_at, heartbeat = values
+    task = TaskAddress(InstanceKey(key_id, kind), run_id, generation, task_id)
+    fields: tuple[Any, ...] = (task, *rest, deliveries + 1, first_claimed_at or now, heartbeat)
+    return ActivityRow(*fields)

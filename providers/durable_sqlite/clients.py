@@ -1,0 +1,96 @@
+"""What clients write: messages, and the removal of what has ended."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from durable.errors import StoreError
+from durable.provider import LEASE_US, Delivery, InstanceKey, Lease, Message
+from durable_sqlite.commits import decode_deliveries, encode_deliveries
+from durable_sqlite.deliveries import Deliveries
+from durable_sqlite.listings import after_prefix
+from durable_sqlite.rows import drop_tags
+from durable_sqlite.writer import Transaction
+
+_READ_LEASE = "SELECT submit_number, submit_answer FROM leases WHERE hub = ? AND lease_id = ?"
+_ADD_LEASE = "INSERT INTO leases (hub, lease_id, epoch, is_worker, expires_at) VALUES (?, ?, ?, 0, ?)"
+_WRITE_ANSWER = (
+    "UPDATE leases SET submit_number = ?, submit_answer = ?, expires_at = CASE is_worker WHEN 0 THEN ? ELSE expires_at END"
+    " WHERE hub = ? AND lease_id = ?"
+)
+_FIND_CURRENT = "SELECT number, run_id, status FROM runs WHERE hub = ? AND kind = ? AND id = ? AND place = 0"
+_FIND_REPLACED = "SELECT number, run_id FROM runs WHERE hub = ? AND kind = ? AND id = ? AND place = 1 ORDER BY number"
+_DROP_HISTORY = "DELETE FROM history WHERE hub = ? AND run_id = ?"
+_DROP_LARGE = "DELETE FROM large_values WHERE number = ?"
+_DROP_RUN = "DELETE FROM runs WHERE number = ?"
+_DROP_MEMOS = "DELETE FROM memos WHERE hub = ? AND key >= ? AND key < ?"
+_READ_TARGETS = "SELECT sequence, kind, id FROM {table} WHERE hub = ?"
+_DROP_MESSAGE = "DELETE FROM {table} WHERE hub = ? AND sequence = ?"
+
+
+class Clients:
+    """The clients' writing calls of one provider, each inside a transaction."""
+
+    def __init__(self, hub: int) -> None:
+        self._hub = hub
+
+    def submit(
+        self, transaction: Transaction, lease: Lease, number: int, messages: Sequence[Message]
+    ) -> list[Delivery]:
+        """See `durable.provider.Clients.submit`."""
+        database, place = transaction.database, (self._hub, lease.lease_id)
+        expires_at = transaction.now + LEASE_US
+        row = database.execute(_READ_LEASE, place).fetchone()
+        if row is None:
+            database.execute(_ADD_LEASE, (*place, lease.epoch, expires_at))
+        elif number <= row[0]:
+            if number < row[0]:
+                raise StoreError(f"submit {number} is older than {row[0]}, the last one: its answer is gone")
+            return decode_deliveries(json.loads(row[1]))
+        deliveries = Deliveries(
+            database, self._hub, transaction.now, transaction.changes, is_careful=transaction.is_careful
+        )
+        answers = [deliveries.deliver(message) for message in messages]
+        deliveries.finish()
+        database.execute(_WRITE_ANSWER, (number, json.dumps(encode_deliveries(answers)), expires_at, *place))
+        return answers
+
+    def purge(self, database: sqlite3.Connection, targets: Sequence[tuple[InstanceKey, str]]) -> int:
+        """See `durable.provider.Clients.purge`."""
+        removed = 0
+        gone: set[InstanceKey] = set()
+        for key, run_id in targets:
+            place = (self._hub, key.kind, key.id)
+            runs = database.execute(_FIND_REPLACED, place).fetchall()
+            current = database.execute(_FIND_CURRENT, place).fetchone()
+            if current is not None and current[1] == run_id:
+                if current[2] < 4:
+                    continue
+                runs.append(current[:2])
+                drop_tags(database, self._hub, current[0])
+                gone.add(key)
+            names = [name for _, name in runs]
+            if run_id not in names:
+                continue
+            for number, name in runs[: names.index(run_id) + 1]:
+                self._remove(database, number, name)
+            removed += 1
+        if gone:
+            self._remove_messages(database, gone)
+        return removed
+
+    def _remove(self, database: sqlite3.Connection, number: int, run_id: str) -> None:
+        database.execute(_DROP_HISTORY, (self._hub, run_id))
+        database.execute(_DROP_LARGE, (number,))
+        database.execute(_DROP_RUN, (number,))
+        prefix = f"run/{run_id}/"
+        database.execute(_DROP_MEMOS, (self._hub, prefix, after_prefix(prefix)))
+
+    def _remove_messages(self, database: sqlite3.Connection, keys: set[InstanceKey]) -> None:
+        """One look at all messages for all instances: an index by target would cost every message its entry."""
+        for table in ("inbox", "inbox_later"):
+            rows = database.execute(_READ_TARGETS.format(table=table), (self._hub,)).fetchall()
+            found = [(self._hub, sequence) for sequence, kind, key_id in rows if InstanceKey(key_id, kind) in keys]
+            database.executemany(_DROP_MESSAGE.format(table=table), found)

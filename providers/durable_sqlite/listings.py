@@ -1,0 +1,186 @@
+"""Statements for listing and counting instances by any combination of filters.
+
+A listing walks the current runs in order of creation and stops at the end of the page. Where a filter singles out few
+rows (children of a parent, a rare prefix or tag), it begins with those instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from durable.errors import StoreError
+from durable.provider import InstanceFilter, Page, Status
+from durable_sqlite.rows import COLUMNS, SELECTED, row_of
+
+FEW = 1000
+"""So many rows are sorted faster than the whole listing is walked."""
+
+_ORDER = ("created_at", "id", "kind")
+
+Fetch = Callable[[str, Sequence[Any]], Awaitable[list[tuple[Any, ...]]]]
+
+
+class Condition:
+    """A part of a WHERE clause, with its values."""
+
+    def __init__(self) -> None:
+        self.terms: list[str] = []
+        self.values: list[Any] = []
+
+    def add(self, term: str, *values: Any) -> None:
+        """Let `term` hold as well."""
+        self.terms.append(term)
+        self.values.extend(values)
+
+    def __str__(self) -> str:
+        return " AND ".join(self.terms)
+
+
+def after_prefix(prefix: str) -> str | None:
+    """Return the first text that is after all those with this prefix, in the order of their bytes; None: there is none."""
+    for end in range(len(prefix), 0, -1):
+        last = ord(prefix[end - 1])
+        if last < 0x10FFFF:
+            following = 0xE000 if last == 0xD7FF else last + 1  # surrogates are no letters
+            return prefix[: end - 1] + chr(following)
+    return None
+
+
+def _condition_of(hub: int, wanted: InstanceFilter) -> Condition:
+    """Return what a filter asks of a row of `runs`; without its statuses, which choose the place to look at."""
+    condition = Condition()
+    condition.add("runs.hub = ? AND runs.place = 0", hub)
+    if wanted.kind is not None:
+        condition.add("runs.kind = ?", wanted.kind)
+    if wanted.name is not None:
+        condition.add("runs.name = ?", wanted.name)
+    if wanted.prefix:
+        condition.add("runs.id >= ?", wanted.prefix)
+        end = after_prefix(wanted.prefix)
+        if end is not None:
+            condition.add("runs.id < ?", end)
+    for name, value in wanted.tags.items():
+        condition.add(
+            "EXISTS (SELECT 1 FROM tags WHERE hub = ? AND name = ? AND value = ? AND number = runs.number)",
+            hub,
+            name,
+            value,
+        )
+    if wanted.created_after is not None:
+        condition.add("runs.created_at >= ?", wanted.created_after)
+    if wanted.created_before is not None:
+        condition.add("runs.created_at < ?", wanted.created_before)
+    if wanted.parent is not None:
+        condition.add("runs.parent_kind = ? AND runs.parent_id = ?", wanted.parent.kind, wanted.parent.id)
+    return condition
+
+
+async def list_rows(
+    fetch: Fetch, hub: int, wanted: InstanceFilter, limit: int, page: bytes | None, *, newest_first: bool
+) -> Page:
+    """See `durable.provider.Clients.list_instances`."""
+    condition = _condition_of(hub, wanted)
+    if page is not None:
+        _begin_after(condition, page, wanted, "<" if newest_first else ">")
+    few = await _few(fetch, hub, wanted)
+    statement, values = _walk(wanted, condition) if few is None else _driven(few, wanted, condition)
+    direction = "DESC" if newest_first else "ASC"
+    order = ", ".join(f"{COLUMNS.index(name) + 1} {direction}" for name in _ORDER[: 3 if wanted.kind is None else 2])
+    found = await fetch(f"{statement} ORDER BY {order} LIMIT ?", [*values, limit + 1])
+    rows = [row_of(row) for row in found[:limit]]
+    if len(found) <= limit:
+        return Page(rows, None)
+    last = rows[-1]
+    return Page(rows, json.dumps([last.created_at, last.key.id, last.key.kind]).encode())
+
+
+async def count_rows(fetch: Fetch, hub: int, wanted: InstanceFilter) -> int:
+    """See `durable.provider.Clients.count`."""
+    condition = _condition_of(hub, wanted)
+    _limit_statuses(condition, wanted)
+    few = await _few(fetch, hub, wanted)
+    if few is None:
+        found = await fetch(f"SELECT count(*) FROM runs WHERE {condition}", condition.values)
+    else:
+        statement, values = few
+        source = f"({statement}) AS found CROSS JOIN runs ON runs.number = found.number"
+        found = await fetch(f"SELECT count(*) FROM {source} WHERE {condition}", [*values, *condition.values])
+    return int(found[0][0])
+
+
+def _begin_after(condition: Condition, page: bytes, wanted: InstanceFilter, comparison: str) -> None:
+    try:
+        created_at, key_id, kind = json.loads(page)
+    except ValueError:
+        raise StoreError(f"{page[:40]!r} is not the end of a page of this store") from None
+    if wanted.kind is None:
+        condition.add(f"(runs.created_at, runs.id, runs.kind) {comparison} (?, ?, ?)", created_at, key_id, kind)
+    else:
+        condition.add(f"(runs.created_at, runs.id) {comparison} (?, ?)", created_at, key_id)
+
+
+def _limit_statuses(condition: Condition, wanted: InstanceFilter) -> None:
+    if wanted.status:
+        statuses = sorted({int(status) for status in wanted.status})
+        condition.add(f"runs.status IN ({', '.join('?' for _ in statuses)})", *statuses)
+
+
+def _walk(wanted: InstanceFilter, condition: Condition) -> tuple[str, list[Any]]:
+    """All statuses at once, each in the order of its index; SQLite merges them and stops at the end of the page."""
+    statuses = sorted({int(status) for status in wanted.status or Status})
+    one = f"SELECT {SELECTED} FROM runs INDEXED BY runs_listed WHERE {condition} AND runs.status = ?"
+    values = [value for status in statuses for value in (*condition.values, status)]
+    return " UNION ALL ".join([one] * len(statuses)), values
+
+
+def _driven(few: tuple[str, list[Any]], wanted: InstanceFilter, condition: Condition) -> tuple[str, list[Any]]:
+    """First the few, then what else is asked of them."""
+    statement, values = few
+    _limit_statuses(condition, wanted)
+    source = f"({statement}) AS found CROSS JOIN runs ON runs.number = found.number"
+    return f"SELECT {SELECTED} FROM {source} WHERE {condition}", [*values, *condition.values]
+
+
+async def _few(fetch: Fetch, hub: int, wanted: InstanceFilter) -> tuple[str, list[Any]] | None:
+    """Return a statement for the numbers of few runs among which all wanted ones are, or None."""
+    for statement, values in _singling_out(hub, wanted):
+        found = await fetch(f"SELECT count(*) FROM ({statement} LIMIT ?)", [*values, FEW + 1])
+        if found[0][0] <= FEW:
+            return statement, values
+    return None
+
+
+def _singling_out(hub: int, wanted: InstanceFilter) -> list[tuple[str, list[Any]]]:
+    found: list[tuple[str, list[Any]]] = []
+    if wanted.parent is not None:
+        statement = (
+            "SELECT number FROM runs INDEXED BY runs_of_parent WHERE hub = ? AND place = 0 AND parent_id IS NOT NULL"
+            " AND parent_kind = ? AND parent_id = ?"
+        )
+        found.append((statement, [hub, wanted.parent.kind, wanted.parent.id]))
+    if wanted.prefix and wanted.kind is not None:
+        statement = (
+            "SELECT number FROM runs INDEXED BY runs_by_key WHERE hub = ? AND place = 0 AND kind = ? AND id >= ?"
+        )
+        values = [hub, wanted.kind, wanted.prefix]
+        end = after_prefix(wanted.prefix)
+        if end is not None:
+            statement += " AND id < ?"
+            values.append(end)
+        found.append((statement, values))
+    for name, value in wanted.tags.items():
+        found.append(("SELECT number FROM tags WHERE hub = ? AND name = ? AND value = ?", [hub, name, value]))
+    return found
+
+
+def memos(hub: int, prefix: str, now: int, limit: int) -> tuple[str, list[Any]]:
+    """Return the statement that reads memos by prefix, and its values."""
+    statement = "SELECT key, data, expires_at FROM memos WHERE hub = ? AND key >= ?"
+    values: list[Any] = [hub, prefix]
+    end = after_prefix(prefix)
+    if end is not None:
+        statement += " AND key < ?"
+        values.append(end)
+    return f"{statement} AND expires_at > ? ORDER BY key LIMIT ?", [*values, now, limit]

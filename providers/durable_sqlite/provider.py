@@ -1,0 +1,356 @@
+"""The SQLite provider: which call goes to the writer, which is read at once, and which is read in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
+
+import aiosqlite
+
+from durable.errors import StoreError
+from durable.ports import Ports
+from durable.provider import (
+    PARTITIONS,
+    ActivityRow,
+    Batch,
+    Beat,
+    Committed,
+    Delivery,
+    Hub,
+    InstanceFilter,
+    InstanceKey,
+    InstanceRow,
+    Lease,
+    LeaseView,
+    Memo,
+    Message,
+    Page,
+    Received,
+    RecordRow,
+    Report,
+    Wakeup,
+)
+from durable_sqlite import failures, listings, schema
+from durable_sqlite.activities import Activities
+from durable_sqlite.clients import Clients
+from durable_sqlite.commits import Commits
+from durable_sqlite.connection import ReadConnection, WriteConnection, lock_path_of, log_version, make_durable
+from durable_sqlite.filelock import FileLock
+from durable_sqlite.listeners import FileWatch, Listener, ListenersOfProcess
+from durable_sqlite.ownership import Owned, Ownership, lease_lost
+from durable_sqlite.reads import Reads
+from durable_sqlite.refusal import VALUE_BYTES_MAX
+from durable_sqlite.writer import Writer
+
+LOADED_INLINE_MAX = 50
+"""So many rows are read in well under a millisecond; more are read in a thread."""
+
+T = TypeVar("T")
+
+_listeners = ListenersOfProcess()
+
+
+class _Opened:
+    """Everything that exists between `open` and `close`."""
+
+    def __init__(
+        self, path: str, hub_name: str, ports: Ports, write: WriteConnection, hub: int, partitions: int
+    ) -> None:
+        self.facts = functools.partial(Hub, hub_name, partitions)
+        self.place = (os.path.realpath(path), hub_name)
+        self.write = write
+        self.writer = Writer(write, ports.now_us, self.tell)
+        self.read = ReadConnection.open(path)
+        self.slow_reads = aiosqlite.Connection(functools.partial(ReadConnection.open, path), 64)
+        self.is_slow_open = False
+        self.slow_lock = asyncio.Lock()
+        self.listeners: list[Listener] = []
+        self.watch: FileWatch | None = None
+        self.ownership = Ownership(hub, path)
+        self.commits = Commits(hub, partitions, Owned(hub), lambda: bool(_listeners.at(self.place)))
+        self.activities = Activities(hub, self.ownership)
+        self.clients = Clients(hub)
+        self.reads = Reads(hub)
+        self.hub = hub
+
+    def tell(self, wakeup: Wakeup) -> None:
+        """Wake all of this process who listen to this hub of this file."""
+        if self.watch is not None:
+            self.watch.hurry()
+        for listener in _listeners.at(self.place):
+            listener.tell(wakeup)
+
+
+class SqliteProvider:
+    """The storage contract on one SQLite file. Used by one event loop; `mark_slow_turn` alone by any thread."""
+
+    message_bytes_max: int | None = VALUE_BYTES_MAX
+    batch_bytes_max: int | None = None
+    is_fenced_by_lock = True
+
+    def __init__(self, path: str, hub_name: str, ports: Ports, *, may_create: bool) -> None:
+        self._path = path
+        self._hub_name = hub_name
+        self._ports = ports
+        self._may_create = may_create
+        self._now: _Opened | None = None
+
+    @property
+    def _opened(self) -> _Opened:
+        opened = self._now
+        if opened is None:
+            raise StoreError(f"'{self._path}' is not open: call open() first, and nothing after close()")
+        if opened.write.broken is not None:
+            raise opened.write.broken
+        return opened
+
+    # ---- ownership
+
+    async def open(self) -> Hub:
+        """See `durable.provider.Ownership.open`."""
+        if self._now is None:
+            write, hub, partitions = await self._ports.run_blocking(self._connect)
+            try:
+                self._now = _Opened(self._path, self._hub_name, self._ports, write, hub, partitions)
+            except BaseException:
+                write.close()
+                raise
+            log_version(self._path)
+        return self._now.facts(now=self._ports.now_us())
+
+    def _connect(self) -> tuple[WriteConnection, int, int]:
+        found: list[tuple[int, int]] = []
+
+        def prepare(database: sqlite3.Connection) -> None:
+            schema.check_origin(database, self._path)
+            make_durable(database, self._path)
+            schema.migrate(database)
+            found.append(schema.find_hub(database, self._hub_name, PARTITIONS))
+
+        _prepare_file(self._path, may_create=self._may_create)
+        write = WriteConnection(self._path)
+        write.open(prepare)
+        return write, *found[0]
+
+    async def close(self) -> None:
+        """See `durable.provider.Ownership.close`."""
+        opened, self._now = self._now, None
+        if opened is None:
+            return
+        if opened.watch is not None:
+            opened.watch.stop()
+        for listener in opened.listeners:
+            _listeners.remove(opened.place, listener)
+        await opened.writer.close()
+        if opened.is_slow_open:
+            await opened.slow_reads.close()
+        await self._ports.run_blocking(functools.partial(_disconnect, opened))
+
+    async def lease(self, name: str, announcement: bytes, *, worker: bool) -> Lease:
+        """See `durable.provider.Ownership.lease`."""
+        opened = self._opened
+        lease_id = self._ports.new_id()
+        return await opened.writer.write(
+            lambda transaction: opened.ownership.begin(transaction, lease_id, name, announcement, worker=worker)
+        )
+
+    async def renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:
+        """See `durable.provider.Ownership.renew`."""
+        opened = self._opened
+        return await opened.writer.write(lambda transaction: opened.ownership.renew(transaction, lease, announcement))
+
+    async def take(self, lease: Lease, partitions: Collection[int], *, from_live: bool = False) -> Collection[int]:
+        """See `durable.provider.Ownership.take`."""
+        opened = self._opened
+        return await opened.writer.write(
+            lambda transaction: opened.ownership.take(transaction, lease, partitions, from_live=from_live)
+        )
+
+    async def release(self, lease: Lease, partitions: Collection[int] | None = None) -> None:
+        """See `durable.provider.Ownership.release`."""
+        opened = self._opened
+        await opened.writer.write(lambda transaction: opened.ownership.release(transaction, lease, partitions))
+        if partitions is None:
+            opened.ownership.forget_lock(lease)
+
+    # ---- turns
+
+    async def recover(self, lease: Lease, partitions: Collection[int]) -> Sequence[InstanceKey]:
+        """See `durable.provider.Turns.recover`."""
+        opened = self._opened
+        return self._read(lambda database: opened.reads.recover(database, lease, partitions))
+
+    async def receive(
+        self, lease: Lease, held: Collection[int], limit: int, *, due_after: int = 0, due_before: int = 0
+    ) -> Received:
+        """See `durable.provider.Turns.receive`."""
+        opened, now = self._opened, self._ports.now_us()
+        due = (due_after, due_before)
+        return self._read(lambda database: opened.reads.receive(database, lease, held, limit, due, now))
+
+    async def load(self, targets: Sequence[tuple[InstanceKey, str | None]]) -> Sequence[InstanceRow | None]:
+        """See `durable.provider.Turns.load`."""
+        opened = self._opened
+        rows: list[InstanceRow | None] = []
+        for start in range(0, len(targets), LOADED_INLINE_MAX):
+            some = targets[start : start + LOADED_INLINE_MAX]
+            if start:
+                await asyncio.sleep(0)
+            rows += self._read(functools.partial(opened.reads.load, targets=some))
+        return rows
+
+    async def read_history(
+        self, run_id: str, generation: int, first: int = 0, bytes_max: int = 4 * 1024 * 1024
+    ) -> Sequence[RecordRow]:
+        """See `durable.provider.Turns.read_history`."""
+        opened = self._opened
+        return self._read(lambda database: opened.reads.read_history(database, run_id, generation, first, bytes_max))
+
+    async def commit(self, lease: Lease, batch: Batch) -> Committed:
+        """See `durable.provider.Turns.commit`."""
+        opened = self._opened
+        return await opened.writer.write(
+            lambda transaction: opened.commits.commit(transaction, lease, batch), alone=batch.alone
+        )
+
+    def mark_slow_turn(self, lease: Lease, key: InstanceKey, run_id: str) -> None:
+        """See `durable.provider.Turns.mark_slow_turn`."""
+        opened = self._opened
+        opened.writer.write_blocking(lambda transaction: opened.commits.mark_slow_turn(transaction, lease, key, run_id))
+
+    # ---- activities
+
+    async def claim(
+        self, lease: Lease, queues: Sequence[str], served: Collection[tuple[str, str | None]] | None, limit: int
+    ) -> Sequence[ActivityRow]:
+        """See `durable.provider.Activities.claim`."""
+        opened, now = self._opened, self._ports.now_us()
+        is_lost = self._read(lambda database: opened.ownership.is_lost(database, lease))
+        if is_lost:
+            raise lease_lost(lease)
+        if not self._read(lambda database: opened.activities.is_any_free(database, queues, now)):
+            return []
+        return await opened.writer.write(
+            lambda transaction: opened.activities.claim(transaction, lease, queues, served, limit)
+        )
+
+    async def report(self, lease: Lease, reports: Sequence[Report], beats: Sequence[Beat] = ()) -> Sequence[bool]:
+        """See `durable.provider.Activities.report`."""
+        opened = self._opened
+        return await opened.writer.write(
+            lambda transaction: opened.activities.report(transaction, lease, reports, beats)
+        )
+
+    # ---- clients
+
+    async def submit(self, lease: Lease, number: int, messages: Sequence[Message]) -> Sequence[Delivery]:
+        """See `durable.provider.Clients.submit`."""
+        opened = self._opened
+        return await opened.writer.write(
+            lambda transaction: opened.clients.submit(transaction, lease, number, messages)
+        )
+
+    async def list_instances(
+        self, wanted: InstanceFilter, *, limit: int, page: bytes | None = None, newest_first: bool = True
+    ) -> Page:
+        """See `durable.provider.Clients.list_instances`."""
+        hub = self._opened.hub
+        return await listings.list_rows(self._fetch, hub, wanted, limit, page, newest_first=newest_first)
+
+    async def count(self, wanted: InstanceFilter) -> int:
+        """See `durable.provider.Clients.count`."""
+        return await listings.count_rows(self._fetch, self._opened.hub, wanted)
+
+    async def purge(self, targets: Sequence[tuple[InstanceKey, str]]) -> int:
+        """See `durable.provider.Clients.purge`."""
+        opened = self._opened
+        return await opened.writer.write_in_thread(
+            lambda transaction: opened.clients.purge(transaction.database, targets)
+        )
+
+    async def read_memos(self, prefix: str, limit: int = 1000) -> Sequence[Memo]:
+        """See `durable.provider.Clients.read_memos`."""
+        statement, values = listings.memos(self._opened.hub, prefix, self._ports.now_us(), limit)
+        return [Memo(*row) for row in await self._fetch(statement, values)]
+
+    # ---- reading
+
+    def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Read a little, in this thread."""
+        try:
+            return function(self._opened.read)
+        except sqlite3.Error as error:
+            raise failures.store_error(error, self._path) from error
+
+    async def _fetch(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Read what may be much, in a thread."""
+        opened = self._opened
+        try:
+            async with opened.slow_lock:
+                if not opened.is_slow_open:
+                    _ = await opened.slow_reads
+                    opened.is_slow_open = True
+            return list(await opened.slow_reads.execute_fetchall(statement, values))  # type: ignore[arg-type]
+        except sqlite3.Error as error:
+            raise failures.store_error(error, self._path) from error
+
+    # ---- wake-ups
+
+    def listen(self, callback: Callable[[Wakeup], None]) -> Callable[[], None]:
+        """See `durable.provider.Provider.listen`."""
+        opened = self._opened
+        loop = asyncio.get_running_loop()
+        listener = Listener(loop, callback)
+        opened.listeners.append(listener)
+        _listeners.add(opened.place, listener)
+        if opened.watch is None:
+            opened.watch = FileWatch(loop, opened.write.data_version, lambda: self._others_wrote(opened))
+
+        def end() -> None:
+            _listeners.remove(opened.place, listener)
+            if listener in opened.listeners:
+                opened.listeners.remove(listener)
+            if not opened.listeners and opened.watch is not None:
+                opened.watch.stop()
+                opened.watch = None
+
+        return end
+
+    def _others_wrote(self, opened: _Opened) -> None:
+        for listener in opened.listeners:
+            listener.tell(Wakeup(anything=True))
+
+
+def _prepare_file(path: str, *, may_create: bool) -> None:
+    """Make sure that the file is there, readable by its owner only; it may be empty. Raises StoreError."""
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise StoreError(f"'{path}' is a folder: give the path of a file in it")
+    if not os.path.isdir(folder):
+        raise StoreError(f"the folder of '{path}' does not exist: make it, or give another path")
+    if os.path.exists(path):
+        return
+    if not may_create:
+        raise StoreError(f"'{path}' does not exist, and mode=rw asks not to create it: check the path, or drop mode=rw")
+    try:
+        # Never an open of a file that is there: closing it would take away the locks that SQLite holds in this process.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        pass  # somebody was faster
+    except PermissionError as error:
+        raise failures.read_only(path, error) from error
+    except OSError as error:
+        raise StoreError(f"'{path}' cannot be created: {error}") from error
+
+
+def _disconnect(opened: _Opened) -> None:
+    try:
+        with FileLock(lock_path_of(opened.write.path)):
+            opened.ownership.unlock_all()
+    finally:
+        opened.read.close()
+        opened.write.close()

@@ -1,0 +1,193 @@
+"""What cannot be replayed is refused in the very turn that awaits it, with the line and what to use instead."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from durable.context import Orchestration, OrchestrationContext
+from durable.errors import NonDurableAwaitError, TurnBudgetExceededError
+from tests.engine.harness import Play
+
+MakePlay = Callable[..., Play]
+Context = OrchestrationContext
+
+
+async def to_thread() -> None:
+    await asyncio.to_thread(print)  # HERE to_thread
+
+
+async def run_in_executor() -> None:
+    await asyncio.get_running_loop().run_in_executor(None, print)  # HERE run_in_executor
+
+
+async def open_connection() -> None:
+    await asyncio.open_connection("localhost", 1)  # HERE open_connection
+
+
+async def sock_connect() -> None:
+    with socket.socket() as one:
+        await asyncio.get_running_loop().sock_connect(one, ("localhost", 1))  # HERE sock_connect
+
+
+async def getaddrinfo() -> None:
+    await asyncio.get_running_loop().getaddrinfo("localhost", 1)  # HERE getaddrinfo
+
+
+async def subprocess() -> None:
+    await asyncio.create_subprocess_exec("true")  # HERE subprocess
+
+
+async def foreign_future() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        await loop.create_future()  # HERE foreign_future
+    finally:
+        loop.close()
+
+
+async def foreign_yield() -> None:
+    await Awaiting()
+
+
+class Awaiting:
+    """What another framework's awaitables do."""
+
+    def __await__(self) -> Any:
+        return (yield "something of another framework")  # HERE foreign_yield
+
+
+async def call_soon_threadsafe() -> None:
+    asyncio.get_running_loop().call_soon_threadsafe(print)  # HERE call_soon_threadsafe
+
+
+WRONG = [
+    to_thread,
+    run_in_executor,
+    open_connection,
+    sock_connect,
+    getaddrinfo,
+    subprocess,
+    foreign_future,
+    foreign_yield,
+    call_soon_threadsafe,
+]
+
+
+def line_of(function: Any) -> str:
+    with open(__file__, encoding="utf-8") as source:
+        line = next(n for n, text in enumerate(source, 1) if text.endswith(f"# HERE {function.__name__}\n"))
+    return f"{__file__}:{line}"
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_it_raises_at_once_with_the_line_and_the_durable_way(
+    play: MakePlay, wrong: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    async def main(ctx: Context) -> str:
+        try:
+            await wrong()
+        except NonDurableAwaitError as error:
+            return str(error)
+        return "?"
+
+    text = play(main).run()
+    assert text.startswith(line_of(wrong))
+    for remedy in ("call_activity", "create_timer", "asyncio.sleep", "wait_for_external_event"):
+        assert remedy in text
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_it_raises_in_tasks_and_groups_too(play: MakePlay, wrong: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def main(ctx: Context) -> str:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(wrong())
+        except* NonDurableAwaitError as group_error:
+            text = str(group_error.exceptions[0])
+        return text
+
+    assert line_of(wrong) in play(main).run()
+
+
+def test_it_fails_the_orchestration_that_lets_it_out(play: MakePlay) -> None:
+    async def main(ctx: Context) -> None:
+        await asyncio.to_thread(print)
+
+    one = play(main)
+    one.run()
+    assert one.failure.error_type == "durable.errors.NonDurableAwaitError"
+
+
+def test_the_code_may_go_on_after_it(play: MakePlay) -> None:
+    async def main(ctx: Context) -> int:
+        try:
+            await foreign_future()
+        except NonDurableAwaitError:
+            return int(await ctx.call_activity("a"))
+        return 0
+
+    assert play(main).run({"a": lambda _: 1}) == 1
+
+
+def test_a_task_of_another_instance_is_refused(play: MakePlay) -> None:
+    kept: list[Any] = []
+
+    async def first(ctx: Context) -> None:
+        kept.append(ctx.call_activity("a"))
+        await kept[-1]
+
+    async def second(ctx: Context) -> str:
+        try:
+            await kept[0]
+        except NonDurableAwaitError as error:
+            return str(error)
+        return "?"
+
+    def third(ctx: Context) -> Orchestration[str]:
+        try:
+            yield kept[0]
+        except NonDurableAwaitError as error:
+            return str(error)
+        return "?"
+
+    one = play(first)
+    one.start()
+    assert "another event loop" in play(second, instance_id="second").run()
+    assert "another event loop" in play(third, instance_id="third").run()
+
+
+def test_running_another_loop_inside_is_refused(play: MakePlay) -> None:
+    def main(ctx: Context) -> str:
+        coroutine = asyncio.sleep(0)
+        try:
+            asyncio.run(coroutine)
+        except RuntimeError as error:
+            return str(error)
+        finally:
+            coroutine.close()
+        return "?"
+
+    assert "running event loop" in play(main).run()
+
+
+def test_an_endless_loop_of_awaits_runs_out_of_its_budget(play: MakePlay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("durable.engine.loop.STEPS_MAX", 1000)
+
+    async def main(ctx: Context) -> None:
+        await ctx.create_timer(timedelta(1))
+        while True:
+            await asyncio.sleep(0)
+
+    one = play(main)
+    one.start()
+    with pytest.raises(TurnBudgetExceededError, match="1,000 loop steps"):
+        one.fire()
+    one.execution.close()
+    one.execution = one.new_execution()
+    one.execution.feed(one.records[0], len(one.history[0][2]))

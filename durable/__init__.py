@@ -1,7 +1,5 @@
 """Durable orchestration: ordinary Python code that is replayed over its history, and so survives crashes and waits for years.
 
-    cli, web                      thin faces over the client (to come)
-    jobs, schedules, entities     features on the public interface and its seams (to come)
     client, worker                the only places with tasks, threads and timeouts
     context, orchestrations       what an orchestrator sees; between it and the engine
     activity_context              what an activity sees

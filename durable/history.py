@@ -42,14 +42,14 @@ def utc_datetime(us: int) -> datetime:
         return _LAST
 
 
-def plain_value(payload: bytes | None, sealer: payloads.Sealer, what: str) -> Any:
+def plain_value(payload: bytes | None, sealer: payloads.Sealer, what: str, instance_id: str) -> Any:
     """Return a payload as plain data, to be looked at. What cannot be read is shown as a text that says so, and logged."""
     if payload is None:
         return None
     try:
         return payloads.decode(sealer.unseal(payload), what=what, strict_size=False)
     except DurableError as error:
-        logger.warning("unreadable payload of %d bytes: %s", len(payload), error)
+        logger.warning("instance '%s': unreadable payload: %s", instance_id, error, extra={"instance_id": instance_id})
         return f"<unreadable payload of {len(payload)} bytes: {error}>"
 
 
@@ -129,8 +129,8 @@ class History(Sequence[HistoryEvent]):
             event, time = self._stored[index]
             changes: dict[str, Any] = {"sequence": index, "timestamp": utc_datetime(time)}
             for field in _payload_fields(type(event)):
-                what = f"{type(event).__name__}.{field} of '{self.instance_id}'"
-                changes[field] = plain_value(getattr(event, field), self._sealer, what)
+                what = f"{type(event).__name__}.{field}"
+                changes[field] = plain_value(getattr(event, field), self._sealer, what, self.instance_id)
             shown = self._shown[index] = dataclasses.replace(event, **changes)
         return shown
 

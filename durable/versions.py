@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TypeAlias
 
@@ -29,6 +30,11 @@ def version_key(version: str | None) -> VersionKey:
         raise ValueError(f"version {version!r} is not a string of dot-separated numbers: write it like '1.10'")
     if len(version) > _VERSION_CHARACTERS_MAX:
         raise ValueError(f"version of {len(version)} characters is over the limit of {_VERSION_CHARACTERS_MAX}")
+    return _numbers(version)
+
+
+@functools.lru_cache(maxsize=1024)  # a version is looked up for every call of an activity
+def _numbers(version: str) -> VersionKey:
     numbers = [int(part) for part in version.split(".")]
     while numbers and numbers[-1] == 0:
         numbers.pop()

@@ -26,7 +26,7 @@ PATIENT = RetryPolicy(
     backoff_coefficient=1.5,
     max_retry_interval=timedelta(seconds=1),
     jitter=0.1,
-    non_retryable=[FileNotFoundError],
+    non_retryable=(FileNotFoundError,),
 )
 
 

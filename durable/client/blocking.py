@@ -41,6 +41,8 @@ class Portal:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._served: concurrent.futures.Future[_Served] = concurrent.futures.Future()
+        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._failure: Exception | None = None
         self._process = 0
         self._is_closed = False
 
@@ -62,15 +64,24 @@ class Portal:
         except RuntimeError:
             coroutine.close()
             raise DurableError("this blocking client was closed a moment ago") from None
+        with self._lock:
+            if served.is_over.is_set():
+                waiting.cancel()  # the loop may never come to it
+            self._calls.add(waiting)
         try:
             return waiting.result()
         except concurrent.futures.CancelledError:
             raise DurableError("the blocking client was closed while it was waiting") from None
         finally:
             waiting.cancel()  # of no effect on one that is done
+            with self._lock:
+                self._calls.discard(waiting)
 
     def close(self) -> None:
-        """End the loop and wait for its thread. Safe to call twice, and when nothing was ever started."""
+        """End the loop and wait for its thread. Safe to call twice, and when nothing was ever started.
+
+        Raises, once, what `finish` raised.
+        """
         if self._process not in (0, os.getpid()):
             return  # the thread lives in the process that started it
         if self._thread is threading.current_thread():
@@ -86,6 +97,9 @@ class Portal:
             except RuntimeError:
                 pass  # the loop has ended already
         thread.join()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _serving(self) -> _Served:
         if self._process not in (0, os.getpid()):  # before the lock: another thread may have held it during the fork
@@ -114,7 +128,15 @@ class Portal:
             raise
 
     def _run(self, served: concurrent.futures.Future[_Served]) -> None:
-        asyncio.run(self._serve(served))
+        try:
+            asyncio.run(self._serve(served))
+        except Exception as error:  # noqa: BLE001 (for whoever closes the portal)
+            self._failure = error
+        if served.exception() is None:
+            with self._lock:
+                served.result().is_over.set()
+                for waiting in self._calls:
+                    waiting.cancel()
 
     async def _serve(self, served: concurrent.futures.Future[_Served]) -> None:
         try:
@@ -123,16 +145,17 @@ class Portal:
             served.set_exception(error)
             return
         stop = asyncio.Event()
-        served.set_result(_Served(asyncio.get_running_loop(), stop))
+        served.set_result(_Served(asyncio.get_running_loop(), stop, threading.Event()))
         await stop.wait()
         await self._finish()
 
 
 class _Served(NamedTuple):
-    """The loop of a portal that has begun, and what ends it."""
+    """The loop of a portal that has begun, what ends it, and what says that it has ended."""
 
     loop: asyncio.AbstractEventLoop
     stop: asyncio.Event
+    is_over: threading.Event
 
 
 class Face:

@@ -162,6 +162,7 @@ class Client:
         finished instance that USE_EXISTING would use; UnknownNameError for a function that was never registered.
         """
         connection = self.connection
+        policy = ReusePolicy(reuse_policy)
         target = find_target(self._app, orchestrator, version)
         payload = encode_input(target, input, self._sealer)
         raised = encode_events(events, self._sealer) if events else None
@@ -176,12 +177,12 @@ class Client:
             now=await connection.clock.now(self._provider),
             at=at,
             tags=tags,
-            reuse_policy=ReusePolicy(reuse_policy),
+            reuse_policy=policy,
             events=raised,
         )
         delivery = await connection.submitter.submit(message)
         if delivery.verdict is not Verdict.STORED:
-            used = await self._used(key, run_id, delivery, reuse_policy, has_events=bool(raised))
+            used = await self._used(key, run_id, delivery, policy, has_events=bool(raised))
             return Handle(connection, key, used, result_annotation=target.result_annotation)
         return Handle(connection, key, run_id, result_annotation=target.result_annotation, is_fresh=True)
 
@@ -367,7 +368,7 @@ class _Blocking(Face):
 
 
 if TYPE_CHECKING:
-    from durable.client.sync_types import SyncClient as SyncClient
+    from durable.client.sync_types import SyncClient as SyncClient  # pyright: ignore[reportMissingModuleSource]
 else:
     SyncClient = face_of(
         Client, "SyncClient", base=_Blocking, without=frozenset({"close", "connection", "sharing", "sync"})

@@ -247,6 +247,6 @@ def _checked(reason: str) -> str:
 
 
 if TYPE_CHECKING:
-    from durable.client.sync_types import SyncHandle as SyncHandle
+    from durable.client.sync_types import SyncHandle as SyncHandle  # pyright: ignore[reportMissingModuleSource]
 else:
     SyncHandle = face_of(Handle, "SyncHandle")

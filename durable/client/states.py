@@ -32,7 +32,7 @@ def state_of(
     """Return the state that a row shows. Without `payloads` input, output and custom status are left out."""
 
     def value(payload: bytes | None, field: str) -> Any:
-        return plain_value(payload, sealer, f"{field} of '{row.key.id}'") if payloads else None
+        return plain_value(payload, sealer, field, row.key.id) if payloads else None
 
     return OrchestrationState(
         instance_id=row.key.id,
@@ -63,8 +63,12 @@ def failure_of(row: InstanceRow) -> FailureDetails | None:
     try:
         return decode_details(row.failure)
     except DurableError as error:
-        logger.warning("unreadable failure details of '%s': %s", row.key.id, error)
+        _warn(row, f"unreadable failure details: {error}")
         return FailureDetails("durable.errors.HistoryDamagedError", f"unreadable failure details: {error}")
+
+
+def _warn(row: InstanceRow, text: str) -> None:
+    logger.warning("instance '%s': %s", row.key.id, text, extra={"instance_id": row.key.id})
 
 
 async def open_activities(provider: Provider, row: InstanceRow, sealer: Sealer) -> tuple[ActivityState, ...]:
@@ -76,7 +80,7 @@ async def open_activities(provider: Provider, row: InstanceRow, sealer: Sealer) 
     try:
         found = await _scheduled_without_outcome(provider, row)
     except HistoryDamagedError as error:
-        logger.warning("the activities of '%s' cannot be listed: %s", row.key.id, error)
+        _warn(row, f"its activities cannot be listed: {error}")
         return ()
     if not found:
         return ()
@@ -84,7 +88,7 @@ async def open_activities(provider: Provider, row: InstanceRow, sealer: Sealer) 
     notes = await _memos_by_task(provider, note_key(row.run_id, row.generation, 0))
 
     def heartbeat(task_id: int, name: str) -> Any:
-        return plain_value(heartbeats.get(task_id), sealer, f"heartbeat of '{name}' in '{row.key.id}'")
+        return plain_value(heartbeats.get(task_id), sealer, f"heartbeat of '{name}'", row.key.id)
 
     return tuple(
         ActivityState(

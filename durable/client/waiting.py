@@ -19,6 +19,7 @@ import contextlib
 import heapq
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -33,6 +34,9 @@ INTERVAL_MAX: Final = 1.0
 """The poll bound: no waiter learns later than this what a lost wake-up would have told it."""
 
 INTERVAL_GROWTH: Final = 1.6
+EARLY_SHARE: Final = 0.25
+"""When the poll runs it takes those along that would be due within this share of their interval, so that they meet."""
+
 TARGETS_MAX: Final = 500
 """Rows in one load; each may carry megabytes of payload."""
 
@@ -49,14 +53,27 @@ ENDED_KEPT_MAX: Final = 10_000
 class Watch:
     """One waiter's view of one instance: of a run, or without `run_id` of whichever run is current."""
 
-    __slots__ = ("_error", "_future", "_rows", "interval", "is_open", "key", "latest", "look_at", "run_id", "shows_all")
+    __slots__ = (
+        "_error",
+        "_future",
+        "_rows",
+        "interval",
+        "is_open",
+        "key",
+        "latest",
+        "look_at",
+        "queued_at",
+        "run_id",
+        "shows_all",
+    )
 
     def __init__(self, key: InstanceKey, run_id: str | None, *, shows_all: bool) -> None:
         self.key = key
         self.run_id = run_id
         self.shows_all = shows_all
         self.interval = INTERVAL_FIRST
-        self.look_at = 0.0
+        self.look_at = 0.0  # when it is looked at next
+        self.queued_at = math.inf  # when its one entry in the queue comes up: not later than `look_at`
         self.is_open = True
         self.latest: InstanceRow | None = None
         self._rows: collections.deque[InstanceRow] = collections.deque(maxlen=ROWS_KEPT_MAX)
@@ -218,6 +235,7 @@ class Waiters:
         watch.offer(row)
         if row.status is not Status.PENDING:
             watch.interval = INTERVAL_MAX  # its owner is in this process, so that more will be heard of it
+            watch.look_at = self._loop.time() + INTERVAL_MAX
 
     def _remember_ended(self, run_id: str) -> None:
         self._ended[run_id] = None
@@ -227,10 +245,16 @@ class Waiters:
     # ---- the poll
 
     def _look_in(self, seconds: float, watch: Watch) -> None:
-        """Look at a watch so much later; an earlier entry for it in the queue no longer counts."""
+        """Look at a watch so much later."""
         watch.look_at = self._loop.time() + seconds
-        heapq.heappush(self._queue, (watch.look_at, next(self._counter), watch))
-        self._schedule(watch.look_at)
+        self._enqueue(watch)
+
+    def _enqueue(self, watch: Watch) -> None:
+        """Make sure that a watch's entry comes up in time. One that comes up early is put back; another is void."""
+        if watch.look_at < watch.queued_at:
+            watch.queued_at = watch.look_at
+            heapq.heappush(self._queue, (watch.look_at, next(self._counter), watch))
+            self._schedule(watch.look_at)
 
     def _schedule(self, at: float) -> None:
         """Make sure that the poll runs at `at`, or before."""
@@ -274,13 +298,21 @@ class Waiters:
         if self._must_look_at_all and now >= self._rest_until:
             self._must_look_at_all = False
             for watch in self._watches():
-                if watch.look_at > now:
-                    watch.look_at = now
-                    heapq.heappush(self._queue, (now, next(self._counter), watch))
+                if watch.look_at > now and not watch.has_ended:
+                    self._look_in(0.0, watch)
         due: list[Watch] = []
-        while self._queue and self._queue[0][0] <= now and len(due) < TARGETS_MAX:
-            at, _, watch = heapq.heappop(self._queue)
-            if at == watch.look_at and watch.is_open and not watch.has_ended:
+        while self._queue and len(due) < TARGETS_MAX:
+            at, _, watch = self._queue[0]
+            bound = now + EARLY_SHARE * watch.interval
+            if at > bound:
+                break
+            heapq.heappop(self._queue)
+            if at != watch.queued_at or not watch.is_open or watch.has_ended:
+                continue
+            watch.queued_at = math.inf
+            if watch.look_at > bound:
+                self._enqueue(watch)
+            else:
                 due.append(watch)
         return due
 

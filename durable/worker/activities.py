@@ -11,8 +11,9 @@ import asyncio
 import collections
 import contextvars
 import dataclasses
+import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from durable.activity_context import ActivityContext, running_activity
 from durable.app import ActivityDefinition, App
 from durable.engine import events as ev
 from durable.engine.events import ActivityScheduled, HistoryEvent
-from durable.errors import FailureDetails, InvalidInputError, UnknownNameError
+from durable.errors import FailureDetails, UnknownNameError
 from durable.failures import describe
 from durable.provider import TaskAddress
 from durable.worker.clock import StoreClock
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("durable.activity")
 
 HEARTBEAT_INTERVAL_S = 1.0
-"""Heartbeats of one attempt are stored at most this often; the last one always is, with the outcome."""
+"""Heartbeats of one attempt are stored at most this often; the latest one at the end of each such span, or with the outcome."""
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -47,15 +48,17 @@ class Attempt:
     idempotency_key: str
     requested_at: int
     is_claimed: bool = False
+    is_repeated: bool = False  # delivered before: it has had its start, so its queue_timeout is met
     deadline: datetime | None = None
     heartbeat_details: bytes | None = None  # the latest beat's, encoded
     is_cancelled: bool = False
     is_settled: bool = False
+    is_given_up: bool = False  # the worker stops: it will be delivered again, with the heartbeats that it still gives
     is_started: bool = False
     task: asyncio.Task[None] | None = None
-    timers: list[asyncio.TimerHandle] = dataclasses.field(default_factory=list)
+    timers: dict[str, asyncio.TimerHandle] = dataclasses.field(default_factory=dict)
     beaten_at: float = 0.0
-    stored_at: float = 0.0
+    stored_at: float | None = None
 
     @property
     def last_heartbeat(self) -> Any:
@@ -79,7 +82,11 @@ class Attempt:
 
 
 class ActivityRunner:
-    """Runs attempts within `slots`. `on_outcome(attempt, event)` and `on_beat(attempt)` are called in the loop."""
+    """Runs attempts within `slots`. All callbacks are called in the loop.
+
+    `on_outcome(attempt, event)`: the attempt's one outcome. `on_late(attempt, event)`: a function has ended after its attempt
+    had an outcome, or was cancelled. `on_beat(attempt)`: a heartbeat is to be stored. `on_free()`: a slot is free.
+    """
 
     def __init__(
         self,
@@ -89,7 +96,9 @@ class ActivityRunner:
         slots: int,
         *,
         on_outcome: Callable[[Attempt, HistoryEvent], None],
+        on_late: Callable[[Attempt, HistoryEvent], None],
         on_beat: Callable[[Attempt], None],
+        on_free: Callable[[], None],
         client: Callable[[], Client],
     ) -> None:
         self.app = app
@@ -100,11 +109,16 @@ class ActivityRunner:
         self._clock = clock
         self._slots = slots
         self._on_outcome = on_outcome
+        self._on_late = on_late
         self._on_beat = on_beat
+        self._on_free = on_free
         self._waiting: collections.deque[Attempt] = collections.deque()
         self._threads = DaemonThreads(slots, "durable-activity")
         self._loop = asyncio.get_running_loop()
+        # What the worker was started in. Each attempt gets a copy: none sees what another one, or a client, has set.
+        self._context = contextvars.copy_context()
         self._is_closed = False
+        self._is_filling = False
         self._idle: asyncio.Future[None] | None = None
 
     @property
@@ -122,16 +136,20 @@ class ActivityRunner:
 
     def start(self, attempt: Attempt) -> None:
         """Run an attempt as soon as a slot is free."""
-        if self._is_closed or attempt.address in self.attempts:
+        if self._is_closed:
+            return
+        running = self.attempts.get(attempt.address)
+        if running is not None and not running.is_settled:
+            running.is_claimed = attempt.is_claimed  # the lease was lost and won again: it is this worker's once more
             return
         self.attempts[attempt.address] = attempt
         queue_timeout = attempt.request.options.queue_timeout
-        if queue_timeout is not None:
+        if queue_timeout is not None and not attempt.is_repeated:
             left = (attempt.requested_at + queue_timeout - self._clock.now()) / 1e6
             if left <= 0:
-                self._loop.call_soon(self._out_of_queue, attempt)
+                self._loop.call_soon(self._out_of_queue, attempt, context=self._context)
                 return
-            attempt.timers.append(self._loop.call_later(left, self._out_of_queue, attempt))
+            self._set_timer(attempt, "queue", left, self._out_of_queue)
         self._waiting.append(attempt)
         self._fill()
 
@@ -142,10 +160,6 @@ class ActivityRunner:
             self._settle(attempt)
             self._stop(attempt)
 
-    def release(self, attempt: Attempt) -> None:
-        """Forget an attempt without an outcome, for another worker has it."""
-        self.cancel(attempt.address)
-
     async def drain(self, timeout_s: float) -> None:
         """Wait until nothing runs; then cancel what is left. Always returns soon after `timeout_s`."""
         self._is_closed = True
@@ -154,6 +168,9 @@ class ActivityRunner:
         self._waiting.clear()
         await self._until_idle(timeout_s)
         for attempt in list(self.attempts.values()):
+            attempt.is_given_up = not attempt.is_settled
+            if "store" in attempt.timers:
+                self._store_beat(attempt)
             self._settle(attempt)
             self._stop(attempt)
         tasks = [attempt.task for attempt in self.attempts.values() if attempt.task is not None]
@@ -171,18 +188,27 @@ class ActivityRunner:
         """Call a function in the worker's loop, from wherever."""
         if asyncio._get_running_loop() is self._loop:
             function(*arguments)
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(function, *arguments)
+            return
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments, context=self._context)
+        except RuntimeError:
+            pass  # the loop is closed: the worker has stopped, and did not wait for this thread
 
     # ---- slots
 
     def _fill(self) -> None:
-        while self._waiting and self.free_slots > 0:
-            attempt = self._waiting.popleft()
-            if attempt.is_settled:
-                continue
-            self.free_slots -= 1
-            self._begin(attempt)
+        """Give free slots to those that wait. Not nested: an attempt that ends as it begins frees its slot at once."""
+        if self._is_filling:
+            return
+        self._is_filling = True
+        try:
+            while self._waiting and self.free_slots > 0:
+                attempt = self._waiting.popleft()
+                if not attempt.is_settled:
+                    self.free_slots -= 1
+                    self._begin(attempt)
+        finally:
+            self._is_filling = False
 
     def _leave(self, attempt: Attempt) -> None:
         """The function of an attempt has returned: its slot is free."""
@@ -192,32 +218,35 @@ class ActivityRunner:
         if self._idle is not None and not self.attempts and not self._idle.done():
             self._idle.set_result(None)
         self._fill()
+        if self.free_slots > 0:
+            self._on_free()
 
     def _begin(self, attempt: Attempt) -> None:
-        for timer in attempt.timers:
-            timer.cancel()
-        attempt.timers.clear()
+        _stop_timers(attempt)
         attempt.is_started = True
         options = attempt.request.options
         attempt.beaten_at = self._loop.time()
         if options.timeout is not None:
             attempt.deadline = datetime.fromtimestamp((self._clock.now() + options.timeout) / 1e6, UTC)
-            attempt.timers.append(self._loop.call_later(options.timeout / 1e6, self._out_of_time, attempt))
+            self._set_timer(attempt, "timeout", options.timeout / 1e6, self._out_of_time)
         if options.heartbeat_timeout is not None:
-            self._watch_beats(attempt, options.heartbeat_timeout / 1e6)
+            self._watch_beats(attempt)
         try:
             definition = self.app.find_activity(attempt.request.name, attempt.request.version)
-            arguments = self._arguments(definition, attempt)
-        except Exception as error:  # noqa: BLE001 (an input that does not fit, or a function that is not here)
-            self._finish(attempt, error, None)
+            try:
+                arguments = self._arguments(definition, attempt)
+            except Exception as misfit:  # noqa: BLE001 (validators are the user's code and may raise anything)
+                self._fail(attempt, misfit, is_final=True)
+                self._leave(attempt)
+                return
+        except UnknownNameError as error:
+            self._fail(attempt, error)
             self._leave(attempt)
             return
+        context = self._context.copy()
         if definition.is_async:
-            attempt.task = self._loop.create_task(self._run_async(attempt, definition, arguments))
-            # A task that is cancelled before its first step never enters its coroutine: the slot is freed from outside.
-            attempt.task.add_done_callback(lambda _: self._leave(attempt))
+            self._run_in_loop(attempt, definition, lambda: definition.function(*arguments), context)
         else:
-            context = contextvars.copy_context()
             self._threads.submit(lambda: context.run(self._run_in_thread, attempt, definition, arguments))
 
     def _arguments(self, definition: ActivityDefinition, attempt: Attempt) -> tuple[Any, ...]:
@@ -242,17 +271,27 @@ class ActivityRunner:
 
     # ---- the two styles
 
-    async def _run_async(self, attempt: Attempt, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> None:
+    def _run_in_loop(
+        self,
+        attempt: Attempt,
+        definition: ActivityDefinition,
+        call: Callable[[], Awaitable[Any]],
+        context: contextvars.Context,
+    ) -> None:
+        attempt.task = self._loop.create_task(self._run_async(attempt, definition, call), context=context)
+        # A task that is cancelled before its first step never enters its coroutine: the slot is freed from outside.
+        attempt.task.add_done_callback(lambda _: self._leave(attempt), context=self._context)
+
+    async def _run_async(
+        self, attempt: Attempt, definition: ActivityDefinition, call: Callable[[], Awaitable[Any]]
+    ) -> None:
         running_activity.set(attempt)
-        error: BaseException | None = None
-        result = None
         try:
-            result = await definition.function(*arguments)
-        except asyncio.CancelledError as cancelled:
-            error = cancelled
-        except BaseException as raised:  # noqa: BLE001 (an activity may raise anything; the worker lives)
-            error = raised
-        self._finish(attempt, error, result, definition)
+            result = await call()
+        except BaseException as error:  # noqa: BLE001 (an activity may raise anything; the worker lives)
+            self._fail(attempt, error)
+        else:
+            self._complete(attempt, definition, result)
 
     def _run_in_thread(self, attempt: Attempt, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> None:
         running_activity.set(attempt)
@@ -263,36 +302,65 @@ class ActivityRunner:
                 result = definition.function(*arguments)
         except BaseException as raised:  # noqa: BLE001 (as above; SystemExit too)
             error = raised
-        self.call_in_loop(self._return_from_thread, attempt, definition, error, result)
+        context = contextvars.copy_context()
+        self.call_in_loop(self._return_from_thread, attempt, definition, error, result, context)
 
     def _return_from_thread(
-        self, attempt: Attempt, definition: ActivityDefinition, error: BaseException | None, result: Any
+        self,
+        attempt: Attempt,
+        definition: ActivityDefinition,
+        error: BaseException | None,
+        result: Any,
+        context: contextvars.Context,
     ) -> None:
-        self._finish(attempt, error, result, definition)
+        if inspect.iscoroutine(result):  # an async function behind a plain decorator
+            if not attempt.is_settled:
+                self._run_in_loop(attempt, definition, lambda: result, context)
+                return
+            result.close()
+        if error is not None:
+            self._fail(attempt, error)
+        else:
+            self._complete(attempt, definition, result)
         self._leave(attempt)
 
     # ---- outcomes
 
-    def _finish(
-        self, attempt: Attempt, error: BaseException | None, result: Any, definition: ActivityDefinition | None = None
-    ) -> None:
-        """Give the attempt's outcome, unless it has one."""
-        if attempt.is_settled:
-            return
+    def _complete(self, attempt: Attempt, definition: ActivityDefinition, result: Any) -> None:
+        """Give the result as the attempt's outcome; one that cannot be stored fails it, for good."""
         task_id = attempt.request.task_id
-        if error is None and definition is not None:
-            try:
-                what = f"result of activity '{definition.name}'"
-                plain = payloads.check(result, definition.result_annotation, what=what)
-                self._give(attempt, ev.ActivityCompleted(task_id, self.sealer.seal(plain)))
-                return
-            except Exception as unfit:  # noqa: BLE001 (what cannot be stored fails the attempt, for good)
-                error = unfit
-        assert error is not None
+        if attempt.is_settled:
+            self._on_late(attempt, ev.ActivityCompleted(task_id, None))
+            return
+        try:
+            what = f"result of activity '{definition.name}'"
+            plain = payloads.check(result, definition.result_annotation, what=what)
+            outcome = ev.ActivityCompleted(task_id, self.sealer.seal(plain))
+        except Exception as misfit:  # noqa: BLE001 (serialisers are the user's code and may raise anything)
+            self._fail(attempt, misfit, is_final=True)
+            return
+        self._give(attempt, outcome)
+
+    def _fail(self, attempt: Attempt, error: BaseException, *, is_final: bool = False) -> None:
+        """Give an exception as the attempt's outcome; `is_final`: another attempt would end the same way."""
+        if attempt.is_settled and isinstance(error, asyncio.CancelledError):
+            return  # it has stopped, as it was asked to
         details = describe(error)
-        if isinstance(error, payloads.PayloadError | InvalidInputError):
+        if is_final:
             details = dataclasses.replace(details, non_retryable=True)
-        self._give(attempt, ev.ActivityFailed(task_id, details, last_heartbeat=attempt.heartbeat_details))
+        outcome = ev.ActivityFailed(attempt.request.task_id, details, last_heartbeat=_latest_heartbeat(attempt))
+        if attempt.is_settled:
+            self._on_late(attempt, outcome)
+            return
+        logger.info(
+            "attempt %d of activity '%s' of '%s' failed: %s",
+            attempt.request.attempt,
+            attempt.request.name,
+            attempt.address.key.id,
+            details.error_type,
+            extra={"instance_id": attempt.address.key.id, "run_id": attempt.address.run_id},
+        )
+        self._give(attempt, outcome)
 
     def _give(self, attempt: Attempt, outcome: HistoryEvent) -> None:
         self._settle(attempt)
@@ -300,11 +368,9 @@ class ActivityRunner:
 
     def _settle(self, attempt: Attempt) -> None:
         attempt.is_settled = True
-        for timer in attempt.timers:
-            timer.cancel()
-        attempt.timers.clear()
-        if not attempt.is_started:
-            self.attempts.pop(attempt.address, None)
+        _stop_timers(attempt)
+        if not attempt.is_started and self.attempts.get(attempt.address) is attempt:
+            del self.attempts[attempt.address]
 
     def _stop(self, attempt: Attempt) -> None:
         """Ask the function to stop: an async one is cancelled, a sync one may look at `is_cancelled`."""
@@ -314,16 +380,17 @@ class ActivityRunner:
 
     # ---- time
 
-    def _fail_by_time(self, attempt: Attempt, message: str) -> None:
+    def _set_timer(self, attempt: Attempt, name: str, left_s: float, function: Callable[[Attempt], None]) -> None:
+        attempt.timers[name] = self._loop.call_later(left_s, function, attempt, context=self._context)
+
+    def _fail_by_time(self, attempt: Attempt, message: str, *, is_final: bool = False) -> None:
         if attempt.is_settled:
             return
-        details = FailureDetails("TimeoutError", message, error_bases=("OSError", "Exception", "BaseException"))
-        self._give(
-            attempt,
-            ev.ActivityFailed(
-                attempt.request.task_id, details, is_timeout=True, last_heartbeat=attempt.heartbeat_details
-            ),
+        details = FailureDetails(
+            "TimeoutError", message, non_retryable=is_final, error_bases=("OSError", "Exception", "BaseException")
         )
+        task_id, heartbeat = attempt.request.task_id, _latest_heartbeat(attempt)
+        self._give(attempt, ev.ActivityFailed(task_id, details, is_timeout=True, last_heartbeat=heartbeat))
         self._stop(attempt)
 
     def _out_of_time(self, attempt: Attempt) -> None:
@@ -332,13 +399,14 @@ class ActivityRunner:
         self._fail_by_time(attempt, f"attempt {number} of activity '{name}' ran into its timeout of {seconds:g} s")
 
     def _out_of_queue(self, attempt: Attempt) -> None:
+        """Final: another attempt would wait in the same queue."""
         seconds = (attempt.request.options.queue_timeout or 0) / 1e6
         name = attempt.request.name
-        self._fail_by_time(
-            attempt, f"activity '{name}' waited longer than its queue_timeout of {seconds:g} s for a start"
-        )
+        message = f"activity '{name}' waited longer than its queue_timeout of {seconds:g} s for a start"
+        self._fail_by_time(attempt, message, is_final=True)
 
-    def _watch_beats(self, attempt: Attempt, span_s: float) -> None:
+    def _watch_beats(self, attempt: Attempt) -> None:
+        span_s = (attempt.request.options.heartbeat_timeout or 0) / 1e6
         left = attempt.beaten_at + span_s - self._loop.time()
         if left <= 0:
             name = attempt.request.name
@@ -346,17 +414,37 @@ class ActivityRunner:
                 attempt, f"activity '{name}' gave no heartbeat within its heartbeat_timeout of {span_s:g} s"
             )
         elif not attempt.is_settled:
-            attempt.timers.append(self._loop.call_later(left, self._watch_beats, attempt, span_s))
+            self._set_timer(attempt, "heartbeat", left, self._watch_beats)
 
     def beaten(self, attempt: Attempt, details: bytes | None) -> None:
-        """Take a heartbeat; pass it on for storing, at most every HEARTBEAT_INTERVAL_S."""
-        if attempt.is_settled:
+        """Take a heartbeat; pass it on for storing, at most every HEARTBEAT_INTERVAL_S, and then the latest."""
+        if attempt.is_settled and not attempt.is_given_up:
             return
         attempt.beaten_at = self._loop.time()
         if details is None:
             return
-        is_due = attempt.beaten_at - attempt.stored_at >= HEARTBEAT_INTERVAL_S
         attempt.heartbeat_details = details
-        if is_due:
-            attempt.stored_at = attempt.beaten_at
-            self._on_beat(attempt)
+        if attempt.is_given_up:
+            self._store_beat(attempt)
+        elif "store" not in attempt.timers:
+            wait_s = 0.0 if attempt.stored_at is None else attempt.stored_at + HEARTBEAT_INTERVAL_S - attempt.beaten_at
+            if wait_s > 0:
+                self._set_timer(attempt, "store", wait_s, self._store_beat)
+            else:
+                self._store_beat(attempt)
+
+    def _store_beat(self, attempt: Attempt) -> None:
+        attempt.timers.pop("store", None)
+        attempt.stored_at = self._loop.time()
+        self._on_beat(attempt)
+
+
+def _stop_timers(attempt: Attempt) -> None:
+    for timer in attempt.timers.values():
+        timer.cancel()
+    attempt.timers.clear()
+
+
+def _latest_heartbeat(attempt: Attempt) -> bytes | None:
+    """Return what the next attempt shall see: also the beat of an earlier delivery of this one, if it gave none itself."""
+    return attempt.heartbeat_details or attempt.request.last_heartbeat

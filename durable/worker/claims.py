@@ -26,6 +26,7 @@ from durable.worker.leasing import LeaseKeeper
 logger = logging.getLogger("durable.worker")
 
 POLL_S = 1.0
+CLAIM_MAX = 256
 DELIVERIES_MAX = 5
 DELIVERIES_SPAN_US = 60_000_000
 """An attempt that was delivered so often, over at least this span, without an outcome has failed."""
@@ -69,6 +70,8 @@ class Claims:
         self._flush = asyncio.Event()
         self.is_draining = False
         self._flushing = False
+        self._is_hungry = False  # there may be more to claim than there were free slots
+        self._beaten_at = clock.monotonic()
 
     def wake(self) -> None:
         """Look for work now."""
@@ -78,10 +81,15 @@ class Claims:
         """Tell whether this worker serves a queue."""
         return queue in self._queues
 
+    def slot_freed(self) -> None:
+        """Look for work if the lack of a slot kept some waiting: an idle queue is not asked after each activity."""
+        if self._is_hungry:
+            self._wake.set()
+
     @property
     def is_settled(self) -> bool:
-        """True when every outcome is reported."""
-        return not self._reports and not self._flushing
+        """True when every outcome and every heartbeat is reported."""
+        return not self._reports and not self._beats and not self._flushing
 
     def report(self, attempt: Attempt, outcome: HistoryEvent) -> None:
         """Report the outcome of a claimed attempt, with the next group."""
@@ -120,13 +128,19 @@ class Claims:
             self._wake.clear()
 
     async def _claim(self) -> bool:
-        free = self._runner.free_slots - self._runner.waiting
-        if self.is_draining or free <= 0 or not self._keeper.is_valid:
+        if self.is_draining or not self._keeper.is_valid:
             return False
-        rows = await self._provider.claim(self._keeper.current, self._queues, self._served, min(free, 256))
+        free = self._runner.free_slots - self._runner.waiting
+        self._is_hungry = free <= 0 and bool(self._queues)
+        # Without a free slot only attempts that nobody started in time are claimed: they need none.
+        queues = self._queues if free > 0 else ()
+        limit = min(free, CLAIM_MAX) if free > 0 else CLAIM_MAX
+        rows = await self._provider.claim(self._keeper.current, queues, self._served, limit)
         for row in rows:
             self._start(row)
-        return len(rows) == min(free, 256)
+        is_cut = len(rows) == limit
+        self._is_hungry = self._is_hungry or is_cut
+        return is_cut
 
     def _start(self, row: ActivityRow) -> None:
         try:
@@ -142,7 +156,14 @@ class Claims:
         if row.heartbeat is not None:
             request = _with_heartbeat(request, row.heartbeat)
         attempt = Attempt(
-            self._runner, row.task, row.partition, request, idempotency_key, requested_at, is_claimed=True
+            self._runner,
+            row.task,
+            row.partition,
+            request,
+            idempotency_key,
+            requested_at,
+            is_claimed=True,
+            is_repeated=row.deliveries > 1,
         )
         span = self._clock.now() - row.first_claimed_at
         if row.deliveries > DELIVERIES_MAX and span >= DELIVERIES_SPAN_US:
@@ -157,12 +178,19 @@ class Claims:
                 async with asyncio.timeout(BEAT_S):
                     await self._flush.wait()
             except TimeoutError:
-                for attempt in self._runner.attempts.values():
-                    if attempt.is_claimed and not attempt.is_settled:
-                        self._beats.setdefault(attempt, None)
+                pass
+            if self._clock.monotonic() - self._beaten_at >= BEAT_S:
+                self._beat_for_all()
             self._flush.clear()
             if self._reports or self._beats:
                 await self._send()
+
+    def _beat_for_all(self) -> None:
+        """Give a sign of life for every claimed attempt; the answers tell which ones nobody wants any more."""
+        self._beaten_at = self._clock.monotonic()
+        for attempt in self._runner.attempts.values():
+            if attempt.is_claimed and not attempt.is_settled:
+                self._beats.setdefault(attempt, None)
 
     async def _send(self) -> None:
         reports, self._reports = self._reports, []
@@ -177,6 +205,7 @@ class Claims:
         except (StoreError, LeaseLostError) as error:
             logger.warning("outcomes of activities could not be reported yet: %s", error)
             self._reports = reports + self._reports
+            self._beats = beats | self._beats
             await asyncio.sleep(0.2)
             self._flush.set()
             return

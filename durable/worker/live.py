@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgpack
@@ -13,7 +13,7 @@ from durable.engine.events import HistoryEvent, InstanceKey
 from durable.engine.execution import Execution
 from durable.engine.records import decode_event, encode_event
 from durable.engine.turn import Outgoing
-from durable.provider import InstanceRow, StoredMessage, TaskAddress
+from durable.provider import InstanceRow, Priority, StoredMessage, TaskAddress
 
 
 @dataclasses.dataclass(slots=True)
@@ -29,6 +29,11 @@ class Pending:
     run_id: str | None = None
     generation: int | None = None
     is_last: bool = True
+
+    @property
+    def is_control(self) -> bool:
+        """True for what goes ahead of other arrivals."""
+        return self.message is not None and self.message.priority is Priority.CONTROL
 
 
 @dataclasses.dataclass(slots=True)
@@ -98,34 +103,42 @@ class LiveInstance:
         "children",
         "control",
         "depth",
+        "early",
         "execution",
         "held",
         "is_busy",
         "is_loading",
         "is_queued",
         "is_recovered",
+        "is_row_stale",
         "key",
         "normal",
         "outbox",
+        "partition",
         "pushed_due",
         "row",
+        "skips_pause",
         "state",
         "wants_turn",
     )
 
-    def __init__(self, key: InstanceKey) -> None:
+    def __init__(self, key: InstanceKey, partition: int) -> None:
         self.key = key
+        self.partition = partition
         self.row: InstanceRow | None = None
         self.execution: Execution | None = None
         self.state = OwnerState()
         self.control: collections.deque[Pending] = collections.deque()
         self.normal: collections.deque[Pending] = collections.deque()
+        self.early: list[Pending] = []  # a start that has replaced a run and is not yet due itself
         self.outbox: collections.deque[Outgoing] = collections.deque()
         self.is_busy = False  # a turn of it is not yet durable
         self.is_loading = False
         self.is_queued = False  # in the ready queue
         self.is_recovered = False  # what a former owner held has been started again
+        self.is_row_stale = False  # another run has begun: the row is read again
         self.wants_turn = False  # a timer is due, an opening waits, or it is to be tried again
+        self.skips_pause = False  # though parked, it is tried now: somebody steers it, or its worker is a new one
         self.pushed_due: int | None = None
         self.depth = 0  # how many parents it has
         self.held: set[TaskAddress] = set()  # attempts of it that run here without a row
@@ -141,6 +154,7 @@ class LiveInstance:
             or self.wants_turn
             or self.control
             or self.normal
+            or self.early
             or self.outbox
             or self.held
         )
@@ -149,6 +163,13 @@ class LiveInstance:
     def has_work(self) -> bool:
         """True when a turn would have something to do."""
         return bool(self.control or self.normal or self.wants_turn or self.outbox)
+
+    @property
+    def waiting(self) -> Iterator[Pending]:
+        """All arrivals in memory."""
+        yield from self.control
+        yield from self.early
+        yield from self.normal
 
     def take(self, limit: int) -> Iterator[Pending]:
         """Take pending arrivals, steering first; the arrivals of one message are never parted."""
@@ -161,17 +182,17 @@ class LiveInstance:
                 yield pending
             is_last = True
 
-    def put_back(self, pending: list[Pending], control: set[int]) -> None:
-        """Return taken arrivals to the front, in their order; `control` names the steering ones by id()."""
-        for item in reversed(pending):
-            (self.control if id(item) in control else self.normal).appendleft(item)
+    def put_back(self, pending: Iterable[Pending]) -> None:
+        """Return taken arrivals to the front, in their order."""
+        for item in reversed(list(pending)):
+            (self.control if item.is_control else self.normal).appendleft(item)
+
+    def begin_early(self) -> None:
+        """Let a start that was held back take its turn."""
+        early, self.early = self.early, []
+        self.put_back(early)
 
     def drop_execution(self) -> Execution | None:
         """Forget the engine; it is made again by replay. The caller closes what is returned."""
         execution, self.execution = self.execution, None
         return execution
-
-
-def changed_row(row: InstanceRow, progress: Mapping[str, Any]) -> InstanceRow:
-    """Return the row after a commit."""
-    return dataclasses.replace(row, **progress, slow_turns=0, slow_since=0)

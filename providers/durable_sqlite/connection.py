@@ -91,8 +91,8 @@ class ReadConnection(sqlite3.Connection):
 class WriteConnection:
     """The one connection of a provider that writes.
 
-    Between a `begin` that succeeded and `commit` or `rollback` the caller has the database and the lock file for itself.
-    Any thread may begin, and another may commit.
+    Between a `begin` that succeeded and `end` the caller has the database and the lock file for itself, whether the
+    transaction was committed or rolled back. Any thread may begin, and another may end.
     """
 
     def __init__(self, path: str) -> None:
@@ -188,7 +188,7 @@ class WriteConnection:
             self._file_lock.release()
             if failures.is_of_another_writer(error):  # another program, which does not know of the lock file
                 return False
-            raise self._failed(error) from error
+            raise self.failure_of(error) from error
         except BaseException:
             self._file_lock.release()
             raise
@@ -206,43 +206,37 @@ class WriteConnection:
             raise self.broken
 
     def commit(self) -> None:
-        """Make the transaction durable, and give the lock up."""
+        """Make the transaction durable. If that fails it is undone, as far as anybody can know."""
         began = time.perf_counter()
         try:
             self.database.execute("COMMIT")
         except sqlite3.Error as error:
-            failed = self._failed(error)
+            failed = self.failure_of(error)
             self.rollback()
             raise failed from error
-        self._end()
         self._commits += 1
         self.commit_s_average += (time.perf_counter() - began - self.commit_s_average) * 0.2
 
     def rollback(self) -> None:
-        """Undo the transaction, and give the lock up. Never raises."""
+        """Undo the transaction. Never raises."""
         try:
             if self.database.in_transaction:
                 self.database.execute("ROLLBACK")
         except sqlite3.Error as error:
             logger.warning("'%s': rollback failed: %s", self.path, error)
-        finally:
-            self._end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Give the locks up, after `commit` or `rollback`."""
         self._file_lock.release()
         self._turn.release()
 
-    def _failed(self, error: sqlite3.Error) -> StoreError:
-        """Translate an error; one of the disk is the end of this connection."""
+    def failure_of(self, error: sqlite3.Error) -> StoreError:
+        """Return the contract's error for one of SQLite's; one of the disk is the end of this connection."""
         if failures.is_of_the_disk(error):
             self.broken = failures.broken(self.path, error)
             logger.error("%s", self.broken)
             return self.broken
         return failures.store_error(error, self.path)
-
-    def failure_of(self, error: sqlite3.Error) -> StoreError:
-        """Return the contract's error for one that a statement of the transaction raised."""
-        return self._failed(error)
 
     # ---- the WAL
 
@@ -252,24 +246,21 @@ class WriteConnection:
         return self._commits * self._frames_per_commit > FRAMES_MAX
 
     def checkpoint(self) -> None:
-        """Copy the WAL into the database, as far as no reader needs it. Blocks.
+        """Copy the WAL into the database, as far as no reader needs it; between `commit` and `end`. Blocks.
 
         By hand, because SQLite's automatic checkpoint hides an error of the disk.
         """
-        with self._turn:
-            if self.broken is not None:
-                return
-            self._file_lock.acquire()
-            try:
-                _, frames, copied = self.database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                self._frames_per_commit = max(1.0, frames / max(1, self._commits))
-                # What a reader kept from being copied is still there; look again soon, but not at once.
-                self._commits = min(self._commits // 2, int((frames - copied) / self._frames_per_commit))
-            except sqlite3.Error as error:
-                if not failures.is_of_another_writer(error):
-                    self._failed(error)
-            finally:
-                self._file_lock.release()
+        if self.broken is not None:
+            return
+        try:
+            _, frames, copied = self.database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            if not failures.is_of_another_writer(error):
+                logger.warning("'%s': its WAL could not be copied: %s", self.path, self.failure_of(error))
+            return
+        self._frames_per_commit = max(1.0, frames / max(1, self._commits))
+        # What a reader kept from being copied is still there; look again soon, but not at once.
+        self._commits = min(self._commits // 2, int((frames - copied) / self._frames_per_commit))
 
     def data_version(self) -> int | None:
         """Return a number that changes when any other connection commits; None while this one is busy."""

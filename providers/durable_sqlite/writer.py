@@ -110,11 +110,12 @@ class Writer:
         connection.begin()
         try:
             answer = job(Transaction(connection.database, self._now_us(), Changes(), is_careful=True))
-        except BaseException as error:
-            failure = connection.failure_of(error) if isinstance(error, sqlite3.Error) else error
-            connection.rollback()
-            raise failure from error
-        connection.commit()
+            connection.commit()
+        except sqlite3.Error as error:
+            raise connection.failure_of(error) from error
+        finally:
+            connection.rollback()  # nothing, after a commit
+            connection.end()
         return answer
 
     async def close(self) -> None:
@@ -137,12 +138,18 @@ class Writer:
     def _write_at_once(self, waiting: _Waiting) -> bool:
         if not self._connection.try_begin():
             return False
-        if self._run([waiting]):
-            self._connection.commit()
-            if self._connection.is_checkpoint_due:
+        is_checkpoint_due = False
+        try:
+            if self._run([waiting]):
+                self._connection.commit()
+                is_checkpoint_due = self._connection.is_checkpoint_due
+        finally:
+            if is_checkpoint_due:
                 self._is_busy = True
-                self._tasks.put(self._checkpoint)
-            self._tell_of([waiting])
+                self._tasks.put(self._checkpoint_in_thread)
+            else:
+                self._connection.end()
+        self._tell_of([waiting])
         return True
 
     async def _queue(self, job: Job, *, in_thread: bool = False) -> Any:
@@ -179,6 +186,7 @@ class Writer:
         if self._run(group):
             self._tasks.put(lambda: self._commit_in_thread(group))
         else:
+            self._connection.end()
             self._finish(group)
 
     def _try_later(self) -> None:
@@ -253,28 +261,34 @@ class Writer:
         except Exception as error:  # noqa: BLE001 (for those who wait)
             for waiting in group:
                 waiting.error = waiting.error or error
-        self._call_in_loop(self._finish, group)
-        self._checkpoint_if_due()
+        self._end_in_thread(group)
 
     def _run_in_thread(self, group: list[_Waiting]) -> None:
         try:
             self._connection.begin()
+        except Exception as error:  # noqa: BLE001 (for who waits)
+            group[0].error = error
+            self._call_in_loop(self._finish, group)
+            return
+        try:
             if self._run(group):
                 self._connection.commit()
         except Exception as error:  # noqa: BLE001 (for who waits)
             group[0].error = error
-        self._call_in_loop(self._finish, group)
-        self._checkpoint_if_due()
+        self._end_in_thread(group)
 
-    def _checkpoint_if_due(self) -> None:
-        if self._connection.is_checkpoint_due and self._connection.broken is None:
-            try:
-                self._connection.checkpoint()
-            except StoreError:  # another process is in the way; there will be another time
-                pass
+    def _end_in_thread(self, group: list[_Waiting]) -> None:
+        if not self._connection.is_checkpoint_due:
+            self._connection.end()
+            self._call_in_loop(self._finish, group)
+            return
+        self._call_in_loop(self._finish, group)  # nobody who has an answer waits for the checkpoint
+        self._connection.checkpoint()
+        self._connection.end()
 
-    def _checkpoint(self) -> None:
-        self._checkpoint_if_due()
+    def _checkpoint_in_thread(self) -> None:
+        self._connection.checkpoint()
+        self._connection.end()
         self._call_in_loop(self._next)
 
     def _call_in_loop(self, function: Callable[..., None], *arguments: Any) -> None:

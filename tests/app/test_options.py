@@ -70,7 +70,7 @@ def test_every_option_is_kept() -> None:
         ({"rate": True, "per": MINUTE}, TypeError),
         ({"rate": 10, "per": 60}, TypeError),
         ({"rate": 10, "per": timedelta(0)}, ValueError),
-        ({"key": customer}, ValueError),
+        ({"key": len}, ValueError),
         ({"key": "customer", "max_concurrency": 1}, TypeError),
         ({"queue": ""}, ValueError),
         ({"queue": None}, TypeError),

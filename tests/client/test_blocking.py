@@ -281,3 +281,41 @@ def _count_in_own_process(url: str) -> int:
     with Client.sync(url) as client:
         client.start("a")
         return client.count()
+
+
+def test_calls_that_race_with_the_close_never_hang(tmp_path: Path) -> None:
+    for _ in range(50):
+        client = Client.sync(f"memory://{tmp_path.name}")
+        client.count()
+        refused = threading.Event()
+
+        def call(client: Any = client, refused: threading.Event = refused) -> None:
+            try:
+                while True:
+                    client.count()
+            except DurableError:
+                refused.set()
+
+        threads = [threading.Thread(target=call) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        client.close()
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert refused.is_set()
+    assert portal_threads() == []
+
+
+def test_what_goes_wrong_while_closing_is_told_once(tmp_path: Path) -> None:
+    client = Client.sync(f"memory://{tmp_path.name}")
+    client.count()
+
+    async def refuse() -> None:
+        raise StoreError("the disk is gone")
+
+    client._behind._provider.close = refuse  # type: ignore[attr-defined]
+    with pytest.raises(StoreError, match="the disk is gone"):
+        client.close()
+    client.close()
+    assert portal_threads() == []

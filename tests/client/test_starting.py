@@ -23,8 +23,9 @@ from durable.errors import (
 from durable.model import OrchestrationStatus, ReusePolicy
 from durable.payloads import decode
 from durable.provider import Priority
+from durable.stores import connect
 from tests.client.conftest import Stage
-from tests.client.owner import Owner
+from tests.client.owner import Owner, owner_of
 from tests.client.programs import Order, alone, anything, app, double, ship, versioned_new, versioned_old, with_default
 
 
@@ -365,3 +366,29 @@ async def test_a_shared_client_leaves_the_provider_open(stage: Stage) -> None:
                 handle = await again.start("double", 1)
             assert (await handle.state()).input == 1
         assert await owner.now() > 0
+
+
+async def test_the_store_is_asked_for_the_time_when_the_clocks_of_the_machine_disagree(store_url: str) -> None:
+    import dataclasses
+
+    from durable.ports import system_ports
+
+    ahead_us = 0
+    ports = system_ports()
+    skewed = dataclasses.replace(ports, now_us=lambda: ports.now_us() + ahead_us)
+    provider = connect(store_url, ports)
+    async with owner_of(store_url) as owner, Client(provider, app, ports=skewed) as client:
+        ahead_us = (
+            10 * 365 * 24 * 3600 * 1_000_000
+        )  # this machine's wall clock jumps by ten years; the store's does not
+        handle = await client.start(alone, at=timedelta(hours=1))
+        state = await handle.state()
+        assert state.scheduled_at - state.created_at == timedelta(hours=1)
+        assert abs((await owner.row(handle.instance_id)).created_at - await owner.now()) < 60_000_000
+
+
+async def test_a_policy_may_be_given_by_its_value(stage: Stage) -> None:
+    async with stage() as (client, _):
+        first = await client.start(alone, instance_id="a")
+        again = await client.start(alone, instance_id="a", reuse_policy="use existing")  # type: ignore[call-overload]
+        assert again.run_id == first.run_id

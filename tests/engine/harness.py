@@ -76,16 +76,20 @@ class Play:
 
     def turn(self, *arrivals: HistoryEvent) -> Turn:
         """Take a turn, and keep its record as bytes; go on with the next generation if this one continues as new."""
+        turn = latest = self._take(arrivals)
+        while latest.next_generation is not None:
+            latest = self._continue(latest.next_generation, latest.leftover)
+        return turn
+
+    def _take(self, arrivals: Sequence[HistoryEvent]) -> Turn:
         turn = self.execution.turn(arrivals, self.now)
         data = encode_record(turn.record)
         assert decode_record(data).events == list(turn.record.events), "a record survives its encoding"
         self.execution.recorded(len(data))
         self.history.append((arrivals, self.now, data, turn))
-        if turn.next_generation is not None:
-            self._continue(turn.next_generation, turn.leftover)
         return turn
 
-    def _continue(self, opening: Record, leftover: Sequence[HistoryEvent]) -> None:
+    def _continue(self, opening: Record, leftover: Sequence[HistoryEvent]) -> Turn:
         self.execution.close()
         self.ended.append((self.generation, self.history))
         self.generation += 1
@@ -93,7 +97,7 @@ class Play:
         data = encode_record(opening)
         self.execution.feed(decode_record(data), len(data))
         self.history = [((), opening.time, data, None)]
-        self.turn(*(event for event in leftover if isinstance(event, ev.EventRaised)))
+        return self._take([event for event in leftover if isinstance(event, ev.EventRaised)])
 
     def start(self, *more: HistoryEvent) -> Turn:
         return self.turn(self.begin, *more)
@@ -128,8 +132,10 @@ class Play:
     # ---- arrivals
 
     def open_named(self, name: str) -> ev.ActivityScheduled | ev.SubOrchestrationScheduled:
-        found = [*self.execution.open_activities.values(), *self.execution.open_children.values()]
-        return min((event for event in found if event.name == name), key=lambda event: event.task_id)
+        found: list[Any] = [*self.execution.open_activities.values(), *self.execution.open_children.values()]
+        oldest: ev.ActivityScheduled | ev.SubOrchestrationScheduled
+        oldest = min((event for event in found if event.name == name), key=lambda event: event.task_id)
+        return oldest
 
     def completed(self, name: str, value: Any = None) -> HistoryEvent:
         request = self.open_named(name)
@@ -215,9 +221,7 @@ class Play:
 
     def replay(self, other: Callable[..., Any], *, app: App | None = None, strict: bool = True) -> Execution:
         """Feed this history to other code under the same name; return the execution. Raises what feeding raises."""
-        second = Play(
-            other, app=app, strict=strict, sealer=self.sealer, instance_id=self.key.id, run_id=self.run_id
-        )
+        second = Play(other, app=app, strict=strict, sealer=self.sealer, instance_id=self.key.id, run_id=self.run_id)
         execution = second.new_execution(self.generation)
         try:
             for record in self.records:
@@ -240,7 +244,9 @@ class Play:
             arrivals, now, data, expected = history[length]
             if expected is not None:
                 turn = fresh.turn(arrivals, now)
-                assert list(turn.record.events) == list(decode_record(data).events), f"turn {length} of generation {generation}"
+                assert list(turn.record.events) == list(decode_record(data).events), (
+                    f"turn {length} of generation {generation}"
+                )
                 assert encode_record(turn.record) == data, f"turn {length} of generation {generation}"
                 assert turn == expected, f"turn {length} of generation {generation}"
         elif generation == self.generation:

@@ -3,6 +3,8 @@
 Each test drives its program and, by the fixture, replays it from every prefix.
 """
 
+# mypy: disable-error-code="unused-awaitable"
+
 from __future__ import annotations
 
 import asyncio

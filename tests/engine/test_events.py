@@ -1,5 +1,7 @@
 """External events: first in, first out, for each name; kept, never lost, never taken by one who has stopped waiting."""
 
+# mypy: disable-error-code="unused-awaitable"
+
 from __future__ import annotations
 
 import asyncio

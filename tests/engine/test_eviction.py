@@ -1,5 +1,7 @@
 """Closing a suspended orchestrator runs its `finally` blocks, and nothing comes of it, whatever they do."""
 
+# mypy: disable-error-code="unused-awaitable"
+
 from __future__ import annotations
 
 import asyncio

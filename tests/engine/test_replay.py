@@ -3,6 +3,8 @@
 Every test here (and in this folder) also replays each of its histories from every prefix, see `harness`.
 """
 
+# mypy: disable-error-code="unused-awaitable"
+
 from __future__ import annotations
 
 import asyncio
@@ -191,7 +193,7 @@ def test_when_any_and_when_all_refuse_what_is_no_task(play: MakePlay) -> None:
             when_any([])
         for wait in (when_any, when_all):
             with pytest.raises(TypeError, match="durable tasks"):
-                wait([ctx.call_activity("a"), 5])  # type: ignore[operator]
+                wait([ctx.call_activity("a"), 5])  # type: ignore[arg-type]
 
     one = play(main)
     one.run({"a": lambda _: None})

@@ -1,5 +1,7 @@
 """Retries: when another attempt begins, and when none does. The waits are durable timers."""
 
+# mypy: disable-error-code="unused-awaitable"
+
 from __future__ import annotations
 
 import dataclasses
@@ -156,7 +158,8 @@ def test_a_handler_decides_in_the_users_code(play: MakePlay) -> None:
 
     def handle(details: FailureDetails, attempt: int) -> bool | timedelta:
         asked.append((details.message, attempt))
-        return {1: True, 2: seconds(42), 3: seconds(-1)}.get(attempt, False)
+        answers: dict[int, bool | timedelta] = {1: True, 2: seconds(42), 3: seconds(-1)}
+        return answers.get(attempt, False)
 
     one = play(calling(RetryPolicy(seconds(7), None, handle=handle)))
     one.start()
@@ -246,7 +249,11 @@ def test_the_declared_policy_counts_unless_the_call_says_otherwise(play: MakePla
 
         return main
 
-    for options, expected in (({}, [1]), ({"retry_policy": None}, []), ({"retry_policy": RetryPolicy(seconds(2), 3)}, [2, 2])):
+    for options, expected in (
+        ({}, [1]),
+        ({"retry_policy": None}, []),
+        ({"retry_policy": RetryPolicy(seconds(2), 3)}, [2, 2]),
+    ):
         mine = App()
         mine.include(app)
         assert waits_of(play(calls(**options), app=mine)) == expected

@@ -1,0 +1,164 @@
+"""Group commit: what turns have prepared is collected here and written, one commit at a time.
+
+While one commit is on its way the next one fills. A commit whose answer is lost is asked for again under its number, for as
+long as the lease is surely ours.
+
+Invariant: a batch is written under the lease that it was prepared under, or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+
+from durable.errors import LeaseLostError, StoreError, StoreUnavailableError
+from durable.provider import Batch, Committed, Lease, Memo, Message, Provider
+from durable.worker.clock import StoreClock
+from durable.worker.leasing import LeaseKeeper
+from durable.worker.steps import Prepared
+
+logger = logging.getLogger("durable.worker")
+
+STEPS_MAX = 1000
+BYTES_MAX = 16 * 1024 * 1024
+"""A group commit is closed at this size; the rest goes into the next one."""
+
+PAUSE_S = 1.0
+"""The rest after a store has failed."""
+
+
+class GroupCommits:
+    """Writes for one owner. `on_written(prepared, batch, committed)` and `on_refused(prepared)` are called in the loop."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        keeper: LeaseKeeper,
+        clock: StoreClock,
+        *,
+        on_written: Callable[[Sequence[Prepared], Batch, Committed], None],
+        on_refused: Callable[[Sequence[Prepared]], None],
+        is_alone: Callable[[], bool],
+    ) -> None:
+        self._provider = provider
+        self._keeper = keeper
+        self._clock = clock
+        self._on_written = on_written
+        self._on_refused = on_refused
+        self._is_alone = is_alone
+        self._waiting: list[Prepared] = []
+        self._bytes = 0
+        self._memos: dict[str, Memo] = {}
+        self._lease: Lease | None = None
+        self._number = 0  # of the last batch under that lease
+        self._is_writing = False
+        self._wake = asyncio.Event()
+
+    def add(self, prepared: Prepared) -> None:
+        """Write this with the next commit."""
+        self._waiting.append(prepared)
+        self._bytes += prepared.record_bytes + sum(len(message.data) for message in prepared.messages)
+        self._wake.set()
+
+    def add_memo(self, memo: Memo) -> None:
+        """Write a memo with the next commit; of several under one key the last."""
+        self._memos[memo.key] = memo
+        self._wake.set()
+
+    @property
+    def is_full(self) -> bool:
+        """True when the next commit takes nothing more."""
+        return len(self._waiting) >= STEPS_MAX or self._bytes >= BYTES_MAX
+
+    @property
+    def is_settled(self) -> bool:
+        """True when nothing waits to be written."""
+        return not (self._waiting or self._memos or self._is_writing)
+
+    def forget(self) -> None:
+        """Drop what is not yet on its way: the lease is lost."""
+        self._waiting.clear()
+        self._bytes = 0
+        self._memos.clear()
+
+    async def run(self) -> None:
+        """Commit until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting or self._memos:
+                await self._commit()
+
+    async def _commit(self) -> None:
+        prepared, self._waiting, self._bytes = self._waiting, [], 0
+        memos, self._memos = list(self._memos.values()), {}
+        lease = self._keeper.lease
+        if lease is None:
+            self._on_refused(prepared)
+            return
+        if lease is not self._lease:
+            self._lease, self._number = lease, 0
+        self._number += 1
+        batch = _batch_of(self._number, prepared, memos, alone=self._is_alone())
+        self._is_writing = True
+        try:
+            committed = await self._written(lease, batch)
+        except LeaseLostError as error:
+            logger.warning("a commit was refused: %s", error)
+            self._on_refused(prepared)
+            self._keeper.lost(lease)
+            return
+        except StoreError as error:
+            logger.error("the store failed: %s", error)
+            self._on_refused(prepared)
+            self._keeper.lost(lease)
+            await asyncio.sleep(PAUSE_S)
+            return
+        finally:
+            self._is_writing = False
+        self._clock.agree(committed.now)
+        self._on_written(prepared, batch, committed)
+
+    async def _written(self, lease: Lease, batch: Batch) -> Committed:
+        """Commit a batch; while its outcome is unknown, ask again under the same number."""
+        pause = 0.05
+        while True:
+            asked_at = self._clock.monotonic()
+            try:
+                committed = await self._provider.commit(lease, batch)
+            except StoreUnavailableError as error:
+                if not self._keeper.is_valid or self._keeper.lease is not lease:
+                    raise LeaseLostError(f"the store did not answer for the length of a lease: {error}") from error
+                logger.warning("a commit has no answer yet (%s); it is asked for again", error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 1.0)
+                continue
+            if self._keeper.lease is lease:
+                self._keeper.renewed(asked_at)
+            return committed
+
+
+def _batch_of(number: int, prepared: Sequence[Prepared], memos: list[Memo], *, alone: bool) -> Batch:
+    """Join what was prepared. Each step names what it sends, so that a step which the store refuses takes it along."""
+    messages: list[Message] = []
+    consumed: list[int] = []
+    for item in prepared:
+        sent, noted = len(messages), len(memos)
+        messages += item.messages
+        memos += item.memos
+        if item.step is None:
+            consumed += item.consumed
+        elif item.messages or item.memos:
+            item.step = dataclasses.replace(
+                item.step, messages=range(sent, len(messages)), memos=range(noted, len(memos))
+            )
+    return Batch(
+        number=number,
+        steps=[item.step for item in prepared if item.step is not None],
+        messages=messages,
+        memos=memos,
+        consumed=consumed,
+        alone=alone,
+    )

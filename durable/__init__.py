@@ -16,32 +16,6 @@ from durable.activity_context import ActivityContext, current_activity
 from durable.app import App
 from durable.client import Client, Handle, SyncClient, SyncHandle
 from durable.context import Orchestration, OrchestrationContext
-from durable.engine.events import (
-    ActivityCancelled,
-    ActivityCompleted,
-    ActivityFailed,
-    ActivityScheduled,
-    EventRaised,
-    EventSent,
-    HistoryEvent,
-    OrchestrationCancelled,
-    OrchestrationCancelRequested,
-    OrchestrationCompleted,
-    OrchestrationContinuedAsNew,
-    OrchestrationFailed,
-    OrchestrationResumed,
-    OrchestrationStarted,
-    OrchestrationSuspended,
-    OrchestrationTerminated,
-    SubOrchestrationCancelled,
-    SubOrchestrationCompleted,
-    SubOrchestrationFailed,
-    SubOrchestrationScheduled,
-    TimerCancelled,
-    TimerCreated,
-    TimerFired,
-)
-from durable.engine.retry import RetryPolicy
 from durable.engine.tasks import Task, when_all, when_any
 from durable.errors import (
     ActivityFailedError,
@@ -74,8 +48,34 @@ from durable.errors import (
     UpdateRejectedError,
     WorkerLostError,
 )
+from durable.events import (
+    ActivityCancelled,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityScheduled,
+    EventRaised,
+    EventSent,
+    HistoryEvent,
+    OrchestrationCancelled,
+    OrchestrationCancelRequested,
+    OrchestrationCompleted,
+    OrchestrationContinuedAsNew,
+    OrchestrationFailed,
+    OrchestrationResumed,
+    OrchestrationStarted,
+    OrchestrationSuspended,
+    OrchestrationTerminated,
+    SubOrchestrationCancelled,
+    SubOrchestrationCompleted,
+    SubOrchestrationFailed,
+    SubOrchestrationScheduled,
+    TimerCancelled,
+    TimerCreated,
+    TimerFired,
+)
 from durable.history import History
 from durable.model import ActivityState, DroppedItem, OrchestrationState, OrchestrationStatus, ReusePolicy
+from durable.retry import RetryPolicy
 from durable.worker import Worker
 
 __all__ = [

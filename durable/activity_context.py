@@ -16,7 +16,7 @@ from durable.errors import DurableError
 
 if TYPE_CHECKING:
     from durable.client import Client
-    from durable.engine.events import ActivityScheduled
+    from durable.events import ActivityScheduled
     from durable.provider import TaskAddress
 
 

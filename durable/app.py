@@ -33,7 +33,7 @@ from durable.signatures import (
 from durable.versions import VersionKey, canonical_version, version_key
 
 if TYPE_CHECKING:
-    from durable.engine.retry import RetryPolicy
+    from durable.retry import RetryPolicy
 
 DEFAULT_QUEUE: Final = "default"
 

@@ -198,6 +198,10 @@ class HistoryDamagedError(DurableError):
     """A stored history does not match its checksums, or cannot be read. It is never run."""
 
 
+class StoredValueError(DurableError):
+    """A recorded value no longer fits today's types: the instance stalls."""
+
+
 class DivergenceError(DurableError):
     """Today's code asks for something else than the history records.
 

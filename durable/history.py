@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple, overload
 import msgpack
 
 from durable import payloads
-from durable.engine.events import HistoryEvent, InstanceKey
-from durable.engine.records import CHECKSUM_BYTES, Record, decode_record, first_checksum, next_checksum
 from durable.errors import DurableError, HistoryDamagedError, InstanceNotFoundError
+from durable.events import HistoryEvent, InstanceKey
 from durable.provider import InstanceRow, Provider, RecordRow
+from durable.records import CHECKSUM_BYTES, Record, decode_record, first_checksum, next_checksum
 
 logger = logging.getLogger("durable.history")
 

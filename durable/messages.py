@@ -13,10 +13,10 @@ from typing import Any
 
 import msgpack
 
-from durable.engine.events import ActivityScheduled, HistoryEvent, InstanceKey, TaskRef
-from durable.engine.records import decode_event, encode_event
 from durable.errors import HistoryDamagedError
+from durable.events import ActivityScheduled, HistoryEvent, InstanceKey, TaskRef
 from durable.provider import InstanceRow, Memo, partition_of
+from durable.records import decode_event, encode_event
 
 DROPPED_KEPT_US = 30 * 24 * 3600 * 1_000_000
 """How long a note about something dropped is kept: long enough for somebody to ask."""

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from durable.app import App, OrchestratorDefinition
 from durable.context import OrchestrationContext, Plans
-from durable.engine.events import InstanceKey, OrchestrationFailed, OrchestrationStarted
-from durable.engine.execution import Execution, StoredValueError
-from durable.errors import FailureDetails, InvalidInputError
+from durable.engine.execution import Execution
+from durable.errors import FailureDetails, InvalidInputError, StoredValueError
+from durable.events import InstanceKey, OrchestrationFailed, OrchestrationStarted
 from durable.failures import describe
 from durable.payloads import PayloadError, Sealer, check, digest
 

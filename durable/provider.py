@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from durable.engine.events import InstanceKey as InstanceKey
+from durable.events import InstanceKey as InstanceKey
 
 PARTITIONS = 64
 """Partitions of a new hub; fixed in the hub's row from then on."""
@@ -241,7 +241,8 @@ class Step:
     records); otherwise the whole commit raises `LeaseLostError`, for somebody else has written. `appends` are the new
     records by generation. `consumed` are sequences of this instance's messages; they are deleted. `changes` are further
     columns of the row, by name. `drop_generations_below` deletes older history of the run. `queue_adds` and `queue_drops`
-    change the activity queue; a final status removes all queue rows of the run. `replaced_by`: the row (now final) is kept as an ended run and this row takes its place.
+    change the activity queue; a final status removes all queue rows of the run. `replaced_by`: the row
+    (now final) is kept as an ended run and this row takes its place.
     `messages` and `memos` are the indexes, in the batch, of those that this step sends: if the step is refused they are
     left out with it. Each commit clears `slow_turns` and `slow_since`.
     """

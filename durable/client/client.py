@@ -31,8 +31,8 @@ from durable.client.starting import (
 )
 from durable.client.states import state_of
 from durable.client.times import Timeout, seconds_of
-from durable.engine.events import InstanceKey
 from durable.errors import DurableError, InstanceAlreadyExistsError, InstanceFinishedError, InstanceNotFoundError
+from durable.events import InstanceKey
 from durable.ids import check_instance_id
 from durable.model import OrchestrationState, ReusePolicy
 from durable.payloads import Sealer

@@ -9,8 +9,8 @@ from durable.app import App
 from durable.client.submitting import Submitter
 from durable.client.times import StoreClock
 from durable.client.waiting import Waiters
-from durable.engine.events import HistoryEvent, InstanceKey
 from durable.errors import InstanceFinishedError, InstanceNotFoundError, LimitExceededError, StoreError
+from durable.events import HistoryEvent, InstanceKey
 from durable.messages import encode_arrivals
 from durable.payloads import Sealer
 from durable.ports import Ports

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, TypeAlias, TypedDict
 
 from durable.client.times import microseconds_of
-from durable.engine.events import InstanceKey
+from durable.events import InstanceKey
 from durable.ids import check_tags
 from durable.model import OrchestrationStatus
 from durable.provider import InstanceFilter, Status

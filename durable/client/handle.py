@@ -13,14 +13,6 @@ from durable.client.purging import purge_targets, purged
 from durable.client.starting import encode_event
 from durable.client.states import dropped_item, failure_of, open_activities, state_of
 from durable.client.times import Timeout, seconds_of
-from durable.engine.events import (
-    HistoryEvent,
-    InstanceKey,
-    OrchestrationCancelRequested,
-    OrchestrationResumed,
-    OrchestrationSuspended,
-    OrchestrationTerminated,
-)
 from durable.errors import (
     FailureDetails,
     InvalidInputError,
@@ -29,6 +21,14 @@ from durable.errors import (
     OrchestrationFailedError,
     OrchestrationTerminatedError,
     StoreUnavailableError,
+)
+from durable.events import (
+    HistoryEvent,
+    InstanceKey,
+    OrchestrationCancelRequested,
+    OrchestrationResumed,
+    OrchestrationSuspended,
+    OrchestrationTerminated,
 )
 from durable.failures import TEXT_BYTES_MAX
 from durable.history import History, read_history

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
-from durable.engine.events import InstanceKey
 from durable.errors import InstanceRunningError
+from durable.events import InstanceKey
 from durable.provider import InstanceFilter, InstanceRow, Provider
 
 PAGE_ROWS: Final = 200

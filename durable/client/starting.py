@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, TypeVar
 from durable import payloads
 from durable.app import App, OrchestratorDefinition, check_name, definition_of
 from durable.client.times import due_time
-from durable.engine.events import EventRaised, InstanceKey, OrchestrationStarted
 from durable.errors import InvalidInputError, LimitExceededError, UnknownNameError
+from durable.events import EventRaised, InstanceKey, OrchestrationStarted
 from durable.ids import check_event_name, check_tags
 from durable.messages import encode_arrivals, new_row
 from durable.model import ReusePolicy
@@ -173,15 +173,16 @@ def start_message(
     started = OrchestrationStarted(
         target.name, target.version, payload, run_id, "", tags=checked_tags, scheduled_for=scheduled_at
     )
-    otherwise = None
+    otherwise, expects = None, EXPECTS[reuse_policy]
     if events and reuse_policy in USES_OTHER:
         otherwise = Message(key, row.partition, encode_arrivals(events))
     return Message(
         target=key,
         partition=row.partition,
         data=encode_arrivals([started, *events] if events else [started]),
-        visible_at=0 if at is None else max(scheduled_at, 0),
+        # A start that may replace a running instance ends that at once; its owner holds the new one back until it is due.
+        visible_at=0 if at is None or expects is Expects.ANY else max(scheduled_at, 0),
         start=row,
-        expects=EXPECTS[reuse_policy],
+        expects=expects,
         otherwise=otherwise,
     )

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 import msgpack
 
-from durable.engine import events as ev
-from durable.engine.records import decode_record
+from durable import events as ev
 from durable.errors import DurableError, FailureDetails, HistoryDamagedError
 from durable.failures import decode_details
 from durable.history import plain_value, utc_datetime
@@ -17,6 +16,7 @@ from durable.messages import heartbeat_key
 from durable.model import ActivityState, DroppedItem, OrchestrationState, OrchestrationStatus
 from durable.payloads import Sealer
 from durable.provider import InstanceRow, Memo, Provider, Status
+from durable.records import decode_record
 
 logger = logging.getLogger("durable.client")
 

@@ -23,8 +23,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from durable.engine.events import InstanceKey
 from durable.errors import DurableError, InstanceNotFoundError, StoreUnavailableError
+from durable.events import InstanceKey
 from durable.provider import InstanceRow, Provider, Status, Wakeup
 
 logger = logging.getLogger("durable.client")

@@ -14,9 +14,9 @@ from typing import Final, TypeAlias, TypedDict
 
 from durable.app import DEFAULT_QUEUE, check_name
 from durable.engine.calls import MICROSECOND
-from durable.engine.events import ActivityOptions
 from durable.engine.execution import DUE_MAX
-from durable.engine.retry import RetryPolicy
+from durable.events import ActivityOptions
+from durable.retry import RetryPolicy
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

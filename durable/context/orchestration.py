@@ -17,6 +17,7 @@ from random import Random
 from types import MappingProxyType, UnionType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar, Unpack, overload
 
+from durable import events as ev
 from durable.activity_context import ActivityContext
 from durable.context.fan_out import FanOut
 from durable.context.logger import ReplayLogger
@@ -35,21 +36,21 @@ from durable.context.options import (
     span_us,
 )
 from durable.context.plans import Plan, Plans, refusal_details
-from durable.engine import events as ev
 from durable.engine.calls import ActivityCall, ChildCall
-from durable.engine.events import InstanceKey
-from durable.engine.execution import Execution, StoredValueError
-from durable.engine.retry import RetryPolicy
+from durable.engine.execution import Execution
 from durable.engine.tasks import Task
 from durable.errors import (
     ActivityFailedError,
     EventDataError,
     LimitExceededError,
+    StoredValueError,
     SubOrchestrationFailedError,
     TaskFailedError,
 )
+from durable.events import InstanceKey
 from durable.ids import check_event_name, check_instance_id, check_tags
 from durable.payloads import MisfitError, PayloadError, check, encode
+from durable.retry import RetryPolicy
 from durable.versions import canonical_version
 
 if TYPE_CHECKING:
@@ -86,6 +87,12 @@ class OrchestrationContext:
 
     def __repr__(self) -> str:
         return f"<OrchestrationContext of '{self.instance_id}', {self.name}, generation {self.generation}>"
+
+    @property
+    def execution(self) -> Execution:
+        """The engine behind this context. For features; a program has no use for it."""
+        self._execution.check_access()
+        return self._execution
 
     # ---- who is running
 
@@ -146,12 +153,12 @@ class OrchestrationContext:
     def random(self) -> Random:
         """A random generator that draws the same numbers on every replay."""
         self._execution.check_access()
-        return self._execution.random
+        return self._execution.seeds.stream("random")
 
     def new_uuid(self) -> uuid.UUID:
         """Return a UUID (version 4 in form) that is the same on every replay, and different from any other."""
         self._execution.check_access()
-        return uuid.UUID(bytes=self._execution.next_uuid_bytes(), version=4)
+        return uuid.UUID(bytes=self._execution.seeds.next_uuid(), version=4)
 
     @property
     def logger(self) -> logging.Logger:

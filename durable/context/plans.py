@@ -12,12 +12,11 @@ from typing import Any, Final
 
 from durable.app import ActivityDefinition, App, Definition, OrchestratorDefinition, check_name
 from durable.context.options import limit_us
-from durable.engine.events import ActivityOptions
-from durable.engine.execution import StoredValueError
-from durable.engine.retry import RetryPolicy
-from durable.errors import FailureDetails
+from durable.errors import FailureDetails, StoredValueError
+from durable.events import ActivityOptions
 from durable.failures import describe
 from durable.payloads import PayloadError, Sealer, check, decode, encode
+from durable.retry import RetryPolicy
 from durable.versions import canonical_version
 
 NO_VALUE: Final = encode(None)

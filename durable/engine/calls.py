@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from durable.engine import events as ev
-from durable.engine.events import ActivityOptions, HistoryEvent
-from durable.engine.retry import RetryPolicy, next_wait
+from durable import events as ev
 from durable.engine.tasks import Task
 from durable.errors import (
     ActivityFailedError,
@@ -22,6 +20,8 @@ from durable.errors import (
     InstanceAlreadyExistsError,
     SubOrchestrationFailedError,
 )
+from durable.events import ActivityOptions, HistoryEvent
+from durable.retry import RetryPolicy, next_wait
 
 if TYPE_CHECKING:
     from durable.engine.execution import Execution
@@ -238,12 +238,23 @@ class ChildCall:
 
 
 def _next_wait(
-    execution: Execution, policy: RetryPolicy | None, details: FailureDetails, attempt: int, began_us: int, task: Task[Any]
+    execution: Execution,
+    policy: RetryPolicy | None,
+    details: FailureDetails,
+    attempt: int,
+    began_us: int,
+    task: Task[Any],
 ) -> timedelta | None:
     """Ask the policy; what its own `handle` raises becomes the call's failure."""
     elapsed = timedelta(microseconds=execution.time_us - began_us)
     try:
-        return next_wait(policy, details, attempt, elapsed, execution.jitter if policy and policy.jitter else _NO_JITTER)
+        return next_wait(
+            policy,
+            details,
+            attempt,
+            elapsed,
+            execution.seeds.stream("jitter") if policy and policy.jitter else _NO_JITTER,
+        )
     except Exception as error:  # noqa: BLE001 (user code in the policy)
         task.fail(error)
         return None

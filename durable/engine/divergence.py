@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from durable.engine.events import HistoryEvent, values
 from durable.engine.loop import user_frame
 from durable.engine.turn import describe_request
+from durable.events import HistoryEvent, values
 
 if TYPE_CHECKING:
     from durable.engine.execution import Execution
@@ -34,7 +34,11 @@ def explain(
     started = execution.started
     name = f"{started.name} {started.version or ''}".strip() if started else "the orchestrator"
     frame = user_frame(2)
-    here = f"{frame.f_code.co_filename}:{frame.f_lineno}" if asked is not None and frame is not None else "the code came to rest"
+    here = (
+        f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        if asked is not None and frame is not None
+        else "the code came to rest"
+    )
     there = getattr(recorded, "line", "") or "line not recorded"
     if recorded is None:
         was = "nothing more in this turn"
@@ -52,15 +56,13 @@ def explain(
     )
 
 
-def _cause(
-    execution: Execution, recorded: HistoryEvent | None, asked: HistoryEvent | None, *, in_values: bool
-) -> str:
+def _cause(execution: Execution, recorded: HistoryEvent | None, asked: HistoryEvent | None, *, in_values: bool) -> str:
     started = execution.started
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     if started is not None and started.python and started.python != running:
         return (
-            f"the history was written by Python {started.python} and this is {running}, whose asyncio may wake tasks in another "
-            "order; run this instance on a worker with the old version until it ends"
+            f"the history was written by Python {started.python} and this is {running}, whose asyncio may wake tasks in "
+            "another order; run this instance on a worker with the old version until it ends"
         )
     if in_values:
         return (

@@ -17,32 +17,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import heapq
-import random
-import sys
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from types import GeneratorType
-from typing import Any, NoReturn, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn, TypeVar
 
-from durable.engine import events as ev
+from durable import events as ev
 from durable.engine.calls import ActivityCall, ChildCall, TimerPurpose
 from durable.engine.divergence import explain, same_values
-from durable.engine.events import HistoryEvent, InstanceKey, TaskRef
-from durable.engine.loop import DurableLoop, close_thoroughly, user_frame
-from durable.engine.records import Record
+from durable.engine.driver import GenerationEnded, TurnInterrupted, run_program
+from durable.engine.loop import DurableLoop, as_running, user_frame
+from durable.engine.mailbox import DecodeEvent, Mailbox
+from durable.engine.ports import Ports, Program
+from durable.engine.seeds import Seeds
 from durable.engine.tasks import Task
+from durable.engine.timers import Timers
 from durable.engine.turn import (
     UNCHANGED,
     Outgoing,
     Sender,
     Turn,
     Unchanged,
-    outcome_messages,
     outgoing_messages,
 )
-from durable.errors import DivergenceError, DurableError, FailureDetails, TurnBudgetExceededError
+from durable.errors import DivergenceError, DurableError, StoredValueError, TurnBudgetExceededError
+from durable.events import HistoryEvent, InstanceKey, TaskRef
+from durable.records import Record
 
 E = TypeVar("E", bound=HistoryEvent)
 
@@ -51,44 +49,6 @@ DUE_MAX = 253_402_300_799_999_999
 
 EVENTS_BUFFERED_MAX = 100_000
 """Events that wait unconsumed in one instance; a further one is refused and listed as dropped."""
-
-
-class Ports(Protocol):
-    """What the engine needs from the edge, handed in by whoever runs it."""
-
-    strict: bool
-
-    def seal(self, plain: bytes) -> tuple[bytes, bytes | None]:
-        """Return the stored form of an encoded value, and the digest of the plain form where the two differ."""
-        ...
-
-    def digest(self, plain: bytes) -> bytes:
-        """Return the digest of a plain form, as `seal` does."""
-        ...
-
-    def describe(self, error: BaseException) -> FailureDetails:
-        """Turn an exception that left the orchestrator into details."""
-        ...
-
-    def encode_result(self, value: Any) -> bytes:
-        """Encode what the orchestrator returned. Raises for what cannot be stored: that fails the orchestration."""
-        ...
-
-    def value_differs(self, explanation: str) -> None:
-        """Count and log a value that differs on replay (when not strict)."""
-        ...
-
-
-Program = Callable[["Execution"], Any]
-"""Begins the user's code: returns a generator, a coroutine or, of a plain function, the result."""
-
-
-class GenerationEnded(BaseException):
-    """Raised through user code when nothing that it does counts any more."""
-
-
-class TurnInterrupted(BaseException):
-    """Raised into user code by the watchdog."""
 
 
 class Execution:
@@ -111,28 +71,22 @@ class Execution:
         self.farewells: dict[str, Outgoing] = {}
         self.attachment: bytes | None = None
         self.cancel_reason: str | None = None
-        self.loop = DurableLoop(self)
+        self.loop = DurableLoop(self)  # type: ignore[abstract]  # what is abstract is filled in below the class
         self._program = program
         self._main: asyncio.Task[Any] | None = None
         self._failure: BaseException | None = None
         self._calls: dict[int, ActivityCall | ChildCall] = {}
-        self._timers: dict[int, tuple[int, Callable[[], None]]] = {}
-        self._timer_heap: list[tuple[int, int]] = []
-        self._fired_timers: set[int] = set()  # fired while suspended: recorded, and held
-        self._waiters: dict[str, deque[tuple[Task[Any], Callable[[ev.EventRaised], Any]]]] = {}
-        self._buffered: dict[str, deque[ev.EventRaised]] = {}
-        self._buffered_count = 0
+        self._timers = Timers()
+        self._mailbox = Mailbox()
         self._held: list[HistoryEvent] = []
         self._opening: Sequence[HistoryEvent] = ()
         self._events: list[HistoryEvent] = []
         self._cursor = 0
         self._events_before = 0
         self._next_task_id = 0
-        self._custom_status: bytes | None | Unchanged = UNCHANGED
+        self._custom_status: bytes | Unchanged | None = UNCHANGED
         self._memos: list[tuple[str, bytes, int]] = []
-        self._random: random.Random | None = None
-        self._jitter: random.Random | None = None
-        self._uuids = 0
+        self.seeds = Seeds(run_id, generation)  # until the start says which seed counts
 
     # ---- feeding and turning
 
@@ -147,8 +101,7 @@ class Execution:
         self._cursor = 0
         self.is_replaying = True
         with self._running():
-            for opening in self._take_opening():
-                self._apply(opening)
+            self._apply_opening()
             while self._cursor < len(self._events):
                 event = self._events[self._cursor]
                 if event.is_request:
@@ -163,14 +116,13 @@ class Execution:
 
         Raises DivergenceError or TurnBudgetExceededError; the execution is then of no further use.
         """
-        dues = [self._timers[a.task_id][0] for a in arrivals if isinstance(a, ev.TimerFired) and a.task_id in self._timers]
+        dues = [self._timers.due_of(arrival.task_id) for arrival in arrivals if isinstance(arrival, ev.TimerFired)]
         self.time_us = max(self.time_us, now, *dues)
         self._events = []
         refused: list[tuple[HistoryEvent, str]] = []
         applied = 0
         with self._running():
-            for opening in self._take_opening():
-                self._apply(opening)
+            self._apply_opening()
             for arrival in arrivals:
                 if self.outcome is not None:
                     break
@@ -190,7 +142,7 @@ class Execution:
     def close(self) -> None:
         """Close the suspended orchestrator: its `finally` blocks run and have no effect. Safe to call twice."""
         if not self.loop.is_closing:
-            with _as_running(self.loop):
+            with as_running(self.loop):
                 self.loop.close_everything()
 
     def _finish_record(self, events: int, size_bytes: int) -> None:
@@ -202,7 +154,7 @@ class Execution:
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
         self.loop.steps = 0
-        with _as_running(self.loop):
+        with as_running(self.loop):
             try:
                 yield
             except TurnInterrupted:
@@ -250,10 +202,6 @@ class Execution:
         parent, end_event = (started.parent, started.end_event) if started else (None, None)
         return Sender(self.key, self.run_id, self.generation, parent, end_event, self.attachment)
 
-    def termination_messages(self, outcome: ev.OrchestrationTerminated) -> list[Outgoing]:
-        """Give the messages that go out when this run is ended by force."""
-        return [*outcome_messages(outcome, self.sender()), *self.farewells.values()]
-
     def _next_generation(self) -> Record | None:
         ended, started = self.outcome, self.started
         if not isinstance(ended, ev.OrchestrationContinuedAsNew) or started is None:
@@ -279,21 +227,21 @@ class Execution:
     def buffered_events(self) -> list[ev.EventRaised]:
         """Return the events that arrived and that nobody has consumed, per name in order."""
         held = [event for event in self._held if isinstance(event, ev.EventRaised)]
-        return [*(event for queue in self._buffered.values() for event in queue), *held]
+        return [*self._mailbox.kept(), *held]
 
     # ---- arrivals
 
-    def _take_opening(self) -> Sequence[HistoryEvent]:
+    def _apply_opening(self) -> None:
         opening, self._opening = self._opening, ()
-        return opening
+        for arrival in opening:
+            self._apply(arrival)
 
     def _refusal(self, event: HistoryEvent) -> str | None:
         """Say why an arrival is refused; None if it answers something open."""
         if isinstance(event, ev.ActivityCompleted | ev.ActivityFailed):
             return None if event.task_id in self.open_activities else "the activity call has an outcome already"
         if isinstance(event, ev.TimerFired):
-            is_open = event.task_id in self._timers and event.task_id not in self._fired_timers
-            return None if is_open else "the timer was cancelled or has fired"
+            return None if self._timers.is_waiting(event.task_id) else "the timer was cancelled or has fired"
         if isinstance(event, ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed):
             return None if event.task_id in self.open_children else "the child has an outcome already"
         if isinstance(event, ev.OrchestrationStarted):
@@ -304,7 +252,7 @@ class Execution:
             return "the orchestration is suspended already" if self.is_suspended else None
         if isinstance(event, ev.OrchestrationResumed):
             return None if self.is_suspended else "the orchestration is not suspended"
-        if isinstance(event, ev.EventRaised) and self._buffered_count + len(self._held) >= EVENTS_BUFFERED_MAX:
+        if isinstance(event, ev.EventRaised) and self._mailbox.count + len(self._held) >= EVENTS_BUFFERED_MAX:
             return f"{EVENTS_BUFFERED_MAX:,} events wait already"
         return None
 
@@ -332,18 +280,18 @@ class Execution:
         if self.is_suspended:
             self._held.append(event)
             if isinstance(event, ev.TimerFired):
-                self._fired_timers.add(event.task_id)
+                self._timers.hold(event.task_id)
         else:
             self._deliver(event)
 
     def _deliver(self, event: HistoryEvent) -> None:
-        self.loop.enter(_DELIVERIES[type(event)], self, event)
+        self.loop.enter(self._deliveries[type(event)], self, event)
         try:
             self.loop.run_until_idle()
         except (TurnBudgetExceededError, StoredValueError):
             raise
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            # asyncio lets the latter two out of a task, and anything out of a callback: here it is the code's failure.
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the code's failure, whatever it is)
+            # asyncio lets the latter two out of a task, and anything out of a callback.
             self._end(ev.OrchestrationFailed(self.ports.describe(error)))
         main = self._main
         if self._failure is None and self.outcome is None and main is not None and main.done():
@@ -353,7 +301,8 @@ class Execution:
 
     def _deliver_started(self, event: ev.OrchestrationStarted) -> None:
         self.started = event
-        self.loop.number_from(int.from_bytes(self._derive("hash")[:6], "big") << 12)
+        self.seeds = Seeds(event.seed, self.generation)
+        self.loop.number_from(int.from_bytes(self.seeds.derive("hash")[:6], "big") << 12)
         if self.cancel_reason is None:
             main = self._run_main()
             self._main = self.loop.create_task(main, context=self.loop.context)
@@ -364,21 +313,9 @@ class Execution:
             call.settle(event)
 
     def _deliver_timer(self, event: ev.TimerFired) -> None:
-        self._fired_timers.discard(event.task_id)
-        timer = self._timers.pop(event.task_id, None)
-        if timer is not None:
-            timer[1]()
-
-    def _deliver_event(self, event: ev.EventRaised) -> None:
-        waiters = self._waiters.get(event.name)
-        if not waiters:
-            self._buffered.setdefault(event.name, deque()).append(event)
-            self._buffered_count += 1
-            return
-        task, decode = waiters.popleft()
-        if not waiters:
-            del self._waiters[event.name]
-        self._settle_event(task, decode, event)
+        fire = self._timers.remove(event.task_id)
+        if fire is not None:
+            fire()
 
     def _deliver_cancel(self, event: ev.OrchestrationCancelRequested) -> None:
         if self.cancel_reason is not None:
@@ -389,38 +326,27 @@ class Execution:
         else:
             self._main.cancel(event.reason or None)
 
+    def _deliver_event(self, event: ev.EventRaised) -> None:
+        self._mailbox.deliver(event)
+
+    _deliveries: ClassVar[Mapping[type[HistoryEvent], Callable[[Execution, Any], None]]] = {
+        ev.OrchestrationStarted: _deliver_started,
+        ev.ActivityCompleted: _deliver_outcome,
+        ev.ActivityFailed: _deliver_outcome,
+        ev.SubOrchestrationCompleted: _deliver_outcome,
+        ev.SubOrchestrationFailed: _deliver_outcome,
+        ev.TimerFired: _deliver_timer,
+        ev.EventRaised: _deliver_event,
+        ev.OrchestrationCancelRequested: _deliver_cancel,
+    }
+
     # ---- the orchestrator's own life
 
     async def _run_main(self) -> Any:
         try:
-            made = self._program(self)
-            if isinstance(made, GeneratorType):
-                return await self._drive(made)
-            if asyncio.iscoroutine(made):
-                return await made
-            return made
+            return await run_program(self._program(self))
         finally:
             self.loop.stop()
-
-    async def _drive(self, generator: Generator[Any, Any, Any]) -> Any:
-        step: Callable[[Any], Any] = generator.send
-        value: Any = None
-        while True:
-            try:
-                awaited = step(value)
-            except StopIteration as stop:
-                return stop.value
-            if not isinstance(awaited, Task):
-                step, value = generator.throw, _not_a_task(awaited, generator)
-                continue
-            try:
-                value = await awaited
-                step = generator.send
-            except GeneratorExit:
-                close_thoroughly(generator.close)
-                raise
-            except BaseException as error:  # noqa: BLE001 (raised where the code waits, whatever it is)
-                step, value = generator.throw, error
 
     def _outcome_of(self, main: asyncio.Task[Any]) -> Any:
         if main.cancelled():
@@ -527,10 +453,6 @@ class Execution:
         folder_and_file = "/".join(frame.f_code.co_filename.replace("\\", "/").rsplit("/", 2)[-2:])
         return f"{folder_and_file}:{frame.f_lineno}"
 
-    def never(self, name: str) -> Task[Any]:
-        """Return a task for a discarded request; it never completes."""
-        return Task(self.loop, name)
-
     def call(self, call: ActivityCall | ChildCall) -> Task[Any]:
         """Begin an activity call or a child, with its retries; return its task."""
         if not self.is_over:
@@ -570,15 +492,14 @@ class Execution:
         task_id = self.new_task_id()
         line = "" if self.is_replaying else self.place()
         request = self.emit(ev.TimerCreated(task_id, due, purpose.value, line))
-        self._timers[task_id] = (request.due, fire)
-        heapq.heappush(self._timer_heap, (request.due, task_id))
+        self._timers.add(task_id, request.due, fire)
         return task_id
 
     def drop_timer(self, task_id: int) -> None:
         """Give a timer up, unless it has fired."""
         if task_id in self._timers and not self.is_over:
             self.emit(ev.TimerCancelled(task_id))
-            del self._timers[task_id]
+            self._timers.remove(task_id)
 
     def create_loop_timer(self, due: int, fire: Callable[[], None]) -> int:
         """For the loop: a timer that asyncio asked for."""
@@ -596,31 +517,12 @@ class Execution:
         task.when_cancelled(lambda: self.drop_timer(task_id))
         return task
 
-    def wait_for_event(
-        self, name: str, decode: Callable[[ev.EventRaised], Any], timeout_due: int | None = None
-    ) -> Task[Any]:
+    def wait_for_event(self, name: str, decode: DecodeEvent, timeout_due: int | None = None) -> Task[Any]:
         """Wait for an external event of that name. `decode` makes the result, or raises what awaiting shall raise."""
         task: Task[Any] = Task(self.loop, f"event '{name}'")
-        if self.is_over:
+        if self.is_over or self._mailbox.take(name, task, decode):
             return task
-        buffered = self._buffered.get(name)
-        if buffered:
-            self._buffered_count -= 1
-            event = buffered.popleft()
-            if not buffered:
-                del self._buffered[name]
-            self._settle_event(task, decode, event)
-            return task
-        waiter = (task, decode)
-        self._waiters.setdefault(name, deque()).append(waiter)
-        timer_id: int | None = None
-
-        def withdraw() -> None:
-            waiters = self._waiters.get(name)
-            if waiters and waiter in waiters:
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._waiters[name]
+        withdraw = self._mailbox.wait(name, task, decode)
 
         def time_out() -> None:
             withdraw()
@@ -632,14 +534,6 @@ class Execution:
         task.when_cancelled(withdraw)
         return task
 
-    def _settle_event(self, task: Task[Any], decode: Callable[[ev.EventRaised], Any], event: ev.EventRaised) -> None:
-        try:
-            value = decode(event)
-        except Exception as error:  # noqa: BLE001 (raised where the event is awaited)
-            task.fail(error)
-        else:
-            task.succeed(value)
-
     def send_event(self, target: InstanceKey, name: str, plain: bytes | None) -> None:
         """Send an event to another instance, with the commit."""
         if not self.is_over:
@@ -647,7 +541,9 @@ class Execution:
             line = "" if self.is_replaying else self.place()
             self.emit(ev.EventSent(self.new_task_id(), target.id, name, payload, digest, target.kind, line))
 
-    def start_detached(self, make: Callable[[int], ev.SubOrchestrationScheduled]) -> ev.SubOrchestrationScheduled | None:
+    def start_detached(
+        self, make: Callable[[int], ev.SubOrchestrationScheduled]
+    ) -> ev.SubOrchestrationScheduled | None:
         """Start another orchestration without waiting; `make` builds the request from its task id."""
         return None if self.is_over else self.emit(make(self.new_task_id()))
 
@@ -677,15 +573,12 @@ class Execution:
             else:
                 self.farewells[name] = message
 
-    # ---- what derives from the seed
+    # ---- what others ask
 
     @property
     def next_due(self) -> int | None:
         """When the earliest open timer is due."""
-        heap = self._timer_heap
-        while heap and (heap[0][1] not in self._timers or heap[0][1] in self._fired_timers):
-            heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        return self._timers.next_due
 
     @property
     def has_opening(self) -> bool:
@@ -694,90 +587,16 @@ class Execution:
 
     def due_timers(self, now: int) -> list[ev.TimerFired]:
         """Return arrivals for the timers that are due, by due time and then position."""
-        due: list[tuple[int, int]] = []
-        while (earliest := self.next_due) is not None and earliest <= now:
-            due.append(heapq.heappop(self._timer_heap))
-        for entry in due:  # they are due until they have fired: the turn that takes them may not be the next
-            heapq.heappush(self._timer_heap, entry)
-        return [ev.TimerFired(task_id) for _, task_id in due]
+        return [ev.TimerFired(task_id) for task_id in self._timers.due(now)]
 
     @property
     def history_length(self) -> int:
         """Events of this generation so far."""
         return self._events_before + (self._cursor if self.is_replaying else len(self._events))
 
-    def _derive(self, *parts: object) -> bytes:
-        seed = self.started.seed if self.started else self.run_id
-        text = "\0".join(map(str, (seed, self.generation, *parts)))
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
     def derived_id(self, *parts: object) -> str:
         """Return 32 hexadecimal digits that are the same on every replay, and nowhere else."""
-        return self._derive(*parts).hex()
-
-    def next_uuid_bytes(self) -> bytes:
-        """Return the bytes of the next deterministic UUID."""
-        self._uuids += 1
-        return self._derive("uuid", self._uuids)
-
-    @property
-    def random(self) -> random.Random:
-        """The code's own stream of random numbers."""
-        if self._random is None:
-            self._random = random.Random(self._derive("random"))  # noqa: S311 (repeatable is the point)
-        return self._random
-
-    @property
-    def jitter(self) -> random.Random:
-        """The stream that retry policies draw from."""
-        if self._jitter is None:
-            self._jitter = random.Random(self._derive("jitter"))  # noqa: S311
-        return self._jitter
-
-
-class StoredValueError(DurableError):
-    """A recorded value no longer fits today's types: the instance stalls."""
-
-
-_DELIVERIES: Mapping[type[HistoryEvent], Callable[[Execution, Any], None]] = {
-    ev.OrchestrationStarted: Execution._deliver_started,
-    ev.ActivityCompleted: Execution._deliver_outcome,
-    ev.ActivityFailed: Execution._deliver_outcome,
-    ev.SubOrchestrationCompleted: Execution._deliver_outcome,
-    ev.SubOrchestrationFailed: Execution._deliver_outcome,
-    ev.TimerFired: Execution._deliver_timer,
-    ev.EventRaised: Execution._deliver_event,
-    ev.OrchestrationCancelRequested: Execution._deliver_cancel,
-}
-
-
-def _not_a_task(awaited: object, generator: GeneratorType[Any, Any, Any]) -> TypeError:
-    frame = generator.gi_frame
-    place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "the orchestrator"
-    hint = "when_all([...]) waits for several" if isinstance(awaited, list | tuple) else "yield what ctx.call_activity, ... return"
-    return TypeError(f"{place}: an orchestrator yielded {awaited!r:.200}, which is not a durable task; {hint}")
-
-
-@contextlib.contextmanager
-def _as_running(loop: DurableLoop) -> Iterator[None]:
-    """Make `loop` the running loop of this thread, inside whatever loop runs it."""
-    outer = asyncio._get_running_loop()
-    hooks = sys.get_asyncgen_hooks()
-
-    def keep(generator: AsyncGenerator[Any, Any]) -> None:
-        loop.adopt_generator(generator)
-
-    asyncio._set_running_loop(loop)
-    sys.set_asyncgen_hooks(firstiter=keep, finalizer=_leave_alone)
-    try:
-        yield
-    finally:
-        sys.set_asyncgen_hooks(*hooks)
-        asyncio._set_running_loop(outer)
-
-
-def _leave_alone(generator: AsyncGenerator[Any, Any]) -> None:
-    """Adopted generators live until the execution is closed: nothing is left to finalise."""
+        return self.seeds.derive(*parts).hex()
 
 
 def task_ref(execution: Execution, task_id: int) -> TaskRef:

@@ -16,7 +16,7 @@ import contextlib
 import contextvars
 import functools
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from types import CodeType, FrameType
 from typing import Any, NoReturn, Protocol
 
@@ -80,7 +80,7 @@ class DurableTimerHandle(asyncio.TimerHandle):
     def cancel(self) -> None:
         """Give the timer up, unless it has fired."""
         if not self._cancelled:
-            loop = self._loop
+            loop = self._loop  # type: ignore[attr-defined]
             super().cancel()
             if self.task_id is not None and isinstance(loop, DurableLoop):  # type: ignore[attr-defined]
                 loop.host.cancel_loop_timer(self.task_id)  # type: ignore[attr-defined]
@@ -258,12 +258,14 @@ class DurableLoop(asyncio.AbstractEventLoop):
     def _set_timer(
         self, due: int, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None
     ) -> asyncio.TimerHandle:
-        handle = DurableTimerHandle(due / 1e6, callback, args, self, context if context is not None else contextvars.copy_context())
+        handle = DurableTimerHandle(
+            due / 1e6, callback, args, self, context if context is not None else contextvars.copy_context()
+        )
         handle.task_id = None  # type: ignore[attr-defined]
 
         def fire() -> None:
             handle.task_id = None  # type: ignore[attr-defined]
-            if not handle._cancelled:  # type: ignore[attr-defined]
+            if not handle._cancelled:
                 self._ready.append(handle)
 
         handle.task_id = self.host.create_loop_timer(due, fire)  # type: ignore[attr-defined]
@@ -282,7 +284,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
         """Return a future of this loop."""
         return LoopFuture(loop=self)
 
-    def create_task(self, coro: Any, *, name: object = None, context: Any = None, **options: Any) -> LoopTask:  # type: ignore[override]
+    def create_task(self, coro: Any, *, name: object = None, context: Any = None, **options: Any) -> LoopTask:
         """Run a coroutine as a task of this loop."""
         if not asyncio.iscoroutine(coro):
             raise TypeError(f"a coroutine was expected, got {coro!r:.200}")
@@ -318,7 +320,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
     def adopt_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Keep a started generator until the end: collecting it early would run its `finally` at a random time."""
         if len(self._generators) % 256 == 255:
-            self._generators = [known for known in self._generators if known.ag_frame is not None]
+            self._generators = [known for known in self._generators if getattr(known, "ag_frame", None) is not None]
         self._generators.append(generator)
 
     def close_everything(self) -> None:
@@ -358,8 +360,9 @@ def close_thoroughly(close: Callable[[], None]) -> None:
     """
     for _ in range(CLOSES_MAX):
         try:
-            return close()
-        except BaseException:  # noqa: BLE001, S112 (the user's code may raise anything)
+            close()
+            return
+        except BaseException:  # noqa: BLE001 (the user's code may raise anything)
             continue
 
 
@@ -392,3 +395,25 @@ _ENTERS = DurableLoop.enter.__code__
 _RUNS_CALLBACKS = DurableLoop.run_until_idle.__code__
 # What is abstract in the base class is now defined, one way or the other.
 DurableLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def as_running(loop: DurableLoop) -> Iterator[None]:
+    """Make `loop` the running loop of this thread, inside whatever loop runs it."""
+    outer = asyncio._get_running_loop()
+    hooks = sys.get_asyncgen_hooks()
+
+    def keep(generator: AsyncGenerator[Any, Any]) -> None:
+        loop.adopt_generator(generator)
+
+    asyncio._set_running_loop(loop)
+    sys.set_asyncgen_hooks(firstiter=keep, finalizer=_leave_alone)
+    try:
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+        asyncio._set_running_loop(outer)
+
+
+def _leave_alone(generator: AsyncGenerator[Any, Any]) -> None:
+    """Adopted generators live until the execution is closed: nothing is left to finalise."""

@@ -98,8 +98,9 @@ class Task(asyncio.Future[T_co]):  # type: ignore[type-var]
     def __await__(self) -> Generator[Any, Any, T_co]:
         return super().__await__()
 
-    def __iter__(self) -> Generator[Task[Any], Any, T_co]:
-        return (yield self)
+    def __iter__(self) -> Generator[Task[Any], Any, T_co]:  # type: ignore[override]
+        result: T_co = yield self
+        return result
 
 
 def _check_tasks(tasks: Iterable[Any], caller: str) -> list[Task[Any]]:
@@ -120,20 +121,21 @@ def _loop_of(tasks: list[Task[Any]]) -> DurableLoop:
     return loop
 
 
+# A tuple is an iterable too, so that mypy sees these overlap with the last one; the more precise answer is meant.
 @overload
-def when_all(tasks: tuple[Task[T1]]) -> Task[tuple[T1]]: ...
+def when_all(tasks: tuple[Task[T1]]) -> Task[tuple[T1]]: ...  # type: ignore[overload-overlap]
 @overload
-def when_all(tasks: tuple[Task[T1], Task[T2]]) -> Task[tuple[T1, T2]]: ...
+def when_all(tasks: tuple[Task[T1], Task[T2]]) -> Task[tuple[T1, T2]]: ...  # type: ignore[overload-overlap]
 @overload
-def when_all(tasks: tuple[Task[T1], Task[T2], Task[T3]]) -> Task[tuple[T1, T2, T3]]: ...
+def when_all(tasks: tuple[Task[T1], Task[T2], Task[T3]]) -> Task[tuple[T1, T2, T3]]: ...  # type: ignore[overload-overlap]
 @overload
-def when_all(tasks: tuple[Task[T1], Task[T2], Task[T3], Task[T4]]) -> Task[tuple[T1, T2, T3, T4]]: ...
+def when_all(tasks: tuple[Task[T1], Task[T2], Task[T3], Task[T4]]) -> Task[tuple[T1, T2, T3, T4]]: ...  # type: ignore[overload-overlap]
 @overload
-def when_all(
+def when_all(  # type: ignore[overload-overlap]
     tasks: tuple[Task[T1], Task[T2], Task[T3], Task[T4], Task[T5]],
 ) -> Task[tuple[T1, T2, T3, T4, T5]]: ...
 @overload
-def when_all(tasks: tuple[Task[T], ...]) -> Task[tuple[T, ...]]: ...
+def when_all(tasks: tuple[Task[T], ...]) -> Task[tuple[T, ...]]: ...  # type: ignore[overload-overlap]
 @overload
 def when_all(tasks: Iterable[Task[T]]) -> Task[list[T]]: ...
 
@@ -150,31 +152,18 @@ def when_all(tasks: Iterable[Task[Any]]) -> Task[Any]:
     pending = {task for task in waited if not task.done()}
     left = len(pending)
 
-    def settle() -> None:
-        for task in waited:
-            if task.cancelled():
-                if not whole.done():
-                    asyncio.Future.cancel(whole)  # the tasks are settled: there is nothing left to pass on
-                return
-            error = task.exception()
-            if error is not None:
-                whole.fail(error)
-                return
-        results = [task.result() for task in waited]
-        whole.succeed(tuple(results) if as_tuple else results)
-
     def one_done(_: asyncio.Future[Any]) -> None:
         nonlocal left
         left -= 1
         if not left and not whole.done():
-            settle()
+            _settle_all(whole, waited, as_tuple=as_tuple)
 
     def pass_on() -> None:
         for task in waited:
             task.cancel()
 
     if not left:
-        settle()
+        _settle_all(whole, waited, as_tuple=as_tuple)
         return whole
     whole.when_cancelled(pass_on)
     for task in waited:
@@ -182,6 +171,21 @@ def when_all(tasks: Iterable[Task[Any]]) -> Task[Any]:
             pending.discard(task)
             task.add_done_callback(one_done)
     return whole
+
+
+def _settle_all(whole: Task[Any], waited: list[Task[Any]], *, as_tuple: bool) -> None:
+    """Settle a `when_all` whose tasks are all settled: the first that did not succeed, in schedule order, decides."""
+    for task in waited:
+        if task.cancelled():
+            if not whole.done():
+                asyncio.Future.cancel(whole)  # there is nothing left to pass on
+            return
+        error = task.exception()
+        if error is not None:
+            whole.fail(error)
+            return
+    results = [task.result() for task in waited]
+    whole.succeed(tuple(results) if as_tuple else results)
 
 
 def when_any(tasks: Iterable[Task[T]]) -> Task[Task[T]]:

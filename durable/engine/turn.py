@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from durable.engine import events as ev
-from durable.engine.events import HistoryEvent, InstanceKey, TaskRef
-from durable.engine.records import Record
+from durable import events as ev
 from durable.errors import FailureDetails
+from durable.events import HistoryEvent, InstanceKey, TaskRef
+from durable.records import Record
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Turn:
     next_due: int | None
     open_activities: int
     is_suspended: bool
-    custom_status: bytes | None | Unchanged
+    custom_status: bytes | Unchanged | None
     memos: Sequence[tuple[str, bytes, int]]
     # In the same transaction (a large turn: afterwards, by the owner, in this order and idempotently).
     messages: Sequence[Outgoing]

@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from durable import events as ev
 from durable import payloads
 from durable.activity_context import ActivityContext, running_activity
 from durable.app import ActivityDefinition, App
-from durable.engine import events as ev
-from durable.engine.events import ActivityScheduled, HistoryEvent
 from durable.errors import FailureDetails, UnknownNameError
+from durable.events import ActivityScheduled, HistoryEvent
 from durable.failures import describe
 from durable.provider import TaskAddress
 from durable.worker.clock import StoreClock

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgpack
 
-from durable.engine import events as ev
-from durable.engine.events import HistoryEvent, InstanceKey
+from durable import events as ev
 from durable.errors import StoreError
-from durable.messages import encode_arrivals, heartbeat_key
+from durable.events import HistoryEvent, InstanceKey
+from durable.messages import dropped_memo, encode_arrivals, heartbeat_key
 from durable.provider import ActivityRow, Memo, Message, Provider, TaskAddress
 from durable.worker.activities import ActivityRunner, Attempt
 from durable.worker.claims import Claims
@@ -133,6 +133,15 @@ class OwnerAttempts:
             await self._provider.release(lease)
         except StoreError as error:
             logger.warning("the outcome of an activity of '%s' could not be sent: %s", message.target.id, error)
+
+    def late(self, attempt: Attempt, event: HistoryEvent) -> None:
+        """Note that a function has ended after its attempt had an outcome, or nobody waited for it any more."""
+        address = attempt.address
+        kind, name = type(event).__name__, attempt.request.name
+        reason = f"attempt {attempt.request.attempt} of it ended after it had been cancelled or had timed out"
+        fields = {"instance_id": address.key.id, "run_id": address.run_id}
+        logger.info("instance '%s': dropped %s of '%s': %s", address.key.id, kind, name, reason, extra=fields)
+        self._add_memo(dropped_memo(address.run_id, kind, name, reason, self._clock.now()))
 
     def beat(self, attempt: Attempt) -> None:
         """Store the heartbeat of an attempt that runs here."""

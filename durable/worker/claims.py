@@ -7,8 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
-from durable.engine import events as ev
-from durable.engine.events import HistoryEvent
+from durable import events as ev
 from durable.errors import (
     FailureDetails,
     HistoryDamagedError,
@@ -17,6 +16,7 @@ from durable.errors import (
     WorkerLostError,
     qualified_name,
 )
+from durable.events import HistoryEvent
 from durable.messages import decode_activity, encode_arrivals
 from durable.provider import ActivityRow, Beat, Message, Provider, Report
 from durable.worker.activities import ActivityRunner, Attempt

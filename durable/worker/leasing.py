@@ -97,10 +97,11 @@ class LeaseKeeper:
         """Note a sign of life that the store has taken; `asked_at` is the monotonic time before the request."""
         self._valid_until = max(self._valid_until, asked_at + (LEASE_US - SAFETY_US) / 1e6)
 
-    def lost(self) -> None:
-        """Note that the lease was lost; the keeper begins a new one."""
-        self._is_lost = True
-        self._wake.set()
+    def lost(self, lease: Lease) -> None:
+        """Note that this lease was lost, unless it is known; the keeper begins a new one."""
+        if lease is self.lease:
+            self._is_lost = True
+            self._wake.set()
 
     async def begin(self) -> None:
         """Take a lease and the partitions that are free."""
@@ -131,15 +132,18 @@ class LeaseKeeper:
                 logger.warning("the store is not available: %s", error)
 
     async def _begin_again(self) -> None:
-        self.lease = None
+        former, self.lease = self.lease, None
         self.owned.clear()
         self.leaving.clear()
         await self._on_lost()
         self._is_lost = False
         try:
+            if former is not None:
+                # Only its epoch may be intact: then nobody, not even this worker, could have its partitions for a while.
+                await self._provider.release(former)
             await self.begin()
-        except StoreUnavailableError as error:
-            logger.warning("the store is not available: %s", error)
+        except (StoreUnavailableError, LeaseLostError) as error:
+            logger.warning("worker '%s' has no lease yet: %s", self._name, error)
             self._is_lost = True
 
     async def _look_around(self) -> None:

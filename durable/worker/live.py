@@ -9,11 +9,11 @@ from typing import Any
 
 import msgpack
 
-from durable.engine.events import HistoryEvent, InstanceKey
 from durable.engine.execution import Execution
-from durable.engine.records import decode_event, encode_event
 from durable.engine.turn import Outgoing
+from durable.events import HistoryEvent, InstanceKey
 from durable.provider import InstanceRow, Priority, StoredMessage, TaskAddress
+from durable.records import decode_event, encode_event
 
 
 @dataclasses.dataclass(slots=True)
@@ -35,6 +35,11 @@ class Pending:
         """True for what goes ahead of other arrivals."""
         return self.message is not None and self.message.priority is Priority.CONTROL
 
+    def starts(self, run_id: str) -> bool:
+        """Tell whether the message behind it is the start of that run."""
+        start = self.message.start if self.message is not None else None
+        return start is not None and start.run_id == run_id
+
 
 @dataclasses.dataclass(slots=True)
 class OwnerState:
@@ -50,6 +55,7 @@ class OwnerState:
     cursor: tuple[int, int, int] | None = None
     stalls: int = 0
     farewells: dict[str, Outgoing] = dataclasses.field(default_factory=dict)
+    unreadable: bytes = b""
 
     def is_queued(self, task_id: int) -> bool:
         """Tell whether an open attempt is in the activity queue."""
@@ -64,6 +70,8 @@ class OwnerState:
 
     def encode(self) -> bytes:
         """Return the row's `state`; empty where there is nothing to note, as for most turns."""
+        if self.unreadable:
+            return self.unreadable
         if not (self.deliveries or self.queued or self.cursor or self.stalls or self.farewells):
             return b""
         farewells = {name: _farewell_to_plain(message) for name, message in self.farewells.items()}
@@ -72,17 +80,20 @@ class OwnerState:
 
     @classmethod
     def decode(cls, data: bytes) -> OwnerState:
-        """Read a row's `state`."""
+        """Read a row's `state`. What cannot be read is kept as it is, in `unreadable`."""
         if not data:
             return cls()
-        deliveries, queued, cursor, stalls, farewells = msgpack.unpackb(data, strict_map_key=False)[:5]
-        return cls(
-            deliveries,
-            queued,
-            tuple(cursor) if cursor else None,
-            stalls,
-            {name: _farewell_from_plain(plain) for name, plain in farewells.items()},
-        )
+        try:
+            deliveries, queued, cursor, stalls, farewells = msgpack.unpackb(data, strict_map_key=False)[:5]
+            return cls(
+                deliveries,
+                queued,
+                tuple(cursor) if cursor else None,
+                stalls,
+                {name: _farewell_from_plain(plain) for name, plain in farewells.items()},
+            )
+        except Exception:  # noqa: BLE001 (whatever garbage does to the decoder is one fact)
+            return cls(unreadable=data)
 
 
 def _farewell_to_plain(message: Outgoing) -> list[Any]:
@@ -186,6 +197,14 @@ class LiveInstance:
         """Return taken arrivals to the front, in their order."""
         for item in reversed(list(pending)):
             (self.control if item.is_control else self.normal).appendleft(item)
+
+    @property
+    def early_due(self) -> int:
+        """When the start that is held back begins."""
+        message = self.early[0].message
+        assert message is not None
+        assert message.start is not None
+        return message.start.scheduled_at
 
     def begin_early(self) -> None:
         """Let a start that was held back take its turn."""

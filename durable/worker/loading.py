@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from durable.engine import events as ev
+from durable import events as ev
 from durable.engine.execution import Execution
-from durable.engine.records import decode_record, first_checksum, next_checksum
 from durable.engine.turn import outgoing_messages
 from durable.errors import HistoryDamagedError, StoreError
 from durable.messages import heartbeat_key
 from durable.provider import InstanceFilter, InstanceRow, Provider, Status
+from durable.records import decode_record, first_checksum, next_checksum
 from durable.worker.claims import DELIVERIES_MAX, DELIVERIES_SPAN_US, worker_lost
-from durable.worker.live import LiveInstance, OwnerState
-from durable.worker.steps import replaces
+from durable.worker.live import LiveInstance, OwnerState, Pending
+from durable.worker.steps import blind_arrival, ending
 from durable.worker.turns import Turns
+
+logger = logging.getLogger("durable.worker")
 
 SLICE_S = 0.02
 """How long a replay goes on before it lets the loop do something else."""
@@ -46,12 +49,12 @@ class Loader:
     def is_needed(self, live: LiveInstance) -> bool:
         """Tell whether something must be read before the instance's next turn."""
         row = live.row
-        if row is None:
+        if row is None or live.is_row_stale:
             return True
-        if row.status.is_finished:
+        if row.status.is_finished or blind_arrival(live, row) is not None:
             return False
-        if _is_terminated(live) or _replaces(live, row):
-            return live.children is None and _is_recursive(live)
+        if ending(live, row) is not None:
+            return live.children is None
         if not live.is_recovered and row.open_work:
             return True
         return live.execution is None and row.records > 0
@@ -61,32 +64,44 @@ class Loader:
 
         Raises StoreError if the store does not answer.
         """
-        without_row = [live for live in lives if live.row is None]
-        if without_row:
-            rows = await self._provider.load([(live.key, None) for live in without_row])
-            for live, row in zip(without_row, rows, strict=True):
-                live.row = row
-                live.state = OwnerState.decode(row.state) if row is not None else OwnerState()
+        unread = [live for live in lives if live.row is None or live.is_row_stale]
+        if unread:
+            await self._read_rows(unread)
         for live in lives:
             try:
                 await self._bring_in(live)
             except StoreError:
                 raise
             except Exception as error:  # noqa: BLE001 (whatever is wrong with this one is its own reason to stall)
-                self._turns.close(live.drop_execution())
                 yield live, error
             else:
                 yield live, None
+
+    async def _read_rows(self, lives: Sequence[LiveInstance]) -> None:
+        for live in lives:
+            live.is_row_stale = False  # a start that comes while they are being read makes them so again
+        try:
+            rows = await self._provider.load([(live.key, None) for live in lives])
+        except BaseException:
+            for live in lives:
+                live.is_row_stale = True
+            raise
+        for live, row in zip(lives, rows, strict=True):
+            self._turns.close(_take_row(live, row))
 
     async def _bring_in(self, live: LiveInstance) -> None:
         row = live.row
         if row is None or row.status.is_finished:
             live.is_recovered = True
             return
-        if _is_terminated(live) or _replaces(live, row):
-            live.children = await self._children(row) if _is_recursive(live) else []
+        end = ending(live, row)
+        if end is not None:
+            live.children = await self._children(row) if _is_recursive(end) else []
+            await self._look_for_undelivered(live, row)
             live.is_recovered = True
             return
+        if live.state.unreadable:
+            raise HistoryDamagedError("what the owner had noted in the instance's row cannot be read")
         if live.execution is None and row.records > 0:
             live.execution = await self._replay(row)
         if not live.is_recovered and live.execution is not None:
@@ -94,8 +109,29 @@ class Loader:
             if live.state.cursor is not None:
                 await self._read_outbox(live, row)
 
+    async def _look_for_undelivered(self, live: LiveInstance, row: InstanceRow) -> None:
+        """Replay what is about to be ended by force, to list the events that nobody has consumed.
+
+        It ends all the same if that is not possible, or if its code is known to be stuck.
+        """
+        if live.execution is None and row.records > 0 and row.status is not Status.STALLED:
+            try:
+                live.execution = await self._replay(row)
+            except StoreError:
+                raise
+            except Exception as error:  # noqa: BLE001 (as in `load`)
+                logger.info("instance '%s' ends without a look at its history: %s", row.key.id, error)
+
     async def _replay(self, row: InstanceRow) -> Execution:
         execution = self._turns.new_execution(row)
+        try:
+            await self._replay_into(execution, row)
+        except BaseException:
+            self._turns.close(execution)
+            raise
+        return execution
+
+    async def _replay_into(self, execution: Execution, row: InstanceRow) -> None:
         chain = first_checksum(row.key, row.run_id, row.generation)
         expected = 0
         while expected < row.records:
@@ -113,7 +149,6 @@ class Loader:
             await self._feed(execution, pending)
         if chain != row.chain:
             raise HistoryDamagedError("the history does not end with the checksum in the instance's row")
-        return execution
 
     async def _feed(self, execution: Execution, records: list[Any]) -> None:
         """Feed records in slices, each in a callback of the loop: orchestrator code never runs inside a task."""
@@ -170,6 +205,7 @@ class Loader:
         generation, index, sent = live.state.cursor
         records = await self._provider.read_history(row.run_id, generation, index, 1)
         messages = list(outgoing_messages(decode_record(records[0].data), live.execution.sender()))
+        live.depth = live.execution.started.depth if live.execution.started else 0
         live.outbox.extend(messages[sent:])
 
     def lost_attempts(self, live: LiveInstance, now: int) -> LostAttempts:
@@ -195,17 +231,29 @@ class Loader:
         return found
 
 
-def _is_terminated(live: LiveInstance) -> bool:
-    return any(isinstance(pending.event, ev.OrchestrationTerminated) for pending in live.control)
+def _take_row(live: LiveInstance, row: InstanceRow | None) -> Execution | None:
+    """Give an instance the row as it is stored now; return the engine of a former run, to be closed."""
+    former, live.row = live.row, row
+    if row is not None:
+        _limit_to_former_run(live, row, former.run_id if former is not None else "")
+    if former is not None and row is not None and former.run_id == row.run_id:
+        return None
+    live.is_recovered = False
+    live.children = None
+    live.state = OwnerState.decode(row.state) if row is not None else OwnerState()
+    return live.drop_execution()
 
 
-def _is_recursive(live: LiveInstance) -> bool:
+def _limit_to_former_run(live: LiveInstance, row: InstanceRow, former_run_id: str) -> None:
+    """What was stored before the start of this run was sent to the one before it, though it may not say so."""
+    starts = (item.message for item in live.normal if item.run_id == row.run_id)
+    start = next((message for message in starts if message is not None and message.start is not None), None)
+    if start is not None:
+        for pending in (*live.control, *live.normal):
+            if pending.run_id is None and pending.message is not None and pending.message.sequence < start.sequence:
+                pending.run_id = former_run_id
+
+
+def _is_recursive(end: Pending) -> bool:
     """Children end with a replaced parent, and with a terminated one unless only it was meant."""
-    return not any(
-        isinstance(pending.event, ev.OrchestrationTerminated) and not pending.event.recursive
-        for pending in live.control
-    )
-
-
-def _replaces(live: LiveInstance, row: InstanceRow) -> bool:
-    return any(replaces(pending, row) for pending in live.control)
+    return not isinstance(end.event, ev.OrchestrationTerminated) or end.event.recursive

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from durable.engine import events as ev
-from durable.engine.events import InstanceKey, TaskRef
+from durable import events as ev
 from durable.engine.turn import Outgoing, Sender
 from durable.errors import FailureDetails, InstanceAlreadyExistsError, qualified_name
+from durable.events import InstanceKey, TaskRef
 from durable.messages import dropped_memo, encode_arrivals, new_row
 from durable.provider import Expects, InstanceRow, Memo, Message, Priority, partition_of
 
@@ -18,7 +18,8 @@ def to_message(outgoing: Outgoing, row: InstanceRow, depth: int, partitions: int
     undelivered: Memo | None = None
     if outgoing.sender is not None and isinstance(outgoing.event, ev.EventRaised):
         reason = f"instance '{outgoing.target.id}' is not there, or has ended"
-        undelivered = dropped_memo(row.run_id, "event sent", outgoing.event.name, reason, now)
+        # A microsecond apart, in their order: the same note about the same moment would be one.
+        undelivered = dropped_memo(row.run_id, "event sent", outgoing.event.name, reason, now + outgoing.sender.task_id)
     return Message(
         target=outgoing.target,
         partition=partition_of(outgoing.target, partitions),
@@ -74,7 +75,7 @@ def _start_message(
             run_id=row.run_id,
         )
     else:
-        otherwise = dropped_memo(row.run_id, "start", start.name, text, now)
+        otherwise = dropped_memo(row.run_id, "start", start.name, text, now + sender.task_id)
     return Message(
         target=key,
         partition=child.partition,

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from durable.engine import events as ev
-from durable.engine.events import HistoryEvent
-from durable.engine.execution import Execution
-from durable.engine.records import Record, encode_record, first_checksum, next_checksum
+from durable import events as ev
+from durable.engine.execution import DUE_MAX, Execution
 from durable.engine.turn import Turn, outcome_messages
-from durable.errors import DurableError, FailureDetails
-from durable.failures import encode_details
+from durable.errors import DurableError, FailureDetails, TurnBudgetExceededError
+from durable.events import HistoryEvent
+from durable.failures import TEXT_BYTES_MAX, encode_details
 from durable.messages import dropped_memo, encode_arrivals
 from durable.provider import (
     InstanceRow,
@@ -28,6 +27,7 @@ from durable.provider import (
     Status,
     Step,
 )
+from durable.records import Record, encode_record, first_checksum, next_checksum
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.outbox import sender_of, to_message
@@ -40,6 +40,9 @@ TURN_BYTES_MAX = 64 * 1024 * 1024
 STALL_FIRST_US = 2_000_000
 STALL_LONGEST_US = 300_000_000
 """How long a stalled instance waits for its next try: doubled each time, up to five minutes."""
+
+
+UNDELIVERED = "the instance ended before anybody waited for it"
 
 
 class StallError(DurableError):
@@ -62,7 +65,7 @@ class Prepared:
     held: list[tuple[ev.ActivityScheduled, str]] = dataclasses.field(
         default_factory=list
     )  # with their idempotency keys
-    carried: list[HistoryEvent] = dataclasses.field(default_factory=list)
+    carried: list[HistoryEvent] = dataclasses.field(default_factory=list)  # the rest of a message that is half consumed
     opening: Record | None = None  # what the next generation begins with
     opening_bytes: int = 0
     record_bytes: int = 0
@@ -126,13 +129,17 @@ class Steps:
         prepared.is_outcome = after.status.is_finished
         return prepared
 
-    def onlyconsumed_by(self, live: LiveInstance, prepared: Prepared) -> Prepared | None:
+    def without_step(self, prepared: Prepared) -> Prepared | None:
+        """Consume what was taken, and change nothing else."""
         prepared.consumed = consumed_by(prepared.taken)
         if not prepared.consumed and not prepared.memos:
             return None
         return prepared
 
-    def note_dropped(self, prepared: Prepared, row: InstanceRow, event: HistoryEvent, reason: str) -> None:
+    def note_dropped(
+        self, prepared: Prepared, row: InstanceRow, event: HistoryEvent, reason: str, run_id: str | None = None
+    ) -> None:
+        """Record that something was dropped, under the run that it was meant for."""
         if isinstance(event, ev.OrchestrationStarted):
             return  # the start of a run that was ended before it began: nobody waits for it
         name = str(getattr(event, "name", None) or getattr(event, "task_id", ""))
@@ -144,28 +151,33 @@ class Steps:
             reason,
             extra={"instance_id": row.key.id},
         )
-        prepared.memos.append(
-            dropped_memo(row.run_id, type(event).__name__, name, reason, self._clock.now() + len(prepared.memos))
-        )
+        # A microsecond apart, in their order: the same note about the same moment would be one.
+        at = self._clock.now() + len(prepared.memos)
+        prepared.memos.append(dropped_memo(run_id or row.run_id, type(event).__name__, name, reason, at))
 
-    def note_undelivered(self, prepared: Prepared, row: InstanceRow, events: Sequence[HistoryEvent]) -> None:
+    def note_undelivered(
+        self, prepared: Prepared, row: InstanceRow, events: Iterable[HistoryEvent], reason: str = UNDELIVERED
+    ) -> None:
+        """Record which events nobody has waited for."""
         for event in events:
-            self.note_dropped(prepared, row, event, "the instance ended before anybody waited for it")
+            self.note_dropped(prepared, row, event, reason)
 
     # ---- what needs no user code
 
     def stall(self, live: LiveInstance, error: BaseException) -> Prepared:
-        """Say that an instance cannot go on, and when it is tried again."""
+        """Say that an instance cannot go on, and when it is tried again. One that is suspended stays so meanwhile."""
         row = live.row
         assert row is not None
         state = dataclasses.replace(live.state, stalls=live.state.stalls + 1)
-        wait = min(STALL_FIRST_US << min(state.stalls - 1, 16), STALL_LONGEST_US)
-        reason = f"{type(error).__name__}: {error}"
         now = self._clock.now()
-        if state.stalls == 1 or row.stall_reason != reason:
+        if is_blindly_suspended(row, live.state):
+            return self.complete(Prepared(live), row, state, self.quiet(row, state, parked_until=DUE_MAX))
+        wait = min(STALL_FIRST_US << min(state.stalls - 1, 16), STALL_LONGEST_US)
+        reason = _first(f"{type(error).__name__}: {error}", TEXT_BYTES_MAX)
+        if not _is_same_trouble(row.stall_reason, reason):
             logger.error("instance '%s' stalls: %s", row.key.id, reason, extra={"instance_id": row.key.id})
         step = self.quiet(row, state, status=Status.STALLED, parked_until=now + wait)
-        step = dataclasses.replace(step, changes={"stall_reason": reason[: 64 * 1024]})
+        step = dataclasses.replace(step, changes={"stall_reason": reason})
         return self.complete(Prepared(live), row, state, step)
 
     def recovered(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, execution: Execution) -> Prepared:
@@ -186,30 +198,24 @@ class Steps:
         assert row is not None
         return self.complete(Prepared(live), row, state, self.quiet(row, state))
 
-    def blind(self, live: LiveInstance, row: InstanceRow) -> Prepared | None:
+    def blind(self, live: LiveInstance, row: InstanceRow, pending: Pending) -> Prepared | None:
         """Suspend or resume a stalled instance without its history: the arrival is recorded, a later turn applies it."""
-        found = [
-            pending
-            for pending in live.control
-            if isinstance(pending.event, ev.OrchestrationSuspended | ev.OrchestrationResumed)
-            and not is_stale(pending, row)
-        ]
-        if not found or any(isinstance(pending.event, ev.OrchestrationTerminated) for pending in live.control):
-            return None
-        pending = found[0]
         live.control.remove(pending)
         prepared = Prepared(live, taken=[pending])
+        is_suspended = isinstance(pending.event, ev.OrchestrationSuspended)
+        if is_suspended and row.status is Status.SUSPENDED:
+            self.note_dropped(prepared, row, pending.event, "the orchestration is suspended already")
+            return self.without_step(prepared)
         now = max(self._clock.now(), row.updated_at)
         appends, chain = self.append(row, Record(now, [pending.event], is_opening=True))
-        is_suspended = isinstance(pending.event, ev.OrchestrationSuspended)
-        state = dataclasses.replace(live.state)
+        state = dataclasses.replace(live.state, stalls=max(live.state.stalls, 1))
         step = self.quiet(
             row,
             state,
             records=row.records + 1,
             chain=chain,
             status=Status.SUSPENDED if is_suspended else Status.STALLED,
-            parked_until=now + STALL_LONGEST_US if is_suspended else now,
+            parked_until=DUE_MAX if is_suspended else now,
         )
         step = dataclasses.replace(step, appends=appends, consumed=consumed_by(prepared.taken))
         return self.complete(prepared, row, state, step)
@@ -220,7 +226,7 @@ class Steps:
         """End a run by force: no code runs, and no history needs to be readable."""
         for pending in prepared.taken:
             if pending.event is not event:
-                self.note_dropped(prepared, row, pending.event, "the instance was terminated")
+                self.note_dropped(prepared, row, pending.event, "the instance was terminated", pending.run_id)
         execution, buffered = live.execution, []
         if execution is not None:
             buffered = execution.buffered_events()
@@ -271,9 +277,11 @@ class Steps:
         older = prepared.taken[: prepared.taken.index(fresh[0])]
         later = prepared.taken[prepared.taken.index(fresh[0]) :]
         prepared.taken = older
-        live.put_back(later, {id(item) for item in later if item.message and item.message.priority is Priority.CONTROL})
+        live.put_back(later)
         for pending in older:
-            self.note_dropped(prepared, row, pending.event, "the instance was replaced")
+            self.note_dropped(prepared, row, pending.event, "the instance was replaced", pending.run_id)
+        if live.execution is not None:
+            self.note_undelivered(prepared, row, live.execution.buffered_events())
         event = ev.OrchestrationTerminated(f"replaced by run {start.run_id}")
         step = self._end_by_force(live, row, prepared, event)
         new = dataclasses.replace(start, created_at=self._clock.now(), status=Status.PENDING)
@@ -285,8 +293,10 @@ class Steps:
         """Consume what came too late."""
         prepared = Prepared(live, taken=taken)
         for pending in taken:
-            self.note_dropped(prepared, row, pending.event, f"the instance had ended ({row.status.name})")
-        return self.onlyconsumed_by(live, prepared)
+            self.note_dropped(
+                prepared, row, pending.event, f"the instance had ended ({row.status.name})", pending.run_id
+            )
+        return self.without_step(prepared)
 
 
 def is_stale(pending: Pending, row: InstanceRow) -> bool:
@@ -301,11 +311,36 @@ def replaces(pending: Pending, row: InstanceRow) -> bool:
     message = pending.message
     return (
         message is not None
-        and message.priority is Priority.CONTROL
+        and pending.is_control
         and message.start is not None
         and message.start.run_id != row.run_id
         and isinstance(pending.event, ev.OrchestrationStarted)
     )
+
+
+def ending(live: LiveInstance, row: InstanceRow) -> Pending | None:
+    """Return the arrival that ends the row's run by force, if there is one: a termination, or a run in its place."""
+    for pending in live.control:
+        is_termination = isinstance(pending.event, ev.OrchestrationTerminated) and not is_stale(pending, row)
+        if is_termination or replaces(pending, row):
+            return pending
+    return None
+
+
+def is_blindly_suspended(row: InstanceRow, state: OwnerState) -> bool:
+    """Tell whether an instance was suspended while it was stalled: it is not tried again before it is resumed."""
+    return row.status is Status.SUSPENDED and state.stalls > 0
+
+
+def blind_arrival(live: LiveInstance, row: InstanceRow) -> Pending | None:
+    """Return the suspension or resumption that a stalled instance takes without its history, if there is one."""
+    if not (row.status is Status.STALLED or is_blindly_suspended(row, live.state)) or ending(live, row) is not None:
+        return None
+    for pending in live.control:
+        is_meant = isinstance(pending.event, ev.OrchestrationSuspended | ev.OrchestrationResumed)
+        if is_meant and not is_stale(pending, row):
+            return pending
+    return None
 
 
 def chained(chain: bytes, index: int, record: Record) -> tuple[bytes, RecordRow]:
@@ -329,10 +364,22 @@ def end_changes(outcome: HistoryEvent, changes: dict[str, Any], now: int) -> Sta
         return Status.FAILED
     assert isinstance(outcome, ev.OrchestrationCancelled | ev.OrchestrationTerminated)
     if outcome.reason:
-        changes["stall_reason"] = None
         changes["failure"] = encode_details(_reason_details(outcome))
     return Status.CANCELLED if isinstance(outcome, ev.OrchestrationCancelled) else Status.TERMINATED
 
 
 def _reason_details(outcome: ev.OrchestrationCancelled | ev.OrchestrationTerminated) -> FailureDetails:
     return FailureDetails(f"durable.errors.{type(outcome).__name__}Error", outcome.reason)
+
+
+def _is_same_trouble(former: str | None, reason: str) -> bool:
+    """Tell whether a reason was said before. A turn over its budget is stopped somewhere else each time."""
+    if former is None:
+        return False
+    kind = TurnBudgetExceededError.__name__ + ":"
+    return former == reason or (former.startswith(kind) and reason.startswith(kind))
+
+
+def _first(text: str, bytes_max: int) -> str:
+    """Return the beginning of a text, as every store can hold it."""
+    return text.encode(errors="backslashreplace")[:bytes_max].decode(errors="ignore")

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 from collections.abc import Callable, Sequence
 
-from durable.engine.events import InstanceKey
+from durable.events import InstanceKey
 from durable.worker.clock import StoreClock
 
 HORIZON_US = 60_000_000
@@ -26,9 +26,9 @@ class DueTimes:
         self._timer: asyncio.TimerHandle | None = None
         self._known_until = 0
 
-    def push(self, due: int, key: InstanceKey) -> None:
-        """Remember when an instance wants a turn, if that is soon enough for the store not to be asked."""
-        if due <= max(self._known_until, self._clock.now() + HORIZON_US):
+    def push(self, due: int, key: InstanceKey, *, is_stored: bool = True) -> None:
+        """Remember when an instance wants a turn, unless the store (`is_stored`: in the row's `due_at`) tells in time."""
+        if not is_stored or due <= max(self._known_until, self._clock.now() + HORIZON_US):
             heapq.heappush(self._heap, (due, key))
             if self._heap[0][0] == due:
                 self._set_timer()

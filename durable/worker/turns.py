@@ -10,22 +10,23 @@ import asyncio
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from durable import events as ev
 from durable.app import App
-from durable.engine import events as ev
-from durable.engine.events import HistoryEvent
-from durable.engine.execution import Execution, StoredValueError, TurnInterrupted
-from durable.engine.records import Record, first_checksum
-from durable.engine.turn import Turn, Unchanged
+from durable.engine.driver import TurnInterrupted
+from durable.engine.execution import Execution
+from durable.engine.turn import Turn, Unchanged, outcome_messages
 from durable.errors import (
     DivergenceError,
     DurableError,
     HistoryDamagedError,
+    StoredValueError,
     TurnBudgetExceededError,
     UnknownNameError,
 )
+from durable.events import HistoryEvent
 from durable.messages import encode_activity
 from durable.orchestrations import OrchestrationRunner
 from durable.payloads import Sealer
@@ -33,22 +34,24 @@ from durable.provider import (
     ActivityRow,
     InstanceRow,
     Memo,
-    Priority,
     Progress,
     Status,
     Step,
     TaskAddress,
 )
+from durable.records import Record, first_checksum
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
-from durable.worker.outbox import to_message
+from durable.worker.outbox import sender_of, to_message
 from durable.worker.steps import (
     Prepared,
     StallError,
     Steps,
+    blind_arrival,
     chained,
     consumed_by,
     end_changes,
+    ending,
     is_stale,
     replaces,
 )
@@ -61,15 +64,8 @@ T = TypeVar("T")
 ARRIVALS_MAX = 256
 """Arrivals that one turn takes."""
 
-TURN_BYTES_MAX = 64 * 1024 * 1024
-"""A turn whose record would be larger stalls its instance."""
-
 INLINE_MESSAGES_MAX = 500
 """A turn that sends more sends them afterwards, in steps of this many, from a cursor in the row."""
-
-STALL_FIRST_US = 2_000_000
-STALL_LONGEST_US = 300_000_000
-"""How long a stalled instance waits for its next try: doubled each time, up to five minutes."""
 
 SLOW_TURNS_MAX = 3
 SLOW_SPAN_US = 60_000_000
@@ -164,32 +160,51 @@ class Turns:
         if live.outbox:
             return self._send_more(live, row)
         live.wants_turn = False
-        if row.status is Status.STALLED:
-            blind = self.steps.blind(live, row)
-            if blind is not None:
-                return blind
-        taken = list(live.take(ARRIVALS_MAX))
+        blind = blind_arrival(live, row)
+        if blind is not None:
+            self.close(live.drop_execution())
+            return self.steps.blind(live, row, blind)
+        taken = self._take(live, row)
         if row.status.is_finished:
             return self.steps.ended(live, row, taken)
         prepared = Prepared(live, taken=taken)
+        try:
+            return self._prepare(live, row, prepared)
+        except Exception as error:
+            if not isinstance(error, STALLS):
+                logger.exception("the turn of '%s' failed inside the engine", row.key.id)
+            live.put_back(taken)
+            self.close(live.drop_execution())
+            return self.steps.stall(live, error)
+
+    def _take(self, live: LiveInstance, row: InstanceRow) -> list[Pending]:
+        """Take what this turn is about; put a start aside that has replaced a run and is not yet due itself."""
+        limit = ARRIVALS_MAX
+        if row.status.is_finished or ending(live, row) is not None:
+            live.begin_early()
+            limit = max(limit, len(live.control))  # all steering, so that the end is among it
+        taken = list(live.take(limit))
+        if row.records == 0 and row.scheduled_at > self._clock.now() and not row.status.is_finished:
+            live.early += [item for item in taken if item.starts(row.run_id)]
+            taken = [item for item in taken if not item.starts(row.run_id)]
+        return taken
+
+    def _prepare(self, live: LiveInstance, row: InstanceRow, prepared: Prepared) -> Prepared | None:
         arrivals: list[HistoryEvent] = []
-        for pending in taken:
+        for pending in prepared.taken:
             event = pending.event
             if isinstance(event, ev.OrchestrationTerminated) and not is_stale(pending, row):
                 return self.steps.termination(live, row, prepared, event)
             if replaces(pending, row):
-                return self.steps.replacement(live, row, prepared, pending.message.start)  # type: ignore[union-attr,arg-type]
+                assert pending.message is not None
+                assert pending.message.start is not None
+                return self.steps.replacement(live, row, prepared, pending.message.start)
             if is_stale(pending, row):
-                self.steps.note_dropped(prepared, row, event, "it was meant for an earlier run or generation")
+                reason = "it was meant for an earlier run or generation"
+                self.steps.note_dropped(prepared, row, event, reason, pending.run_id)
             else:
                 arrivals.append(event)
-        try:
-            return self._run(live, row, prepared, arrivals)
-        except STALLS as error:
-            control = {id(item) for item in taken if item.message and item.message.priority is Priority.CONTROL}
-            live.put_back(taken, control)
-            self.close(live.drop_execution())
-            return self.steps.stall(live, error)
+        return self._run(live, row, prepared, arrivals)
 
     def _run(
         self, live: LiveInstance, row: InstanceRow, prepared: Prepared, arrivals: list[HistoryEvent]
@@ -201,23 +216,28 @@ class Turns:
             )
         execution = live.execution
         if execution is None:
+            assert not row.records, "what has a history is loaded before its turn"
             execution = live.execution = self.new_execution(row)
         arrivals = self._fit_start(row, arrivals)
         now = self._clock.now()
         due = execution.due_timers(now)
         opens = execution.has_opening
         if not arrivals and not due and not opens:
-            if row.status is Status.STALLED:
+            if row.parked_until:
                 return self.steps.recovered(live, row, prepared, execution)
-            return self.steps.onlyconsumed_by(live, prepared)
+            return self.steps.without_step(prepared)
         turn: Turn = self.watched(execution, lambda: execution.turn([*due, *arrivals], now))
         prepared.turn = turn
-        self._put_leftover_back(live, prepared, turn)
+        kept = _leave_unreached(prepared, turn)
         for event, reason in turn.refused:
             self.steps.note_dropped(prepared, row, event, reason)
-        if not turn.record.events and not opens and not turn.memos and isinstance(turn.custom_status, Unchanged):
-            return self.steps.onlyconsumed_by(live, prepared)
-        return self._step(live, row, prepared, turn, execution)
+        is_empty = not turn.record.events and not turn.memos and isinstance(turn.custom_status, Unchanged)
+        if is_empty and not opens and not row.parked_until:
+            made = self.steps.without_step(prepared)
+        else:
+            made = self._step(live, row, prepared, turn, execution)
+        live.put_back(kept)
+        return made
 
     def _fit_start(self, row: InstanceRow, arrivals: list[HistoryEvent]) -> list[HistoryEvent]:
         """Complete a start with what only the owner knows: the version that it runs in, and its Python."""
@@ -229,27 +249,6 @@ class Turns:
             else:
                 fitted.append(event)
         return fitted
-
-    def _put_leftover_back(self, live: LiveInstance, prepared: Prepared, turn: Turn) -> None:
-        """Return arrivals that the ended generation did not get to. Events wait for the next one; the rest is stale there."""
-        if not turn.leftover:
-            return
-        unreached = {id(event) for event in turn.leftover}
-        begun = {id(item.message) for item in prepared.taken if item.message and id(item.event) not in unreached}
-        kept: list[Pending] = []
-        reached: list[Pending] = []
-        for pending in prepared.taken:
-            if id(pending.event) not in unreached:
-                reached.append(pending)
-            elif pending.message is not None and id(pending.message) in begun:
-                # The rest of a message that is consumed with this turn goes over in the next generation's opening.
-                reached.append(pending)
-                prepared.carried.append(pending.event)
-            else:
-                kept.append(pending)
-        prepared.taken = reached
-        control = {id(item) for item in kept if item.message and item.message.priority is Priority.CONTROL}
-        live.put_back(kept, control)
 
     def _step(
         self, live: LiveInstance, row: InstanceRow, prepared: Prepared, turn: Turn, execution: Execution
@@ -272,6 +271,7 @@ class Turns:
         if turn.next_generation is not None:
             opening = self._opening(row, turn.next_generation, prepared.carried)
             drop_below, generation, records = generation, generation + 1, 1
+            opening = self._opening(row, turn.next_generation, self._carried(row, prepared, turn, execution))
             chain, opening_row = chained(first_checksum(row.key, row.run_id, generation), 0, opening)
             appends.append((generation, opening_row))
             first: Any = opening.events[0]
@@ -279,7 +279,7 @@ class Turns:
             prepared.opening, prepared.opening_bytes = opening, len(opening_row.data)
         elif turn.outcome is not None:
             status = end_changes(turn.outcome, changes, now)
-            self.steps.note_undelivered(prepared, row, execution.buffered_events())
+            self.steps.note_undelivered(prepared, row, [*execution.buffered_events(), *prepared.carried])
         drops = self._place_activities(live, row, prepared, turn, state, execution)
         self._place_messages(live, row, prepared, turn, state, execution)
         is_over = turn.outcome is not None
@@ -314,7 +314,18 @@ class Turns:
             ),
         )
 
-    def _opening(self, row: InstanceRow, opening: Record, carried: list[HistoryEvent]) -> Record:
+    def _carried(
+        self, row: InstanceRow, prepared: Prepared, turn: Turn, execution: Execution
+    ) -> Sequence[HistoryEvent]:
+        """Return what the next generation gets of a message that is half consumed; record what it shall not get."""
+        assert isinstance(turn.outcome, ev.OrchestrationContinuedAsNew)
+        if turn.outcome.carry_over_events:
+            return prepared.carried
+        left = [*execution.buffered_events(), *prepared.carried]
+        self.steps.note_undelivered(prepared, row, left, "the orchestration continued as new without it")
+        return ()
+
+    def _opening(self, row: InstanceRow, opening: Record, carried: Sequence[HistoryEvent]) -> Record:
         """Settle the version of the next generation: the newest one now, unless it is pinned."""
         started: Any = opening.events[0]
         if started.version is None:
@@ -383,7 +394,10 @@ class Turns:
             live.outbox.extend(turn.messages)
             state.cursor = (row.generation, row.records, 0)
             return
-        prepared.messages = [to_message(item, row, depth, self._partitions, now) for item in turn.messages]
+        messages = turn.messages
+        if turn.outcome is not None and execution.started is None:  # cancelled before its start: only the row knows the parent
+            messages = [*messages, *outcome_messages(turn.outcome, sender_of(row))]
+        prepared.messages = [to_message(item, row, depth, self._partitions, now) for item in messages]
 
     def _send_more(self, live: LiveInstance, row: InstanceRow) -> Prepared:
         """Send the next part of a large turn, and move the cursor in the same commit."""
@@ -399,9 +413,24 @@ class Turns:
         return self.steps.complete(prepared, row, state, self.steps.quiet(row, state, open_work=open_work))
 
 
+def _leave_unreached(prepared: Prepared, turn: Turn) -> list[Pending]:
+    """Return the arrivals that the ended generation did not get to. Events wait for the next one; the rest is stale there.
+
+    The rest of a message of which a part was reached stays: it is consumed with this turn.
+    """
+    unreached = {id(event) for event in turn.leftover}
+    begun = {id(item.message) for item in prepared.taken if item.message and id(item.event) not in unreached}
+    left = [item for item in prepared.taken if id(item.event) in unreached]
+    kept = [item for item in left if id(item.message) not in begun]
+    prepared.carried = [item.event for item in left if id(item.message) in begun]
+    prepared.taken = [item for item in prepared.taken if id(item.event) not in unreached or id(item.message) in begun]
+    return kept
+
+
 def _settled_version(record: Record) -> dict[str, str | None]:
     """Return the version that a start in this record settled on: from then on the instance keeps it."""
-    return {"version": event.version for event in record.events if isinstance(event, ev.OrchestrationStarted)}
+    started = next((event for event in record.events if isinstance(event, ev.OrchestrationStarted)), None)
+    return {} if started is None else {"version": started.version}
 
 
 def _held_count(state: OwnerState, execution: Execution, turn: Turn) -> int:

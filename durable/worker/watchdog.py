@@ -13,7 +13,8 @@ import time
 import traceback
 from collections.abc import Callable
 
-from durable.engine.execution import Execution, TurnInterrupted
+from durable.engine.driver import TurnInterrupted
+from durable.engine.execution import Execution
 
 SLOW_S = 1.0
 BUDGET_S = 5.0

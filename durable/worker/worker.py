@@ -232,8 +232,10 @@ class _Parts:
             sealer,
             self.clock,
             settings.max_activities,
-            on_outcome=lambda attempt, event: self.owner.outcome(attempt, event),
-            on_beat=lambda attempt: self.owner.beat(attempt),
+            on_outcome=lambda attempt, event: self.owner.attempts.outcome(attempt, event),
+            on_late=lambda attempt, event: self.owner.attempts.late(attempt, event),
+            on_beat=lambda attempt: self.owner.attempts.beat(attempt),
+            on_free=lambda: self.claims.slot_freed(),
             client=lambda: self.client,
         )
         self.claims = Claims(
@@ -246,10 +248,17 @@ class _Parts:
             self.watchdog,
             hub.partitions,
             strict=settings.strict,
-            is_held=lambda request: self.owner.is_held(request),
+            is_held=lambda request: self.owner.attempts.is_held(request),
         )
         self.owner = Owner(
-            provider, self.keeper, self.clock, turns, self.runner, self.claims, max_cached=settings.max_cached
+            provider,
+            self.keeper,
+            self.clock,
+            turns,
+            self.runner,
+            self.claims,
+            partitions=hub.partitions,
+            max_cached=settings.max_cached,
         )
         self._unlisten: Callable[[], None] | None = None
 
@@ -263,7 +272,7 @@ class _Parts:
     def services(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return what runs until the worker stops."""
         return [
-            self.owner.run_commits,
+            self.owner.commits.run,
             self.owner.run_receives,
             self.keeper.run,
             self.claims.run_claims,

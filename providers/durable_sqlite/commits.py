@@ -132,12 +132,12 @@ class Commits:
                 raise LeaseLostError(f"the partition of instance '{step.key.id}' is not this lease's")
 
     def _refused(self, steps: Sequence[Step], *, is_careful: bool) -> dict[int, str]:
-        refused = {}
+        refused: dict[int, str] = {}
         for index, step in enumerate(steps):
-            unknown = step.changes.keys() - _CHANGEABLE_COLUMNS
-            if unknown:
-                raise StoreError(f"no such columns, or fixed ones: {sorted(unknown)}")
-            reason = refusal.why_too_large(step) or (refusal.refusal_of_step(step) if is_careful else None)
+            if step.changes and step.changes.keys() - _CHANGEABLE_COLUMNS:
+                unknown = sorted(step.changes.keys() - _CHANGEABLE_COLUMNS)
+                raise StoreError(f"no such columns, or fixed ones: {unknown}")
+            reason = refusal.refusal_of_step(step) if is_careful else refusal.why_too_large(step)
             if reason:
                 refused[index] = reason
         return refused

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from durable.errors import StoreError
 from durable_sqlite import failures
-from durable_sqlite.filelock import FileLock, locked_out
+from durable_sqlite.filelock import FileLock, file_of, locked_out
 
 logger = logging.getLogger("durable.sqlite")
 
@@ -125,8 +125,7 @@ class WriteConnection:
             except BaseException:
                 self.database.close()
                 raise
-            there = os.stat(self.path)
-            self._file = (there.st_dev, there.st_ino)
+            self._file = file_of(os.stat(self.path))
         except sqlite3.Error as error:
             raise failures.store_error(error, self.path) from error
         finally:
@@ -196,10 +195,10 @@ class WriteConnection:
 
     def _check_file(self) -> None:
         try:
-            there = os.stat(self.path)
+            is_there = file_of(os.stat(self.path)) == self._file
         except FileNotFoundError:
-            there = None
-        if there is None or (there.st_dev, there.st_ino) != self._file:
+            is_there = False
+        if not is_there:
             self.broken = StoreError(
                 f"'{self.path}' was removed or replaced while this process used it: nothing more is written; start again"
             )

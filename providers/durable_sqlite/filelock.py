@@ -28,18 +28,23 @@ class FileLock:
     def __init__(self, path: str) -> None:
         self.path = path
         self._descriptor = -1
+        self._file = (0, 0)
         _open_locks.add(self)
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody has it. A lock file that was deleted or replaced meanwhile does not count."""
         if self._descriptor < 0:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._file = file_of(os.fstat(self._descriptor))
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        if _is_same_file(self._descriptor, self.path):
-            return True
+        try:
+            if file_of(os.stat(self.path)) == self._file:
+                return True
+        except FileNotFoundError:
+            pass
         self.close()
         return False
 
@@ -97,13 +102,9 @@ def is_held(path: str) -> bool:
     return False
 
 
-def _is_same_file(descriptor: int, path: str) -> bool:
-    try:
-        there = os.stat(path)
-    except FileNotFoundError:
-        return False
-    here = os.fstat(descriptor)
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+def file_of(status: os.stat_result) -> tuple[int, int]:
+    """Return what tells a file from another that has its name."""
+    return status.st_dev, status.st_ino
 
 
 def _let_go_in_child() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -40,12 +41,13 @@ def refusal_of_memo(memo: Memo) -> str | None:
 
 def why_too_large(step: Step) -> str | None:
     """Return why a step is over the limit, or None. Records have none: they are cut into parts."""
-    if len(step.progress.state) > VALUE_BYTES_MAX:
-        return _too_large(step.progress.state)
-    if step.changes or step.queue_adds or step.replaced_by is not None:
-        for leaf in _leaves((step.changes, step.queue_adds, step.replaced_by)):
-            if isinstance(leaf, str | bytes) and len(leaf) > VALUE_BYTES_MAX:
-                return _too_large(leaf)
+    if step.queue_adds or step.replaced_by is not None:
+        leaves = _leaves((step.progress.state, step.changes, step.queue_adds, step.replaced_by))
+    else:
+        leaves = itertools.chain((step.progress.state,), step.changes.values())
+    for leaf in leaves:
+        if isinstance(leaf, (str, bytes)) and len(leaf) > VALUE_BYTES_MAX:
+            return _too_large(leaf)
     return None
 
 

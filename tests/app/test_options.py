@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from durable.app import ActivityOptions, App, OrchestratorOptions
-from durable.engine.retry import RetryPolicy
+from durable.retry import RetryPolicy
 from tests.app.contexts import OrchestrationContext
 
 MINUTE = timedelta(minutes=1)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from durable.app import ActivityDefinition, App, OrchestratorDefinition, definition_of
-from durable.engine.retry import RetryPolicy
+from durable.retry import RetryPolicy
 from tests.app.contexts import ActivityContext, OrchestrationContext
 
 app = App(retain=timedelta(days=1))

@@ -7,10 +7,9 @@ import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
-from durable.engine import events as ev
-from durable.engine.events import HistoryEvent, InstanceKey
-from durable.engine.records import Record, encode_record, first_checksum, next_checksum
+from durable import events as ev
 from durable.errors import FailureDetails
+from durable.events import HistoryEvent, InstanceKey
 from durable.failures import encode_details
 from durable.messages import decode_arrivals
 from durable.payloads import encode
@@ -28,6 +27,7 @@ from durable.provider import (
     Step,
     StoredMessage,
 )
+from durable.records import Record, encode_record, first_checksum, next_checksum
 from durable.stores import connect
 
 END = {

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from durable.client import Client
-from durable.engine.events import InstanceKey, TaskRef
 from durable.errors import InstanceNotFoundError, InstanceRunningError
+from durable.events import InstanceKey, TaskRef
 from durable.messages import encode_arrivals, new_row
 from durable.model import OrchestrationStatus, ReusePolicy
 from durable.provider import Expects, Message, Status

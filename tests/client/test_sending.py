@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from durable import events as ev
 from durable.client import Client, Handle
 from durable.client.submitting import Submitter
-from durable.engine import events as ev
 from durable.errors import (
     InstanceAlreadyExistsError,
     InstanceFinishedError,

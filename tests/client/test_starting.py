@@ -11,7 +11,6 @@ import pytest
 
 from durable.app import App
 from durable.client import Client
-from durable.engine.events import EventRaised, OrchestrationStarted
 from durable.errors import (
     DurableError,
     InstanceAlreadyExistsError,
@@ -20,6 +19,7 @@ from durable.errors import (
     LimitExceededError,
     UnknownNameError,
 )
+from durable.events import EventRaised, OrchestrationStarted
 from durable.model import OrchestrationStatus, ReusePolicy
 from durable.payloads import decode
 from durable.provider import Priority

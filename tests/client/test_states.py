@@ -10,15 +10,15 @@ from typing import Any
 import msgpack
 import pytest
 
+from durable import events as ev
 from durable.client.states import note_key
-from durable.engine import events as ev
-from durable.engine.records import decode_record, encode_record
 from durable.errors import FailureDetails, HistoryDamagedError
 from durable.history import History
 from durable.messages import dropped_memo, heartbeat_key
 from durable.model import OrchestrationStatus
 from durable.payloads import Compression, Sealer, encode
 from durable.provider import RecordRow, Status
+from durable.records import decode_record, encode_record
 from tests.client.conftest import Stage
 from tests.client.programs import alone, anything, double
 

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from durable import events as ev
 from durable.app import App
-from durable.engine import events as ev
-from durable.engine.events import HistoryEvent, InstanceKey, TaskRef
 from durable.engine.execution import Execution
-from durable.engine.records import Record, decode_record, encode_record
 from durable.engine.turn import Turn
 from durable.errors import FailureDetails
+from durable.events import HistoryEvent, InstanceKey, TaskRef
 from durable.failures import describe
 from durable.orchestrations import OrchestrationRunner
 from durable.payloads import Sealer, decode, encode
+from durable.records import Record, decode_record, encode_record
 
 BEGIN_US = 1_750_000_000_000_000
 SECOND = 1_000_000
@@ -262,7 +262,7 @@ def snapshot(execution: Execution) -> dict[str, Any]:
     )
     seen: dict[str, Any] = {name: getattr(execution, name) for name in names.split()}
     seen["buffered"] = execution.buffered_events()
-    seen["next random"] = execution.random.getstate()
+    seen["next random"] = execution.seeds.stream("random").getstate()
     seen["derived"] = execution.derived_id("x")
     return seen
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from durable import events as ev
 from durable.context import OrchestrationContext
-from durable.engine import events as ev
 from durable.errors import ActivityFailedError
 from tests.engine.harness import BEGIN_US, SECOND, Play, names
 
@@ -319,7 +319,7 @@ def test_the_sets_of_wait_iterate_in_the_same_order_on_every_replay(play: MakePl
 PROGRAM = """
 import asyncio, hashlib
 from durable.context import OrchestrationContext
-from durable.engine.records import encode_record
+from durable.records import encode_record
 from tests.engine.harness import Play
 
 async def main(ctx: OrchestrationContext) -> list:

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
+from durable import events as ev
 from durable.app import App
 from durable.context import Orchestration, OrchestrationContext
-from durable.engine import events as ev
-from durable.engine.execution import StoredValueError
-from durable.engine.retry import RetryPolicy
 from durable.engine.turn import outgoing_messages
 from durable.errors import (
     FailureDetails,
     InstanceAlreadyExistsError,
     InvalidInputError,
     LimitExceededError,
+    StoredValueError,
     SubOrchestrationFailedError,
     UnknownNameError,
 )
+from durable.retry import RetryPolicy
 from tests.engine.harness import BEGIN_US, Play, names
 
 MakePlay = Callable[..., Play]

@@ -14,17 +14,24 @@ from typing import Any
 
 import pytest
 
+from durable import events as ev
 from durable.activity_context import ActivityContext
 from durable.app import App
 from durable.context import Orchestration, OrchestrationContext
 from durable.context.options import SPAN_MAX_US
-from durable.engine import events as ev
-from durable.engine.events import ActivityOptions
-from durable.engine.execution import DUE_MAX, StoredValueError
-from durable.engine.retry import RetryPolicy
+from durable.engine.execution import DUE_MAX
 from durable.engine.turn import UNCHANGED
-from durable.errors import ActivityFailedError, DurableError, InvalidInputError, LimitExceededError, UnknownNameError
+from durable.errors import (
+    ActivityFailedError,
+    DurableError,
+    InvalidInputError,
+    LimitExceededError,
+    StoredValueError,
+    UnknownNameError,
+)
+from durable.events import ActivityOptions
 from durable.payloads import decode, encode
+from durable.retry import RetryPolicy
 from tests.engine.harness import BEGIN_US, SECOND, Play, names, parent_ref
 
 MakePlay = Callable[..., Play]

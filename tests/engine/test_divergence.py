@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
+from durable import events as ev
 from durable.app import App
 from durable.context import Orchestration, OrchestrationContext
-from durable.engine import events as ev
-from durable.engine.records import Record, encode_record
 from durable.errors import DivergenceError
 from durable.payloads import Compression, Sealer
+from durable.records import Record, encode_record
 from tests.engine.harness import Play
 
 MakePlay = Callable[..., Play]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from durable import events as ev
 from durable.context import Orchestration, OrchestrationContext
-from durable.engine import events as ev
 from durable.engine import execution as engine
 from durable.engine.tasks import when_any
 from durable.errors import EventDataError, InvalidInputError

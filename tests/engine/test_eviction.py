@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from durable.context import Orchestration, OrchestrationContext
-from durable.engine.records import decode_record
 from durable.errors import DurableError
+from durable.records import decode_record
 from tests.engine.harness import Play, snapshot
 
 MakePlay = Callable[..., Play]

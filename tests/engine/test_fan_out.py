@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from durable import events as ev
 from durable.context import Orchestration, OrchestrationContext
-from durable.engine import events as ev
-from durable.engine.retry import RetryPolicy
 from durable.engine.tasks import when_all
 from durable.errors import ActivityFailedError
+from durable.retry import RetryPolicy
 from tests.engine.harness import Play, names
 
 MakePlay = Callable[..., Play]

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from durable import events as ev
 from durable.app import App
 from durable.context import Orchestration, OrchestrationContext
-from durable.engine import events as ev
 from durable.errors import InvalidInputError, LimitExceededError
 from tests.engine.harness import SECOND, Play, names, parent_ref
 

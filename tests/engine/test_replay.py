@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
+from durable import events as ev
 from durable.app import App
 from durable.context import Orchestration, OrchestrationContext
-from durable.engine import events as ev
-from durable.engine.events import InstanceKey
 from durable.engine.execution import Execution
-from durable.engine.records import Record, decode_record, encode_record
 from durable.engine.tasks import Task, when_all, when_any
 from durable.errors import ActivityFailedError, DurableError
+from durable.events import InstanceKey
 from durable.payloads import Compression, Sealer, encode
+from durable.records import Record, decode_record, encode_record
 from tests.engine.harness import BEGIN_US, SECOND, Play, names
 
 MakePlay = Callable[..., Play]

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
+from durable import events as ev
 from durable.app import App
 from durable.context import Orchestration, OrchestrationContext
-from durable.engine import events as ev
-from durable.engine.retry import RetryPolicy
 from durable.errors import (
     ActivityFailedError,
     ActivityTimeoutError,
@@ -22,6 +21,7 @@ from durable.errors import (
     NonRetryableError,
     SubOrchestrationFailedError,
 )
+from durable.retry import RetryPolicy
 from tests.engine.harness import BEGIN_US, SECOND, Play, names
 
 MakePlay = Callable[..., Play]

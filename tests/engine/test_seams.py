@@ -14,24 +14,19 @@ from typing import Any, ClassVar
 
 import pytest
 
+from durable import events as ev
+from durable import records
 from durable.context import OrchestrationContext
-from durable.engine import events as ev
-from durable.engine import records
 from durable.engine.calls import ActivityCall
-from durable.engine.events import ActivityOptions, InstanceKey
-from durable.engine.execution import Execution, task_ref
-from durable.engine.turn import UNCHANGED, Outgoing
+from durable.engine.execution import task_ref
+from durable.engine.turn import UNCHANGED, Outgoing, outcome_messages
 from durable.errors import FailureDetails
+from durable.events import ActivityOptions, InstanceKey
 from durable.payloads import decode, encode
 from tests.engine.harness import Play, parent_ref
 
 MakePlay = Callable[..., Play]
 Context = OrchestrationContext
-
-
-def execution_of(ctx: Context) -> Execution:
-    """Features get the execution from whoever composes the package; the tests reach for it."""
-    return ctx._execution
 
 
 def start_with_end_event(ctx: Context, name: str, event: str, kind: str = ev.ORCHESTRATION) -> str:
@@ -40,7 +35,7 @@ def start_with_end_event(ctx: Context, name: str, event: str, kind: str = ev.ORC
             task_id, name, None, f"{name}-1", None, run_id="r", kind=kind, is_detached=True, end_event=event
         )
 
-    request = execution_of(ctx).start_detached(make)
+    request = ctx.execution.start_detached(make)
     return request.instance_id if request else ""
 
 
@@ -49,7 +44,7 @@ def test_the_end_of_a_detached_start_arrives_as_an_event_of_whatever_generation(
         if not begun:
             start_with_end_event(ctx, "job", "job ended")
             ctx.continue_as_new(True)
-        event = await execution_of(ctx).wait_for_event("job ended", lambda event: [decode(event.data), event.details])
+        event = await ctx.execution.wait_for_event("job ended", lambda event: [decode(event.data), event.details])
         return [event[0], event[1] is None]
 
     one = play(main)
@@ -86,7 +81,7 @@ def test_farewells_are_sent_by_whichever_commit_ends_the_run(play: MakePlay) -> 
     lock, queue = InstanceKey("lock", "e"), InstanceKey("queue", "e")
 
     async def main(ctx: Context, rounds: int) -> None:
-        execution = execution_of(ctx)
+        execution = ctx.execution
         execution.set_farewell("lock", Outgoing(lock, ev.EventRaised("release", None)))
         execution.set_farewell("queue", Outgoing(queue, ev.EventRaised("leave", None)))
         await ctx.wait_for_external_event("go")
@@ -98,7 +93,7 @@ def test_farewells_are_sent_by_whichever_commit_ends_the_run(play: MakePlay) -> 
     turn = one.start()
     assert set(turn.farewells) == {"lock", "queue"}
     assert not turn.messages
-    forced = one.execution.termination_messages(ev.OrchestrationTerminated("now"))
+    forced = [*outcome_messages(ev.OrchestrationTerminated("now"), one.execution.sender()), *one.execution.farewells.values()]
     assert [message.target for message in forced] == [lock, queue]
     turn = one.raise_event("go")
     assert [message.target for message in turn.messages] == [lock]
@@ -112,7 +107,7 @@ def test_farewells_are_sent_by_whichever_commit_ends_the_run(play: MakePlay) -> 
 
 def test_an_attachment_goes_with_the_outcome_whether_result_or_failure(play: MakePlay) -> None:
     async def main(ctx: Context, fails: bool) -> str:
-        execution_of(ctx).attachment = b"children"
+        ctx.execution.attachment = b"children"
         if fails:
             raise ValueError("no")
         return "ok"
@@ -125,7 +120,7 @@ def test_an_attachment_goes_with_the_outcome_whether_result_or_failure(play: Mak
 
 def test_an_outcome_can_be_observed_before_who_awaits_it_goes_on(play: MakePlay) -> None:
     async def main(ctx: Context) -> list[Any]:
-        execution, seen = execution_of(ctx), []
+        execution, seen = ctx.execution, []
 
         def observe(event: ev.HistoryEvent) -> None:
             seen.append([type(event).__name__, getattr(event, "attachment", None)])
@@ -143,7 +138,7 @@ def test_an_outcome_can_be_observed_before_who_awaits_it_goes_on(play: MakePlay)
 def test_a_kind_stands_beside_the_id(play: MakePlay) -> None:
     async def main(ctx: Context) -> None:
         start_with_end_event(ctx, "Counter", "ended", kind="e")
-        execution_of(ctx).send_event(InstanceKey("Counter-1", "e"), "add", encode(1))
+        ctx.execution.send_event(InstanceKey("Counter-1", "e"), "add", encode(1))
 
     turn = play(main).start()
     assert {message.target for message in turn.messages} == {InstanceKey("Counter-1", "e")}
@@ -151,7 +146,7 @@ def test_a_kind_stands_beside_the_id(play: MakePlay) -> None:
 
 def test_memos_are_written_with_the_turn_and_not_again_on_replay(play: MakePlay) -> None:
     async def main(ctx: Context) -> None:
-        execution_of(ctx).set_memo("answer/1", b"42", 60_000_000)
+        ctx.execution.set_memo("answer/1", b"42", 60_000_000)
         await ctx.wait_for_external_event("end")
 
     one = play(main)
@@ -214,7 +209,7 @@ def test_failure_details_travel_with_an_event(play: MakePlay) -> None:
             assert event.details is not None
             return event.details.message
 
-        return str(await execution_of(ctx).wait_for_event("ended", read))
+        return str(await ctx.execution.wait_for_event("ended", read))
 
     one = play(main)
     one.start()

@@ -13,12 +13,13 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
+from durable_memory.provider import _shared as memory_hubs
+
 from durable import App, Client, Handle, Orchestration, OrchestrationContext, OrchestrationState, OrchestrationStatus
-from durable.engine.events import InstanceKey
+from durable.events import InstanceKey
 from durable.ports import system_ports
 from durable.provider import Lease, Provider, RecordRow
 from durable.stores import connect
-from durable_memory.provider import _shared as memory_hubs
 
 STYLES = ("async", "generator")
 PATIENCE_S = 15.0

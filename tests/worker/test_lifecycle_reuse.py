@@ -34,7 +34,7 @@ OUTCOMES = {
     ReusePolicy.TERMINATE_AND_REPLACE: {"absent": NEW, "running": NEW, "finished": NEW, "delayed": NEW},
 }
 
-DELAY = timedelta(seconds=1.5)
+DELAY = timedelta(seconds=0.5)
 
 
 async def bring_about(client: Client, situation: str, style: str) -> Handle[Any] | None:

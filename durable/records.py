@@ -15,9 +15,9 @@ from typing import Any
 
 import msgpack
 
-from durable.engine import events as _events
-from durable.engine.events import ActivityOptions, HistoryEvent, InstanceKey, TaskRef
+from durable import events as _events
 from durable.errors import FailureDetails, HistoryDamagedError
+from durable.events import ActivityOptions, HistoryEvent, InstanceKey, TaskRef
 
 FORMAT = 1
 """Version of the layout above; a reader refuses a newer one."""

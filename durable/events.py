@@ -107,7 +107,7 @@ class ActivityScheduled(Request):
     digest: bytes | None = None
     attempt: int = 1
     call_id: int = -1
-    options: ActivityOptions = ActivityOptions()  # noqa: RUF009 (frozen)
+    options: ActivityOptions = ActivityOptions()
     tags: Mapping[str, str] | None = None
     last_heartbeat: Payload = None
     line: str = ""

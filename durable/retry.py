@@ -31,9 +31,12 @@ class RetryPolicy:
     handle: Callable[[FailureDetails, int], bool | timedelta] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        attempts = self.max_number_of_attempts
-        if not isinstance(self.first_retry_interval, timedelta) or self.first_retry_interval < timedelta(0):
-            raise ValueError(f"first_retry_interval must be a timedelta of 0 or more, not {self.first_retry_interval!r}")
+        attempts: object = self.max_number_of_attempts
+        first: object = self.first_retry_interval  # what a program without types may pass
+        if not isinstance(first, timedelta) or first < timedelta(0):
+            raise ValueError(
+                f"first_retry_interval must be a timedelta of 0 or more, not {self.first_retry_interval!r}"
+            )
         if attempts is not None and (not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1):
             raise ValueError(f"max_number_of_attempts must be 1 or more, or None for no limit, not {attempts!r}")
         if not self.backoff_coefficient >= 1.0:

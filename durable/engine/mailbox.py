@@ -1,0 +1,73 @@
+"""External events: who waits for which name, and what arrived before anybody did. First in, first out, per name."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from durable.engine.tasks import Task
+from durable.events import EventRaised
+
+DecodeEvent: TypeAlias = Callable[[EventRaised], Any]
+"""Makes the waiter's result of an event, or raises what awaiting shall raise."""
+
+
+class Mailbox:
+    """The waiters and the unconsumed events of one execution. `count` counts the latter."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._waiters: dict[str, deque[tuple[Task[Any], DecodeEvent]]] = {}
+        self._events: dict[str, deque[EventRaised]] = {}
+
+    def deliver(self, event: EventRaised) -> None:
+        """Hand an event to the first waiter of its name, or keep it."""
+        waiters = self._waiters.get(event.name)
+        if not waiters:
+            self._events.setdefault(event.name, deque()).append(event)
+            self.count += 1
+            return
+        task, decode = waiters.popleft()
+        if not waiters:
+            del self._waiters[event.name]
+        _settle(task, decode, event)
+
+    def take(self, name: str, task: Task[Any], decode: DecodeEvent) -> bool:
+        """Settle a task with the oldest kept event of that name; False if there is none."""
+        events = self._events.get(name)
+        if not events:
+            return False
+        event = events.popleft()
+        self.count -= 1
+        if not events:
+            del self._events[name]
+        _settle(task, decode, event)
+        return True
+
+    def wait(self, name: str, task: Task[Any], decode: DecodeEvent) -> Callable[[], None]:
+        """Add a waiter; return what withdraws it."""
+        waiter = (task, decode)
+        self._waiters.setdefault(name, deque()).append(waiter)
+
+        def withdraw() -> None:
+            waiters = self._waiters.get(name)
+            if waiters and waiter in waiters:
+                waiters.remove(waiter)
+                if not waiters:
+                    del self._waiters[name]
+
+        return withdraw
+
+    def kept(self) -> list[EventRaised]:
+        """Return the unconsumed events, per name in order."""
+        return [event for events in self._events.values() for event in events]
+
+
+def _settle(task: Task[Any], decode: DecodeEvent, event: EventRaised) -> None:
+    try:
+        value = decode(event)
+    except Exception as error:  # noqa: BLE001 (raised where the event is awaited)
+        task.fail(error)
+    else:
+        task.succeed(value)

@@ -1,0 +1,70 @@
+"""The open timers of an execution."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+
+
+class Timers:
+    """Open timers by task id, and which of them is due first.
+
+    A timer that fires while the instance is suspended stays open until it is delivered, but is due no more.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[int, tuple[int, Callable[[], None]]] = {}
+        self._heap: list[tuple[int, int]] = []
+        self._fired: set[int] = set()
+
+    def __contains__(self, task_id: int) -> bool:
+        return task_id in self._open
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._open)
+
+    def add(self, task_id: int, due: int, fire: Callable[[], None]) -> None:
+        """Open a timer."""
+        self._open[task_id] = (due, fire)
+        heapq.heappush(self._heap, (due, task_id))
+
+    def is_waiting(self, task_id: int) -> bool:
+        """Tell whether a timer is open and has not fired."""
+        return task_id in self._open and task_id not in self._fired
+
+    def due_of(self, task_id: int) -> int:
+        """Return when an open timer is due; 0 for any other."""
+        found = self._open.get(task_id)
+        return found[0] if found is not None else 0
+
+    def hold(self, task_id: int) -> None:
+        """Note that a timer has fired and will be delivered later."""
+        self._fired.add(task_id)
+
+    def remove(self, task_id: int) -> Callable[[], None] | None:
+        """Close a timer; return what it was to call."""
+        self._fired.discard(task_id)
+        found = self._open.pop(task_id, None)
+        return found[1] if found is not None else None
+
+    def clear(self) -> None:
+        """Close all timers."""
+        self._open.clear()
+        self._heap.clear()
+        self._fired.clear()
+
+    @property
+    def next_due(self) -> int | None:
+        """When the earliest waiting timer is due."""
+        while self._heap and not self.is_waiting(self._heap[0][1]):
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, now: int) -> list[int]:
+        """Return the timers that are due, by due time and then position. They stay due until they are removed."""
+        found: list[tuple[int, int]] = []
+        while (earliest := self.next_due) is not None and earliest <= now:
+            found.append(heapq.heappop(self._heap))
+        for entry in found:
+            heapq.heappush(self._heap, entry)
+        return [task_id for _, task_id in found]

@@ -1,0 +1,1 @@
+"""For tests: of storage engines, see `durable.testing.conformance`."""

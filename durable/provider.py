@@ -212,7 +212,7 @@ class ActivityRow:
     data: bytes
     priority: int = 1
     visible_at: int = 0
-    start_by: int | None = None  # past it, while unclaimed, any claimer gets it (to report the timeout)
+    start_by: int | None = None  # past it, if it was never claimed, any claimer gets it (to report the timeout)
     deliveries: int = 0  # how often it was claimed; counted by `claim`
     first_claimed_at: int = 0
     heartbeat: bytes | None = None  # the latest that was stored for it
@@ -501,7 +501,9 @@ class Activities(Protocol):
         """Claim attempts in these queues, by priority (a low number first) and then age; each counts a delivery.
 
         Free are rows that nobody claimed and rows whose claimer's lease is dead, once `visible_at` has passed. With
-        `served` only those names and versions. Raises LeaseLostError for a lease that is lost itself.
+        `served` only those names and versions. Rows that nobody ever claimed and whose `start_by` has passed come first,
+        whatever their queue and name: whoever asks reports their timeout. Raises LeaseLostError for a lease that is itself
+        lost.
         """
         ...
 

@@ -78,7 +78,7 @@ async def open_activities(provider: Provider, row: InstanceRow, sealer: Sealer) 
     if row.status.is_finished or not (row.open_work or row.state):
         return ()
     try:
-        found = await _scheduled_without_outcome(provider, row)
+        found = await scheduled_without_outcome(provider, row)
     except HistoryDamagedError as error:
         _warn(row, f"its activities cannot be listed: {error}")
         return ()
@@ -104,7 +104,8 @@ async def open_activities(provider: Provider, row: InstanceRow, sealer: Sealer) 
     )
 
 
-async def _scheduled_without_outcome(provider: Provider, row: InstanceRow) -> list[tuple[ev.ActivityScheduled, int]]:
+async def scheduled_without_outcome(provider: Provider, row: InstanceRow) -> list[tuple[ev.ActivityScheduled, int]]:
+    """Read a run's activities that have no outcome yet, each with the time of its request. Raises HistoryDamagedError."""
     found: dict[int, tuple[ev.ActivityScheduled, int]] = {}
     index = 0
     while index < row.records:

@@ -36,6 +36,7 @@ from durable.engine.turn import (
     Sender,
     Turn,
     Unchanged,
+    opening_record,
     outgoing_messages,
 )
 from durable.errors import DivergenceError, DurableError, StoredValueError, TurnBudgetExceededError
@@ -184,7 +185,7 @@ class Execution:
             refused=refused,
             leftover=tuple(leftover),
             outcome=self.outcome,
-            next_generation=self._next_generation(),
+            next_generation=opening_record(self.outcome, self.started, self.buffered_events(), self.time_us),
             next_due=self.next_due,
             open_activities=len(self.open_activities),
             is_suspended=self.is_suspended,
@@ -202,28 +203,6 @@ class Execution:
         parent, end_event = (started.parent, started.end_event) if started else (None, None)
         return Sender(self.key, self.run_id, self.generation, parent, end_event, self.attachment)
 
-    def _next_generation(self) -> Record | None:
-        ended, started = self.outcome, self.started
-        if not isinstance(ended, ev.OrchestrationContinuedAsNew) or started is None:
-            return None
-        opening: list[HistoryEvent] = [
-            ev.OrchestrationStarted(
-                started.name,
-                ended.version,
-                ended.input,
-                started.seed,
-                started.python,
-                started.parent,
-                started.tags,
-                started.scheduled_for,
-                started.end_event,
-                started.depth,
-            )
-        ]
-        if ended.carry_over_events:
-            opening.extend(self.buffered_events())
-        return Record(self.time_us, opening, is_opening=True)
-
     def buffered_events(self) -> list[ev.EventRaised]:
         """Return the events that arrived and that nobody has consumed, per name in order."""
         held = [event for event in self._held if isinstance(event, ev.EventRaised)]
@@ -233,8 +212,11 @@ class Execution:
 
     def _apply_opening(self) -> None:
         opening, self._opening = self._opening, ()
-        for arrival in opening:
+        for index, arrival in enumerate(opening):
             self._apply(arrival)
+            if self.outcome is not None:  # the rest is for the next generation, not for who still waits in this one
+                self._held += opening[index + 1 :]
+                return
 
     def _refusal(self, event: HistoryEvent) -> str | None:
         """Say why an arrival is refused; None if it answers something open."""
@@ -504,10 +486,6 @@ class Execution:
     def create_loop_timer(self, due: int, fire: Callable[[], None]) -> int:
         """For the loop: a timer that asyncio asked for."""
         return self.set_timer(due, TimerPurpose.ASYNCIO, fire)
-
-    def cancel_loop_timer(self, task_id: int) -> None:
-        """For the loop: asyncio gave its timer up."""
-        self.drop_timer(task_id)
 
     def create_timer(self, due: int) -> Task[None]:
         """Ask for a durable timer as a task."""

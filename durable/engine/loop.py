@@ -41,7 +41,7 @@ class TimerHost(Protocol):
         """Ask for a timer due at `due` microseconds UTC; return its task id. `fire` is called when it has fired."""
         ...
 
-    def cancel_loop_timer(self, task_id: int) -> None:
+    def drop_timer(self, task_id: int) -> None:
         """Give the timer up."""
         ...
 
@@ -83,7 +83,7 @@ class DurableTimerHandle(asyncio.TimerHandle):
             loop = self._loop  # type: ignore[attr-defined]
             super().cancel()
             if self.task_id is not None and isinstance(loop, DurableLoop):  # type: ignore[attr-defined]
-                loop.host.cancel_loop_timer(self.task_id)  # type: ignore[attr-defined]
+                loop.host.drop_timer(self.task_id)  # type: ignore[attr-defined]
 
 
 class LoopTask(asyncio.Task[Any]):

@@ -129,6 +129,19 @@ def _end_details(name: str, message: str) -> FailureDetails:
     return FailureDetails(f"durable.errors.{name}", message, error_bases=("durable.errors.DurableError", "Exception"))
 
 
+def opening_record(
+    outcome: HistoryEvent | None,
+    started: ev.OrchestrationStarted | None,
+    events: Sequence[HistoryEvent],
+    time_us: int,
+) -> Record | None:
+    """Return what the next generation begins with, if the outcome calls for one; `events` are those nobody has consumed."""
+    if not isinstance(outcome, ev.OrchestrationContinuedAsNew) or started is None:
+        return None
+    start = dataclasses.replace(started, version=outcome.version, input=outcome.input)
+    return Record(time_us, [start, *(events if outcome.carry_over_events else ())], is_opening=True)
+
+
 def describe_request(event: HistoryEvent | None) -> str:
     """Say in words what a request asks for, for explanations."""
     if event is None:

@@ -7,14 +7,16 @@ claim). The outcome of a held one never passes through the inbox, unless its ins
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 import msgpack
 
 from durable import events as ev
-from durable.errors import StoreError
+from durable.client.states import note_key, scheduled_without_outcome
+from durable.errors import HistoryDamagedError, StoreError
 from durable.events import HistoryEvent, InstanceKey
 from durable.messages import dropped_memo, encode_arrivals, heartbeat_key
 from durable.provider import ActivityRow, Memo, Message, Provider, TaskAddress
@@ -27,9 +29,19 @@ from durable.worker.live import LiveInstance, Pending
 logger = logging.getLogger("durable.worker")
 
 UNSERVED_S = 30.0
-"""How long an activity may wait without a worker that serves it before that is said."""
+"""How long an activity may wait without a worker that serves it before that is said; also how often it is looked after."""
 
 HEARTBEAT_KEPT_US = 24 * 3600 * 1_000_000
+
+
+@dataclasses.dataclass(slots=True)
+class Waiting:
+    """An attempt that was offered, as far as it must be known to see whether anybody serves it."""
+
+    task: TaskAddress
+    name: str
+    queue: str
+    is_noted: bool = False
 
 
 class OwnerAttempts:
@@ -79,7 +91,20 @@ class OwnerAttempts:
             return
         address = TaskAddress(row.key, row.run_id, row.generation, request.task_id)
         live.held.add(address)
-        self._runner.start(Attempt(self._runner, address, row.partition, request, idempotency_key, row.updated_at))
+        attempt = Attempt(self._runner, address, row.partition, request, idempotency_key, row.updated_at)
+        attempt.is_repeated = request.task_id in live.state.deliveries
+        self._runner.start(attempt)
+
+    def take_back(self, live: LiveInstance) -> None:
+        """Hold again what went on running here while the instance's partition was lost."""
+        row, execution = live.row, live.execution
+        if row is None or execution is None:
+            return
+        for task_id in execution.open_activities:
+            address = TaskAddress(row.key, row.run_id, row.generation, task_id)
+            running = self._runner.attempts.get(address)
+            if running is not None and not (running.is_settled or running.is_claimed):
+                live.held.add(address)
 
     def stop(self, live: LiveInstance, address: TaskAddress) -> None:
         """Tell a held attempt that nobody waits for it."""
@@ -88,24 +113,63 @@ class OwnerAttempts:
             self._runner.cancel(address)
 
     def offer(self, added: Sequence[ActivityRow]) -> None:
-        """Let it be known that there is something to claim."""
+        """Let it be known that there is something to claim; look after it if nobody may be there to do so."""
         self._claims.wake()
-        for row in added:
-            if not self._keeper.serves(row.name, row.queue):
-                self._loop.call_later(UNSERVED_S, self._warn_unserved, row)
+        for start_by in {row.start_by for row in added if row.start_by is not None}:
+            self._loop.call_later(max(start_by - self._clock.now(), 0) / 1e6, self._claims.wake)
+        waiting = [Waiting(row.task, row.name, row.queue) for row in added]
+        self._loop.call_later(UNSERVED_S, self._look_after, waiting)
 
-    def _warn_unserved(self, added: ActivityRow) -> None:
-        """Say that an activity waits and no live worker serves it."""
-        live = self._find(added.task.key)
-        execution = live.execution if live is not None else None
-        is_open = execution is None or added.task.task_id in execution.open_activities
-        if not is_open or self._keeper.serves(added.name, added.queue) or self.is_draining:
-            return
-        text = f"no live worker serves activity '{added.name}' in queue '{added.queue}'"
-        logger.warning("instance '%s' waits: %s", added.task.key.id, text, extra={"instance_id": added.task.key.id})
-        _, run_id, generation, task_id = added.task
-        key = f"run/{run_id}/note/{generation}/{task_id}"
-        self._add_memo(Memo(key, msgpack.packb(text), self._clock.now() + HEARTBEAT_KEPT_US))
+    # ---- what nobody serves
+
+    def _look_after(self, waiting: Sequence[Waiting]) -> None:
+        """Of attempts that were offered a while ago, see which no live worker serves, or were so the last time."""
+        noticed = [item for item in waiting if item.is_noted or not self._keeper.serves(item.name, item.queue)]
+        if noticed and not self.is_draining:
+            self._spawn(self._note_unserved(noticed))
+
+    async def _note_unserved(self, waiting: Sequence[Waiting]) -> None:
+        """Say in the log and in the state that they wait; take that back once somebody serves them. Looks again later."""
+        by_run: dict[tuple[InstanceKey, str, int], list[Waiting]] = {}
+        for item in waiting:
+            by_run.setdefault((item.task.key, item.task.run_id, item.task.generation), []).append(item)
+        again: list[Waiting] = []
+        for (key, run_id, generation), items in by_run.items():
+            try:
+                is_open = await self._open_tasks(key, run_id, generation)
+            except (StoreError, HistoryDamagedError):
+                again += items
+                continue
+            for item in items:
+                if item.task.task_id in is_open:
+                    self._note(item)
+                    again += [item] if item.is_noted else []
+        if again:
+            self._loop.call_later(UNSERVED_S, self._look_after, again)
+
+    def _note(self, item: Waiting) -> None:
+        text = ""
+        if not self._keeper.serves(item.name, item.queue):
+            text = f"no live worker serves activity '{item.name}' in queue '{item.queue}'"
+            if not item.is_noted:
+                instance_id = item.task.key.id
+                logger.warning("instance '%s' waits: %s", instance_id, text, extra={"instance_id": instance_id})
+        item.is_noted = bool(text)
+        _, run_id, generation, task_id = item.task
+        memo_key = note_key(run_id, generation, task_id)
+        self._add_memo(Memo(memo_key, msgpack.packb(text), self._clock.now() + HEARTBEAT_KEPT_US))
+
+    async def _open_tasks(self, key: InstanceKey, run_id: str, generation: int) -> Collection[int]:
+        """Return the task ids of a run's activities without outcome; nothing if it is not this worker's any more."""
+        live = self._find(key)
+        row = live.row if live is not None else (await self._provider.load([(key, None)]))[0]
+        if row is None or (row.run_id, row.generation) != (run_id, generation) or row.status.is_finished:
+            return ()
+        if row.partition not in self._keeper.owned:
+            return ()
+        if live is not None and live.execution is not None:
+            return live.execution.open_activities
+        return {request.task_id for request, _ in await scheduled_without_outcome(self._provider, row)}
 
     # ---- what comes back
 
@@ -144,10 +208,9 @@ class OwnerAttempts:
         self._add_memo(dropped_memo(address.run_id, kind, name, reason, self._clock.now()))
 
     def beat(self, attempt: Attempt) -> None:
-        """Store the heartbeat of an attempt that runs here."""
+        """Store the heartbeat of an attempt that runs here: where states show it, and the next owner of a held one finds it."""
         if attempt.is_claimed:
-            self._claims.beat(attempt)
-            return
+            self._claims.beat(attempt)  # where the next claimer finds it
         address = attempt.address
         key = heartbeat_key(address.run_id, address.generation, address.task_id)
         self._add_memo(Memo(key, attempt.heartbeat_details or b"", self._clock.now() + HEARTBEAT_KEPT_US))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from durable import events as ev
 from durable.errors import (
@@ -57,6 +57,7 @@ class Claims:
         queues: Sequence[str],
         *,
         is_active: bool,
+        on_late: Callable[[Attempt, HistoryEvent], None],
     ) -> None:
         self._provider = provider
         self._keeper = keeper
@@ -64,7 +65,9 @@ class Claims:
         self._runner = runner
         self._queues = tuple(queues) if is_active else ()
         self._served = runner_names(runner) if is_active else set()
-        self._reports: list[Report] = []
+        self._on_late = on_late
+        self._reports: list[tuple[Report, Attempt | None, HistoryEvent]] = []
+        self._is_in_doubt = False  # the last reports may have been written, though the store gave no answer
         self._beats: dict[Attempt, bytes | None] = {}
         self._wake = asyncio.Event()
         self._flush = asyncio.Event()
@@ -101,7 +104,7 @@ class Claims:
             data=encode_arrivals([outcome], address.generation),
             run_id=address.run_id,
         )
-        self._reports.append(Report(address, message))
+        self._reports.append((Report(address, message), attempt, outcome))
         self._flush.set()
         self._wake.set()
 
@@ -148,9 +151,10 @@ class Claims:
         except HistoryDamagedError as error:
             logger.error("a queued activity of '%s' is damaged: %s", row.task.key.id, error)
             details = FailureDetails(qualified_name(HistoryDamagedError), str(error))
-            data = encode_arrivals([ev.ActivityFailed(row.task.task_id, details)], row.task.generation)
+            outcome = ev.ActivityFailed(row.task.task_id, details)
+            data = encode_arrivals([outcome], row.task.generation)
             message = Message(target=row.task.key, partition=row.partition, data=data, run_id=row.task.run_id)
-            self._reports.append(Report(row.task, message))
+            self._reports.append((Report(row.task, message), None, outcome))
             self._flush.set()
             return
         if row.heartbeat is not None:
@@ -199,18 +203,23 @@ class Claims:
         try:
             answers = await self._provider.report(
                 self._keeper.current,
-                reports,
+                [report for report, _, _ in reports],
                 [Beat(attempt.address, details) for attempt, details in beats.items()],
             )
         except (StoreError, LeaseLostError) as error:
             logger.warning("outcomes of activities could not be reported yet: %s", error)
             self._reports = reports + self._reports
             self._beats = beats | self._beats
+            self._is_in_doubt = True
             await asyncio.sleep(0.2)
             self._flush.set()
             return
         finally:
             self._flushing = False
+        is_in_doubt, self._is_in_doubt = self._is_in_doubt, False
+        for (_, reported, outcome), is_taken in zip(reports, answers, strict=False):
+            if not is_taken and reported is not None and not is_in_doubt:
+                self._on_late(reported, outcome)
         for attempt, is_wanted in zip(beats, answers[len(reports) :], strict=True):
             if not is_wanted and not attempt.is_settled:
                 self._runner.cancel(attempt.address)

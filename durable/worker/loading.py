@@ -210,7 +210,9 @@ class Loader:
 
     def lost_attempts(self, live: LiveInstance, now: int) -> LostAttempts:
         """Say which held attempts of an instance nobody runs, and count their delivery."""
-        state = dataclasses.replace(live.state, deliveries=dict(live.state.deliveries))
+        state = dataclasses.replace(
+            live.state, deliveries=dict(live.state.deliveries), queued=[list(span) for span in live.state.queued]
+        )
         found = LostAttempts([], [], state)
         execution, row = live.execution, live.row
         if execution is None or row is None:

@@ -348,6 +348,7 @@ class Owner:
         live.wants_turn = live.wants_turn or (
             live.row is not None and live.row.records == 1 and live.row.generation > 0
         )
+        self.attempts.take_back(live)
         found = self._loader.lost_attempts(live, self._clock.now())
         if not found.requests and not found.lost:
             self._make_ready(live)
@@ -357,9 +358,7 @@ class Owner:
         assert row is not None
         for event in found.lost:
             live.normal.append(Pending(event, None, row.run_id, row.generation))
-        prepared = self._turns.steps.redelivery(live, found.state)
-        prepared.held = found.requests
-        self._add(prepared)
+        self._add(self._turns.redelivery(live, found.requests, found.state))
 
     # ---- losing
 

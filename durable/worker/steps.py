@@ -18,6 +18,7 @@ from durable.events import HistoryEvent
 from durable.failures import TEXT_BYTES_MAX, encode_details
 from durable.messages import dropped_memo, encode_arrivals
 from durable.provider import (
+    ActivityRow,
     InstanceRow,
     Memo,
     Message,
@@ -192,11 +193,12 @@ class Steps:
         step = dataclasses.replace(step, changes={"stall_reason": None}, consumed=consumed_by(prepared.taken))
         return self.complete(prepared, row, state, step)
 
-    def redelivery(self, live: LiveInstance, state: OwnerState) -> Prepared:
-        """Note that attempts which a former owner held are delivered again, before they are."""
+    def redelivery(self, live: LiveInstance, state: OwnerState, offered: Sequence[ActivityRow]) -> Prepared:
+        """Note that attempts which a former owner held are delivered again, before they are; `offered`: to any worker."""
         row = live.row
         assert row is not None
-        return self.complete(Prepared(live), row, state, self.quiet(row, state))
+        step = self.quiet(row, state, open_work=max(row.open_work - len(offered), 0))
+        return self.complete(Prepared(live), row, state, dataclasses.replace(step, queue_adds=offered))
 
     def blind(self, live: LiveInstance, row: InstanceRow, pending: Pending) -> Prepared | None:
         """Suspend or resume a stalled instance without its history: the arrival is recorded, a later turn applies it."""

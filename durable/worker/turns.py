@@ -364,6 +364,27 @@ class Turns:
         ]
         return adds, drops
 
+    def redelivery(
+        self, live: LiveInstance, requests: Sequence[tuple[ev.ActivityScheduled, str]], state: OwnerState
+    ) -> Prepared:
+        """Deliver again what a former owner held: here, or by the queue where this worker does not serve it."""
+        row, execution = live.row, live.execution
+        assert row is not None
+        assert execution is not None, "a held attempt is known by its history"
+        held: list[tuple[ev.ActivityScheduled, str]] = []
+        offered: list[ActivityRow] = []
+        for request, idempotency_key in requests:
+            if self._is_held(request):
+                held.append((request, idempotency_key))
+                continue
+            count, since = state.deliveries.pop(request.task_id)
+            state.add_queued(request.task_id)
+            queue_row = self.queue_row(row, request, execution, self._clock.now())
+            offered.append(dataclasses.replace(queue_row, deliveries=count - 1, first_claimed_at=since))
+        prepared = self.steps.redelivery(live, state, offered)
+        prepared.held = held
+        return prepared
+
     def queue_row(self, row: InstanceRow, request: ev.ActivityScheduled, execution: Execution, now: int) -> ActivityRow:
         """Return the queue row of an attempt that any worker may claim."""
         options = request.options
@@ -395,7 +416,9 @@ class Turns:
             state.cursor = (row.generation, row.records, 0)
             return
         messages = turn.messages
-        if turn.outcome is not None and execution.started is None:  # cancelled before its start: only the row knows the parent
+        if (
+            turn.outcome is not None and execution.started is None
+        ):  # cancelled before its start: only the row knows the parent
             messages = [*messages, *outcome_messages(turn.outcome, sender_of(row))]
         prepared.messages = [to_message(item, row, depth, self._partitions, now) for item in messages]
 

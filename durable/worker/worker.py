@@ -239,7 +239,13 @@ class _Parts:
             client=lambda: self.client,
         )
         self.claims = Claims(
-            provider, self.keeper, self.clock, self.runner, settings.queues, is_active=settings.activities
+            provider,
+            self.keeper,
+            self.clock,
+            self.runner,
+            settings.queues,
+            is_active=settings.activities,
+            on_late=lambda attempt, event: self.owner.attempts.late(attempt, event),
         )
         turns = Turns(
             app,

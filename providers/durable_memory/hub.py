@@ -433,12 +433,17 @@ class MemoryHub:
         free = [
             entry
             for entry in self._queue.values()
-            if entry.row.queue in queues
-            and entry.row.visible_at <= now
-            and (served is None or (entry.row.name, entry.row.version) in served)
-            and not self._is_live(entry.claimer)
+            if not self._is_live(entry.claimer)
+            and (
+                _is_expired(entry.row, now)
+                or (
+                    entry.row.queue in queues
+                    and entry.row.visible_at <= now
+                    and (served is None or (entry.row.name, entry.row.version) in served)
+                )
+            )
         ]
-        free.sort(key=lambda entry: (entry.row.priority, entry.age))
+        free.sort(key=lambda entry: (not _is_expired(entry.row, now), entry.row.priority, entry.age))
         for entry in free[:limit]:
             entry.claimer = lease.lease_id
             first = entry.row.first_claimed_at or now
@@ -522,6 +527,11 @@ class _Changes:
 def _check_number(what: str, number: int, last: int) -> None:
     if number <= last:
         raise StoreError(f"{what} {number} is older than {last}, the last one: its answer is no longer known")
+
+
+def _is_expired(row: ActivityRow, now: int) -> bool:
+    """Tell whether nobody claimed an attempt in time."""
+    return row.start_by is not None and row.start_by <= now and row.first_claimed_at == 0
 
 
 def _is_same_request(start: InstanceRow | None, row: InstanceRow) -> bool:

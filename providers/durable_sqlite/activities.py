@@ -16,11 +16,14 @@ _FIND_CLAIMERS = "SELECT DISTINCT claimer FROM queue WHERE hub = ? AND claimer I
 _SET_FREE = "UPDATE queue SET claimer = NULL WHERE hub = ? AND claimer = ? AND claimer IS NOT NULL"
 _COLUMNS = (
     "number, kind, id, run_id, generation, task_id, partition, queue, name, version, data, priority, visible_at,"
-    " deliveries, first_claimed_at, heartbeat"
+    " start_by, deliveries, first_claimed_at, heartbeat"
 )
 _FREE = "hub = ? AND queue = ? AND claimer IS NULL AND visible_at <= ?"
 _FIND_FREE = f"SELECT {_COLUMNS} FROM queue WHERE {_FREE} ORDER BY priority, number"
 _IS_ANY_FREE = f"SELECT 1 FROM queue WHERE {_FREE} LIMIT 1"
+_EXPIRED = "hub = ? AND start_by IS NOT NULL AND first_claimed_at = 0 AND start_by <= ?"
+_FIND_EXPIRED = f"SELECT {_COLUMNS} FROM queue WHERE {_EXPIRED} AND claimer IS NULL ORDER BY start_by LIMIT ?"
+_IS_ANY_EXPIRED = f"SELECT 1 FROM queue WHERE {_EXPIRED} AND claimer IS NULL LIMIT 1"
 _CLAIM = (
     "UPDATE queue SET claimer = ?, deliveries = deliveries + 1,"
     " first_claimed_at = CASE first_claimed_at WHEN 0 THEN ? ELSE first_claimed_at END WHERE number = ?"
@@ -41,7 +44,7 @@ class Activities:
 
     def is_any_free(self, database: sqlite3.Connection, queues: Sequence[str], now: int) -> bool:
         """Tell whether a claim might find anything. Only reads, so that an idle worker's poll does not write."""
-        if self._dead_claimers(database, now):
+        if self._dead_claimers(database, now) or database.execute(_IS_ANY_EXPIRED, (self._hub, now)).fetchone():
             return True
         return any(database.execute(_IS_ANY_FREE, (self._hub, queue, now)).fetchone() for queue in queues)
 
@@ -58,12 +61,13 @@ class Activities:
         if epoch is None or epoch[0] != lease.epoch:
             raise lease_lost(lease)
         database.executemany(_SET_FREE, [(hub, claimer) for claimer in self._dead_claimers(database, now)])
-        found: list[tuple[Any, ...]] = []
+        expired = database.execute(_FIND_EXPIRED, (hub, now, limit)).fetchall()
+        found: dict[int, tuple[Any, ...]] = {}
         for queue in set(queues):
-            found += self._free_in(database, queue, served, limit, now)
-        if len(queues) > 1:
-            found.sort(key=lambda values: (values[11], values[0]))
-        claimed = found[:limit]
+            found |= {values[0]: values for values in self._free_in(database, queue, served, limit, now)}
+        for values in expired:
+            found.pop(values[0], None)
+        claimed = [*expired, *sorted(found.values(), key=lambda values: (values[11], values[0]))][:limit]
         database.executemany(_CLAIM, [(lease.lease_id, now, values[0]) for values in claimed])
         return [_row_of(values, now) for values in claimed]
 

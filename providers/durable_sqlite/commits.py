@@ -69,7 +69,8 @@ _DROP_ACTIVITY = (
 _DROP_ACTIVITIES = "DELETE FROM queue WHERE hub = ? AND kind = ? AND id = ? AND run_id = ?"
 _ADD_ACTIVITY = (
     "INSERT OR REPLACE INTO queue (hub, kind, id, run_id, generation, task_id, partition, queue, name, version, data,"
-    " priority, visible_at, deliveries, first_claimed_at, heartbeat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " priority, visible_at, start_by, deliveries, first_claimed_at, heartbeat)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _READ_OWNER = "SELECT lease_id FROM partitions WHERE hub = ? AND partition = ?"
 _MARK_SLOW = (
@@ -277,8 +278,9 @@ class Commits:
         for row in step.queue_adds:
             task = row.task
             values = (hub, task.key.kind, task.key.id, task.run_id, task.generation, task.task_id, row.partition)
-            counted = (row.priority, row.visible_at, row.deliveries, row.first_claimed_at, row.heartbeat)
-            database.execute(_ADD_ACTIVITY, (*values, row.queue, row.name, row.version, row.data, *counted))
+            times = (row.priority, row.visible_at, row.start_by)
+            counted = (row.deliveries, row.first_claimed_at, row.heartbeat)
+            database.execute(_ADD_ACTIVITY, (*values, row.queue, row.name, row.version, row.data, *times, *counted))
             transaction.changes.activities = True
 
     def _write_changes_elsewhere(self, database: sqlite3.Connection, step: Step) -> None:

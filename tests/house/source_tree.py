@@ -11,6 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TOP_LEVEL = {"durable": ROOT, "providers": ROOT / "providers"}
 """The folders that are installed, and where their import names begin."""
+PURE = ("durable.engine", "durable.events", "durable.records", "durable.retry", "durable.errors")
+"""The engine, and what it shares with those above it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,11 @@ def modules_of(folder: str) -> tuple[Module, ...]:
 def module_names() -> frozenset[str]:
     """The import names of all installed modules."""
     return frozenset(module.name for module in installed_modules())
+
+
+def is_pure(module: str) -> bool:
+    """Tell whether a module belongs to the part that neither reads the outside nor writes it."""
+    return any(module == pure or module.startswith(pure + ".") for pure in PURE)
 
 
 def _is_type_checking(test: ast.expr) -> bool:

@@ -14,16 +14,22 @@ are coroutines and need no plugin. Needs the `testing` extra.
 
 from __future__ import annotations
 
-from durable.testing.conformance.activities import Activities
-from durable.testing.conformance.commits import Commits
-from durable.testing.conformance.history import History
-from durable.testing.conformance.leases import Leases
-from durable.testing.conformance.limits import Limits
-from durable.testing.conformance.listings import Listings
-from durable.testing.conformance.messages import Messages
-from durable.testing.conformance.receiving import Receiving
-from durable.testing.conformance.store import Clock, Connect, Session, Store
-from durable.testing.conformance.wakeups import Wakeups
+import pytest
+
+# So that a failing assertion shows its values. Before the modules are imported.
+_GROUPS = ("activities", "commits", "history", "leases", "limits", "listings", "messages", "receiving", "wakeups")
+pytest.register_assert_rewrite(*(f"{__name__}.{group}" for group in _GROUPS))
+
+from durable.testing.conformance.activities import Activities  # noqa: E402
+from durable.testing.conformance.commits import Commits  # noqa: E402
+from durable.testing.conformance.history import History  # noqa: E402
+from durable.testing.conformance.leases import Leases  # noqa: E402
+from durable.testing.conformance.limits import Limits  # noqa: E402
+from durable.testing.conformance.listings import Listings  # noqa: E402
+from durable.testing.conformance.messages import Messages  # noqa: E402
+from durable.testing.conformance.receiving import Receiving  # noqa: E402
+from durable.testing.conformance.store import Clock, Connect, Session, Store  # noqa: E402
+from durable.testing.conformance.wakeups import Wakeups  # noqa: E402
 
 __all__ = ["Clock", "Conformance", "Connect", "Session", "Store"]
 

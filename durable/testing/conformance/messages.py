@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -25,9 +26,10 @@ from durable.testing.conformance.store import (
 
 # Ids that a careless store takes for one another, or for something else than text.
 ODD_IDS = (
-    ["a", "A", "a ", " a", "a\n", "é", "e\u0301", "ß", "ss", "%", "_", "a%", "a_", ".", "..", "../a", "/", "\\", "'", '"']
-    + ["--", ";", "0", "00", "1", "1.0", "1e0", "0x1", "None", "null", "true", "\ud7ff", "\ue000", "\U0010ffff", "😀", "x" * 512]
-    + ["日本語", "\x01", "\x7f", "\u200b", "\ufeff", "*", "?", "[a]", "{a}", "$1", ":a", "@a", "#a", "a/b", "a.b", "a>b"]
+    *("a", "A", "a ", " a", "a\n", "é", "e\u0301", "ß", "ss", "x" * 512, "日本語", "😀"),
+    *("%", "_", "a%", "a_", "*", "?", "[a]", "{a}", "$1", ":a", "@a", "#a", "'", '"', "--", ";", "\\"),
+    *(".", "..", "../a", "/", "a/b", "a.b", "a>b", "0", "00", "1", "1.0", "1e0", "0x1", "None", "null", "true"),
+    *("\x01", "\x7f", "\u200b", "\ufeff", "\ud7ff", "\ue000", "\U0010ffff"),
 )
 
 
@@ -36,8 +38,8 @@ async def _only(session: Session, message: Message) -> Delivery:
     return delivery
 
 
-def _child(key_id: str, **columns: object) -> InstanceRow:
-    parent = {"parent": InstanceKey("parent"), "parent_run_id": "run of parent", "parent_task": "0/7"}
+def _child(key_id: str, **columns: Any) -> InstanceRow:
+    parent: dict[str, Any] = {"parent": InstanceKey("parent"), "parent_run_id": "run of parent", "parent_task": "0/7"}
     return new_row(key_id, **(parent | columns))
 
 
@@ -236,7 +238,9 @@ class Messages(Promises):
         )
         verdicts = [delivery.verdict for delivery in deliveries]
         assert verdicts == [Verdict.ABSENT, Verdict.STORED, Verdict.STORED, Verdict.EXISTS, Verdict.ABSENT]
-        assert [message.sequence for message in await session.receive()] == [d.sequence for d in deliveries if d.sequence]
+        assert [message.sequence for message in await session.receive()] == [
+            d.sequence for d in deliveries if d.sequence
+        ]
 
     async def test_a_repeated_submit_is_recognised(self, store: Store) -> None:
         session = await store.worker()

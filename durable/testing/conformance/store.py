@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -88,9 +88,9 @@ class Session:
         await self.commit(step_of(row, consumed=[delivery.sequence]))
         return await self.load(key_id, kind=row.key.kind)
 
-    async def finish(self, row: InstanceRow, **step: Any) -> InstanceRow:
+    async def finish(self, row: InstanceRow, *records: bytes, **step: Any) -> InstanceRow:
         """Let an instance end."""
-        await self.commit(end_of(row, **step))
+        await self.commit(end_of(row, *records, **step))
         return await self.load(row.key.id, kind=row.key.kind)
 
     async def find(self, key_id: str, run_id: str | None = None, *, kind: str = "o") -> InstanceRow | None:
@@ -197,14 +197,14 @@ _numbers = itertools.count(1)
 def new_row(key_id: str, *, kind: str = "o", **columns: Any) -> InstanceRow:
     """Return the row of a new run, as a start brings it."""
     key = InstanceKey(key_id, kind)
-    given = {"run_id": f"run-{next(_numbers)}", "name": "work", "version": None} | columns
+    given: dict[str, Any] = {"run_id": f"run-{next(_numbers)}", "name": "work", "version": None} | columns
     times = dict.fromkeys(("created_at", "scheduled_at", "updated_at"), 1_700_000_000 * SECOND_US)
     return InstanceRow(key, partition_of(key, PARTITIONS), **(times | given))
 
 
 def start_of(row: InstanceRow, expects: Expects = Expects.ABSENT, **fields: Any) -> Message:
     """Return the message that starts a run."""
-    given = {"data": b"start of " + row.run_id.encode(), "start": row, "expects": expects} | fields
+    given: dict[str, Any] = {"data": b"start of " + row.run_id.encode(), "start": row, "expects": expects} | fields
     return Message(row.key, row.partition, **given)
 
 
@@ -219,7 +219,7 @@ PROGRESS_FIELDS = frozenset(field.name for field in dataclasses.fields(Progress)
 
 def step_of(row: InstanceRow, *records: bytes, **fields: Any) -> Step:
     """Return the step that appends records to a row; `fields` are of Progress (RUNNING if nothing else) or of Step."""
-    progress = {
+    progress: dict[str, Any] = {
         "generation": row.generation,
         "records": row.records + len(records),
         "chain": b"chain",
@@ -233,7 +233,7 @@ def step_of(row: InstanceRow, *records: bytes, **fields: Any) -> Step:
         (row.generation, RecordRow(row.records + place, record, b"sum of " + record[:20]))
         for place, record in enumerate(records)
     ]
-    given = {"before": (row.generation, row.records), "appends": appends} | others
+    given: dict[str, Any] = {"before": (row.generation, row.records), "appends": appends} | others
     return Step(row.key, row.run_id, progress=Progress(**progress), **given)
 
 
@@ -246,7 +246,7 @@ def end_of(row: InstanceRow, *records: bytes, **fields: Any) -> Step:
 def attempt_of(row: InstanceRow, task_id: int = 0, **fields: Any) -> ActivityRow:
     """Return an attempt for the activity queue."""
     task = TaskAddress(row.key, row.run_id, row.generation, task_id)
-    given = {"queue": "default", "name": "act", "version": None, "data": b"attempt"} | fields
+    given: dict[str, Any] = {"queue": "default", "name": "act", "version": None, "data": b"attempt"} | fields
     return ActivityRow(task, row.partition, **given)
 
 

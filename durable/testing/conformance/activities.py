@@ -1,0 +1,212 @@
+"""Promises about the activity queue: claimed by one, delivered again when that one dies, reported once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from durable.errors import LeaseLostError
+from durable.provider import LEASE_US, ActivityRow, Beat, Report, TaskAddress
+from durable.testing.conformance.store import (
+    LATER_US,
+    SECOND_US,
+    Promises,
+    Session,
+    Store,
+    attempt_of,
+    event_to,
+    memo,
+    step_of,
+)
+
+
+async def _queued(session: Session, count: int = 1, **fields: Any) -> list[ActivityRow]:
+    """Start an instance with so many open attempts."""
+    row = await session.start("caller")
+    adds = [attempt_of(row, task_id, **fields) for task_id in range(count)]
+    await session.commit(step_of(row, queue_adds=adds))
+    return adds
+
+
+def _report(task: TaskAddress, data: bytes = b"outcome", **fields: Any) -> Report:
+    return Report(task, event_to(task.key.id, data, run_id=task.run_id, **fields))
+
+
+class Activities(Promises):
+    """`claim` and `report`."""
+
+    async def test_a_claimed_attempt_is_as_it_was_added(self, store: Store) -> None:
+        session = await store.worker()
+        [added] = await _queued(session, data=b"\x00data", name="näme", version="1.1", priority=5)
+        [claimed] = await session.claim()
+        assert (claimed.task, claimed.partition, claimed.queue) == (added.task, added.partition, "default")
+        assert (claimed.name, claimed.version, claimed.data, claimed.priority) == ("näme", "1.1", b"\x00data", 5)
+        assert (claimed.deliveries, claimed.first_claimed_at, claimed.heartbeat) == (1, store.now, None)
+
+    async def test_an_attempt_is_claimed_by_one(self, store: Store) -> None:
+        first, second = await store.worker(), await store.worker(())
+        await _queued(first, 3)
+        assert [row.task.task_id for row in await first.claim(limit=2)] == [0, 1]
+        assert [row.task.task_id for row in await second.claim()] == [2]
+        assert not await first.claim()
+        assert not await second.claim()
+
+    async def test_low_numbers_first_and_then_the_oldest(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("caller")
+        priorities = (5, 1, 0, 5, 1, -1)
+        adds = [attempt_of(row, task_id, priority=priority) for task_id, priority in enumerate(priorities)]
+        await session.commit(step_of(row, queue_adds=adds[:3]))
+        await session.commit(step_of(row, queue_adds=adds[3:]))
+        claimed = [row.task.task_id for row in await session.claim(limit=4)]
+        assert claimed + [row.task.task_id for row in await session.claim()] == [5, 2, 1, 4, 0, 3]
+
+    async def test_only_the_served_queues_and_names_are_claimed(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("caller")
+        kinds = (("a", "x", None), ("a", "y", None), ("b", "x", "1"), ("b", "x", "2"), ("A", "x", None))
+        adds = [
+            attempt_of(row, task_id, queue=queue, name=name, version=version)
+            for task_id, (queue, name, version) in enumerate(kinds)
+        ]
+        await session.commit(step_of(row, queue_adds=adds))
+        assert not await session.claim("none")
+        assert not await session.claim("a", "b", served=[])
+        assert [row.task.task_id for row in await session.claim("a", served={("x", None)})] == [0]
+        claimed = await session.claim("a", "b", served={("x", "1"), ("x", None), ("y", None)})
+        assert sorted(row.task.task_id for row in claimed) == [1, 2]
+        assert [row.task.task_id for row in await session.claim("a", "b")] == [3]
+
+    async def test_a_delayed_attempt_waits(self, store: Store) -> None:
+        session = await store.worker()
+        await _queued(session, visible_at=store.now + SECOND_US)
+        assert not await session.claim()
+        store.turn_clock(SECOND_US)
+        assert len(await session.claim()) == 1
+
+    async def test_what_a_dead_worker_had_claimed_is_claimed_again(self, store: Store) -> None:
+        owner, worker, other = await store.worker(), await store.worker(()), await store.worker(())
+        await _queued(owner)
+        began = store.now
+        [claimed] = await worker.claim()
+        await worker.provider.report(worker.lease, [], [Beat(claimed.task, b"half done")])
+        assert not await other.claim()
+        await store.kill(worker)
+        await other.provider.renew(other.lease)
+        [again] = await other.claim()
+        assert (again.task, again.deliveries, again.first_claimed_at) == (claimed.task, 2, began)
+        assert again.heartbeat == b"half done"
+
+    async def test_what_an_expired_lease_had_claimed_is_free(self, store: Store) -> None:
+        owner, worker = await store.worker(), await store.worker(())
+        await _queued(owner)
+        assert len(await worker.claim()) == 1
+        store.turn_clock(LEASE_US)
+        await owner.provider.renew(owner.lease)
+        assert len(await owner.claim()) == 1
+
+    async def test_what_a_released_lease_had_claimed_is_free(self, store: Store) -> None:
+        owner, worker = await store.worker(), await store.worker(())
+        await _queued(owner)
+        assert len(await worker.claim()) == 1
+        await worker.provider.release(worker.lease)
+        assert len(await owner.claim()) == 1
+
+    async def test_a_lost_lease_claims_nothing(self, store: Store) -> None:
+        owner, worker = await store.worker(), await store.worker(())
+        await _queued(owner)
+        await worker.provider.release(worker.lease)
+        with pytest.raises(LeaseLostError):
+            await worker.claim()
+        assert len(await owner.claim()) == 1
+
+    # ---- reports
+
+    async def test_a_report_exchanges_the_attempt_for_its_message(self, store: Store) -> None:
+        session = await store.worker()
+        added = await _queued(session, 2)
+        await session.claim()
+        answers = await session.provider.report(session.lease, [_report(row.task) for row in added])
+        assert list(answers) == [True, True]
+        assert [message.data for message in await session.receive()] == [b"outcome"] * 2
+        assert not await session.claim()
+
+    async def test_the_first_outcome_wins(self, store: Store) -> None:
+        owner, slow, quick = await store.worker(), await store.worker(()), await store.worker(())
+        await _queued(owner)
+        [claimed] = await slow.claim()
+        await slow.provider.release(slow.lease)
+        await quick.claim()
+        assert list(await slow.provider.report(slow.lease, [_report(claimed.task, b"first")])) == [True]
+        assert list(await quick.provider.report(quick.lease, [_report(claimed.task, b"second")])) == [False]
+        assert [message.data for message in await owner.receive()] == [b"first"]
+
+    async def test_a_repeated_report_is_dropped(self, store: Store) -> None:
+        session = await store.worker()
+        [added] = await _queued(session)
+        await session.claim()
+        answers = [await session.provider.report(session.lease, [_report(added.task)]) for _ in range(3)]
+        assert [list(answer) for answer in answers] == [[True], [False], [False]]
+        assert len(await session.receive()) == 1
+
+    async def test_the_outcome_of_a_cancelled_attempt_is_dropped(self, store: Store) -> None:
+        session = await store.worker()
+        [added] = await _queued(session)
+        await session.claim()
+        row = await session.load("caller")
+        await session.commit(step_of(row, queue_drops=[added.task]))
+        assert list(await session.provider.report(session.lease, [_report(added.task)])) == [False]
+        assert not await session.receive()
+
+    async def test_an_outcome_that_nobody_awaits_goes_elsewhere(self, store: Store) -> None:
+        session = await store.worker()
+        [added] = await _queued(session)
+        instead = memo("dropped", expires_at=store.now + LATER_US)
+        report = Report(added.task, event_to("nobody", otherwise=instead))
+        assert list(await session.provider.report(session.lease, [report])) == [True]
+        assert list(await session.memos()) == ["dropped"]
+
+    async def test_a_task_address_is_exact(self, store: Store) -> None:
+        session = await store.worker()
+        [added] = await _queued(session)
+        task = added.task
+        others = (
+            task._replace(task_id=1),
+            task._replace(generation=1),
+            task._replace(run_id="other"),
+            task._replace(key=task.key._replace(kind="other")),
+        )
+        assert list(await session.provider.report(session.lease, [_report(other) for other in others])) == [False] * 4
+        assert len(await session.claim()) == 1
+
+    # ---- heartbeats
+
+    async def test_heartbeats_are_kept_and_answered(self, store: Store) -> None:
+        first, second = await store.worker(), await store.worker(())
+        added = await _queued(first, 2)
+        await first.claim(limit=1)
+        beats = [Beat(added[0].task, b"one"), Beat(added[1].task, b"not claimed"), Beat(added[0].task, None)]
+        assert list(await first.provider.report(first.lease, [], beats)) == [True, False, True]
+        assert list(await second.provider.report(second.lease, [], beats[:1])) == [False]
+        await first.provider.release(first.lease)
+        heartbeats = {row.task.task_id: row.heartbeat for row in await second.claim()}
+        assert heartbeats == {0: b"one", 1: None}
+        assert list(await first.provider.report(first.lease, [], beats[:1])) == [False]
+
+    async def test_reports_come_before_beats(self, store: Store) -> None:
+        session = await store.worker()
+        added = await _queued(session, 2)
+        await session.claim()
+        beats = [Beat(row.task, b"still here") for row in added]
+        answers = await session.provider.report(session.lease, [_report(added[0].task)], beats)
+        assert list(answers) == [True, False, True]
+
+    async def test_an_attempt_that_is_added_again_is_a_new_row(self, store: Store) -> None:
+        session = await store.worker()
+        [added] = await _queued(session)
+        await session.claim()
+        row = await session.load("caller")
+        await session.commit(step_of(row, queue_drops=[added.task], queue_adds=[added]))
+        [claimed] = await session.claim()
+        assert claimed.deliveries == 1

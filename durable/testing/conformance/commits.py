@@ -1,0 +1,332 @@
+"""Promises about `commit`: all or nothing, behind a fence, once."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import pytest
+
+from durable.errors import LeaseLostError, StoreError
+from durable.events import InstanceKey
+from durable.provider import Expects, InstanceFilter, InstanceRow, Progress, Status, Step, Verdict
+from durable.testing.conformance.store import (
+    LATER_US,
+    Promises,
+    Session,
+    Store,
+    attempt_of,
+    end_of,
+    event_to,
+    memo,
+    new_row,
+    start_of,
+    step_of,
+)
+
+
+class Commits(Promises):
+    """`commit`."""
+
+    async def test_a_step_writes_progress_records_and_changes_together(self, store: Store) -> None:
+        session = await store.worker()
+        row = new_row("instance", input=b"input")
+        [start] = await session.submit(start_of(row))
+        progress = Progress(
+            generation=3,
+            records=2,
+            chain=b"chain",
+            status=Status.SUSPENDED,
+            updated_at=42,
+            due_at=43,
+            open_work=44,
+            parked_until=0,
+            state=b"state",
+        )
+        step = step_of(row, b"one", b"two", changes={"custom_status": b"half", "stall_reason": "why"})
+        committed = await session.commit(dataclasses.replace(step, progress=progress, consumed=[start.sequence]))
+        assert (committed.now, list(committed.deliveries), dict(committed.refused)) == (store.now, [], {})
+        expected = dataclasses.replace(
+            row, **dataclasses.asdict(progress) | {"custom_status": b"half", "stall_reason": "why"}
+        )
+        assert await session.load("instance") == expected
+        assert await session.history(row.run_id) == [b"one", b"two"]
+        assert not await session.receive()
+
+    async def test_every_further_column_can_be_changed(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance", tags={"old": "1"}, input=b"old")
+        changes: dict[str, Any] = {
+            "name": "other name",
+            "version": "2",
+            "created_at": 1,
+            "scheduled_at": 2,
+            "input": b"i" * 3000,
+            "output": b"o" * 3000,
+            "custom_status": b"c" * 3000,
+            "failure": b"f" * 3000,
+            "stall_reason": "reason",
+            "completed_at": 3,
+            "parent": InstanceKey("parent", "kind"),
+            "parent_run_id": "parent run",
+            "parent_task": "0/1",
+            "tags": {"new": "2", "more": "3"},
+        }
+        await session.commit(step_of(row, changes=changes))
+        changed = await session.load("instance")
+        assert {name: getattr(changed, name) for name in changes} == changes
+        emptied: dict[str, Any] = dict.fromkeys(changes) | {"name": "n", "created_at": 1, "scheduled_at": 1, "tags": {}}
+        await session.commit(step_of(changed, changes=emptied))
+        changed = await session.load("instance")
+        assert {name: getattr(changed, name) for name in emptied} == emptied
+
+    async def test_changed_tags_are_found_and_former_ones_are_not(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance", tags={"colour": "red"})
+        await session.commit(step_of(row, changes={"tags": {"colour": "blue"}}))
+        counts = [await session.provider.count(InstanceFilter(tags={"colour": name})) for name in ("red", "blue")]
+        assert counts == [0, 1]
+
+    async def test_an_unknown_column_is_an_error_and_writes_nothing(self, store: Store) -> None:
+        session = await store.worker()
+        rows = [await session.start("one"), await session.start("two")]
+        for changes in ({"colour": 1}, {"run_id": "other"}, {"key": InstanceKey("x")}, {"partition": 1}):
+            with pytest.raises(StoreError):
+                await session.commit(step_of(rows[0], b"record"), step_of(rows[1], changes=changes))
+        assert [await session.load("one"), await session.load("two")] == rows
+        assert not await session.history(rows[0].run_id)
+
+    async def test_many_instances_in_one_commit(self, store: Store) -> None:
+        session = await store.worker()
+        rows = [await session.start(f"i{place}") for place in range(100)]
+        for turn in range(3):
+            await session.commit(*(step_of(row, b"record", open_work=turn) for row in rows))
+            rows = [await session.load(row.key.id) for row in rows]
+        assert {row.records for row in rows} == {3}
+        assert [await session.history(row.run_id) for row in rows] == [[b"record"] * 3] * 100
+
+    # ---- the fence
+
+    @pytest.mark.parametrize("fault", ["records", "generation", "run", "finished", "absent"])
+    async def test_a_step_onto_another_state_writes_nothing_at_all(self, store: Store, fault: str) -> None:
+        session = await store.worker()
+        good, bad = await session.start("good"), await session.start("bad")
+        [event] = await session.submit(event_to("good"))
+        await session.commit(step_of(bad, b"record"))
+        bad = await session.load("bad")
+        faulty: dict[str, Step] = {
+            "records": step_of(bad, b"x", before=(0, 0)),
+            "generation": step_of(bad, b"x", before=(1, 1)),
+            "run": dataclasses.replace(step_of(bad, b"x"), run_id="other"),
+            "finished": step_of(bad, b"x"),
+            "absent": step_of(new_row("absent"), b"x"),
+        }
+        if fault == "finished":
+            bad = await session.finish(bad)
+            faulty["finished"] = step_of(bad, b"x")
+        steps = [step_of(good, b"lost", open_work=9, consumed=[event.sequence]), faulty[fault]]
+        late = memo("lost", expires_at=store.now + LATER_US)
+        for order in (steps, steps[::-1]):
+            with pytest.raises(LeaseLostError):
+                await session.commit(*order, messages=[event_to("good", b"lost")], memos=[late])
+        assert [await session.load("good"), await session.load("bad")] == [good, bad]
+        assert not await session.history(good.run_id)
+        assert [message.data for message in await session.receive()] == [b"event"]
+        assert not await session.memos()
+        await session.commit(step_of(good, b"good"))
+
+    async def test_a_step_that_changes_nothing_else_is_fenced_as_well(self, store: Store) -> None:
+        # A store may take a shorter way for a step that only appends; it is held to the same conditions.
+        session = await store.worker()
+        row = await session.start("instance")
+        for _ in range(3):
+            await session.commit(step_of(row, b"record"))
+            stale, row = row, await session.load("instance")
+            with pytest.raises(LeaseLostError):
+                await session.commit(step_of(stale, b"stale"))
+        assert await session.history(row.run_id) == [b"record"] * 3
+
+    async def test_a_repeated_commit_is_recognised(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        batch = {
+            "messages": [event_to("instance"), event_to("nobody"), start_of(new_row("child"))],
+            "memos": [memo("memo", expires_at=store.now + LATER_US)],
+        }
+        step = step_of(row, b"record")
+        first = await session.commit(step, **batch)
+        session.commits -= 1
+        store.turn_clock(1)
+        again = await session.commit(step, **batch)
+        assert again.now == first.now
+        assert [delivery[:2] for delivery in again.deliveries] == [delivery[:2] for delivery in first.deliveries]
+        assert await session.history(row.run_id) == [b"record"]
+        assert len(await session.receive()) == 2
+
+    async def test_an_older_commit_is_not_written_again(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        await session.commit(step_of(row, b"one"))
+        session.commits = 0
+        with pytest.raises(StoreError):
+            await session.commit(step_of(await session.load("instance"), b"two"))
+        assert await session.history(row.run_id) == [b"one"]
+
+    async def test_a_refused_commit_does_not_use_up_its_number(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        with pytest.raises(LeaseLostError):
+            await session.commit(step_of(row, before=(7, 7)))
+        await session.commit(step_of(row, b"record"))
+        assert await session.history(row.run_id) == [b"record"]
+
+    async def test_a_commit_of_nothing_is_a_commit(self, store: Store) -> None:
+        session = await store.worker()
+        assert (await session.commit()).now == store.now
+        assert (await session.commit(alone=True)).now == store.now
+
+    async def test_a_lone_commit_is_like_any_other(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        for turn in range(20):
+            committed = await session.commit(step_of(row, b"record"), alone=True, messages=[event_to("instance")])
+            assert committed.deliveries[0].verdict is Verdict.STORED
+            row = await session.load("instance")
+            assert row.records == turn + 1
+        with pytest.raises(LeaseLostError):
+            await session.commit(step_of(row, before=(0, 0)), alone=True)
+        assert len(await session.receive()) == 20
+
+    async def test_commits_and_submits_at_once_do_not_disturb_each_other(self, store: Store) -> None:
+        session = await store.worker()
+        rows = {f"i{place}": await session.start(f"i{place}") for place in range(5)}
+        client = await store.client(session.provider)
+
+        async def commit() -> None:
+            for turn in range(30):
+                await session.commit(*(step_of(row, b"record") for row in rows.values()), alone=turn % 3 == 0)
+                for key_id in rows:
+                    rows[key_id] = await session.load(key_id)
+
+        async def submit() -> None:
+            for _ in range(30):
+                deliveries = await client.submit(*map(event_to, rows), event_to("nobody"))
+                assert [delivery.verdict for delivery in deliveries] == [Verdict.STORED] * 5 + [Verdict.ABSENT]
+
+        await asyncio.gather(commit(), submit())
+        assert {row.records for row in rows.values()} == {30}
+        assert len(await session.receive()) == 150
+
+    async def test_a_failing_commit_takes_no_other_call_with_it(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        client = await store.client(session.provider)
+        results = await asyncio.gather(
+            client.submit(event_to("instance", b"one")),
+            session.commit(step_of(row, b"record", before=(9, 9))),
+            client.submit(event_to("instance", b"two")),
+            return_exceptions=True,
+        )
+        assert [type(result) for result in results] == [list, LeaseLostError, list]
+        assert [message.data for message in await session.receive()] == [b"one", b"two"]
+        assert await session.load("instance") == row
+
+    # ---- messages and memos
+
+    async def test_messages_are_delivered_in_order_after_all_steps(self, store: Store) -> None:
+        session = await store.worker()
+        first, second = await session.start("first"), await session.start("second")
+        child, again = new_row("child"), new_row("second")
+        committed = await session.commit(
+            step_of(first, b"record"),
+            end_of(second),
+            messages=[
+                event_to("first", b"to first"),
+                event_to("second", b"too late"),
+                start_of(child, data=b"start"),
+                event_to("child", b"to child"),
+                start_of(again, Expects.ABSENT_OR_FINISHED, data=b"again"),
+            ],
+        )
+        verdicts = [delivery.verdict for delivery in committed.deliveries]
+        assert verdicts == [Verdict.STORED, Verdict.FINISHED, Verdict.STORED, Verdict.STORED, Verdict.STORED]
+        received = await session.receive()
+        assert [message.data for message in received] == [b"to first", b"start", b"to child", b"again"]
+        sequences = [delivery.sequence for delivery in committed.deliveries if delivery.sequence]
+        assert [message.sequence for message in received] == sequences
+        assert await session.load("second") == again
+
+    async def test_a_child_that_starts_and_ends_reports_to_its_parent(self, store: Store) -> None:
+        session = await store.worker()
+        parent = await session.start("parent")
+        child = new_row("child", parent=parent.key, parent_run_id=parent.run_id, parent_task="0/0")
+        committed = await session.commit(step_of(parent, b"asks"), messages=[start_of(child)])
+        done = end_of(child, b"ends", consumed=[committed.deliveries[0].sequence])
+        await session.commit(done, messages=[event_to("parent", b"outcome", run_id=parent.run_id)])
+        assert [message.data for message in await session.receive()] == [b"outcome"]
+
+    async def test_a_later_memo_replaces_an_earlier_one(self, store: Store) -> None:
+        session = await store.worker()
+        later = store.now + LATER_US
+        await session.commit(memos=[memo("a", b"1", expires_at=later), memo("b", b"2", expires_at=later)])
+        await session.commit(memos=[memo("a", b"3", expires_at=later)])
+        assert await session.memos() == {"a": b"3", "b": b"2"}
+
+    # ---- replacement
+
+    async def test_a_replaced_run_is_kept_and_the_new_one_takes_its_place(self, store: Store) -> None:
+        session = await store.worker()
+        old = await session.start("instance", tags={"run": "old"})
+        await session.commit(step_of(old, b"old record"))
+        old = await session.load("instance")
+        new = new_row("instance", tags={"run": "new"}, input=b"new" * 500, open_work=1)
+        await session.commit(end_of(old, b"last", status=Status.TERMINATED, replaced_by=new))
+        assert await session.load("instance") == new
+        ended = await session.load("instance", old.run_id)
+        assert (ended.status, ended.output, ended.records) == (Status.TERMINATED, b"output", 2)
+        assert await session.history(old.run_id) == [b"old record", b"last"]
+        for name, expected in (("old", 0), ("new", 1)):
+            assert await session.provider.count(InstanceFilter(tags={"run": name})) == expected
+        assert await session.provider.count(InstanceFilter()) == 1
+        with pytest.raises(LeaseLostError):
+            await session.commit(step_of(ended, b"late"))
+        await session.commit(step_of(new, b"new record"))
+
+    async def test_a_run_found_under_another_id_is_not_it(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        await session.start("other")
+        assert await session.find("other", row.run_id) is None
+        await session.commit(end_of(row, replaced_by=new_row("instance")))
+        assert await session.find("other", row.run_id) is None
+        assert await session.find("instance", row.run_id) is not None
+
+    # ---- the activity queue
+
+    async def test_a_final_status_removes_the_runs_activities(self, store: Store) -> None:
+        session = await store.worker()
+        one, two = await session.start("one"), await session.start("two")
+        await session.commit(
+            step_of(one, queue_adds=[attempt_of(one, 0), attempt_of(one, 1)]),
+            step_of(two, queue_adds=[attempt_of(two)]),
+        )
+        await session.finish(one)
+        assert [row.task.key.id for row in await session.claim()] == ["two"]
+
+    async def test_activities_are_added_and_dropped_by_steps(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        adds = [attempt_of(row, task_id) for task_id in range(4)]
+        await session.commit(step_of(row, queue_adds=adds))
+        await session.commit(step_of(row, queue_drops=[adds[1].task, adds[3].task]))
+        assert [found.task.task_id for found in await session.claim()] == [0, 2]
+
+    async def test_two_sessions_see_the_same(self, store: Store) -> None:
+        worker, client = await store.worker(), await store.client()
+        row: InstanceRow = await worker.start("instance")
+        seen: Session = client
+        assert await seen.load("instance") == row
+        await worker.commit(end_of(row, b"record"))
+        assert (await seen.load("instance")).status is Status.COMPLETED
+        assert await seen.history(row.run_id) == [b"record"]

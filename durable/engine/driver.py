@@ -7,12 +7,7 @@ from collections.abc import Callable, Generator
 from types import GeneratorType
 from typing import Any
 
-from durable.engine.loop import close_thoroughly
 from durable.engine.tasks import Task
-
-
-class GenerationEnded(BaseException):
-    """Raised through user code when nothing that it does counts any more."""
 
 
 class TurnInterrupted(BaseException):
@@ -43,7 +38,7 @@ async def _drive(generator: Generator[Any, Any, Any]) -> Any:
             value = await awaited
             step = generator.send
         except GeneratorExit:
-            close_thoroughly(generator.close)
+            generator.close()
             raise
         except BaseException as error:  # noqa: BLE001 (raised where the code waits, whatever it is)
             step, value = generator.throw, error

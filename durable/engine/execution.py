@@ -23,8 +23,8 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 from durable import events as ev
 from durable.engine.calls import ActivityCall, ChildCall, TimerPurpose
 from durable.engine.divergence import explain, same_values
-from durable.engine.driver import GenerationEnded, TurnInterrupted, run_program
-from durable.engine.loop import DurableLoop, as_running, user_frame
+from durable.engine.driver import TurnInterrupted, run_program
+from durable.engine.loop import DurableLoop, GenerationEnded, as_running, user_frame
 from durable.engine.mailbox import DecodeEvent, Mailbox
 from durable.engine.ports import Ports, Program
 from durable.engine.seeds import Seeds
@@ -185,7 +185,9 @@ class Execution:
             refused=refused,
             leftover=tuple(leftover),
             outcome=self.outcome,
-            next_generation=opening_record(self.outcome, self.started, self.buffered_events(), self.time_us),
+            next_generation=opening_record(
+                self.outcome, self.started, self._held, self.buffered_events(), self.time_us
+            ),
             next_due=self.next_due,
             open_activities=len(self.open_activities),
             is_suspended=self.is_suspended,
@@ -270,10 +272,10 @@ class Execution:
         self.loop.enter(self._deliveries[type(event)], self, event)
         try:
             self.loop.run_until_idle()
-        except (TurnBudgetExceededError, StoredValueError):
+        except (TurnBudgetExceededError, StoredValueError, GenerationEnded, TurnInterrupted):
             raise
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the code's failure, whatever it is)
-            # asyncio lets the latter two out of a task, and anything out of a callback.
+        except BaseException as error:  # noqa: BLE001 (the code's failure, whatever it is)
+            # asyncio lets SystemExit and KeyboardInterrupt out of a task, and anything out of a callback.
             self._end(ev.OrchestrationFailed(self.ports.describe(error)))
         main = self._main
         if self._failure is None and self.outcome is None and main is not None and main.done():
@@ -479,8 +481,9 @@ class Execution:
 
     def drop_timer(self, task_id: int) -> None:
         """Give a timer up, unless it has fired."""
-        if task_id in self._timers and not self.is_over:
-            self.emit(ev.TimerCancelled(task_id))
+        if not self.is_over:
+            if self._timers.is_waiting(task_id):  # one that fired while suspended has its outcome on record
+                self.emit(ev.TimerCancelled(task_id))
             self._timers.remove(task_id)
 
     def create_loop_timer(self, due: int, fire: Callable[[], None]) -> int:

@@ -14,7 +14,6 @@ import asyncio
 import collections
 import contextlib
 import contextvars
-import functools
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from types import CodeType, FrameType
@@ -32,6 +31,10 @@ SECONDS_MAX = 1e12
 """About 30,000 years: `asyncio.sleep(inf)` waits as long as any timer can."""
 
 _OWN_CODE = (__file__.rpartition("engine")[0], asyncio.__file__.rpartition("__init__")[0], contextlib.__file__)
+
+
+class GenerationEnded(BaseException):
+    """Raised through user code when nothing that it does counts any more."""
 
 
 class TimerHost(Protocol):
@@ -327,13 +330,17 @@ class DurableLoop(asyncio.AbstractEventLoop):
         """Close suspended coroutines and generators, newest first. Their `finally` blocks run; nothing comes of it."""
         self.is_closing = True
         self._ready.clear()
-        closers = [coroutine.close for coroutine in self.coroutines]
-        closers += [functools.partial(_close_generator, generator) for generator in self._generators]
-        for close in reversed(closers):
-            close_thoroughly(close)
+        for _ in range(CLOSES_MAX):  # a `finally` block may make new ones
+            coroutines, generators = self.coroutines[::-1], self._generators[::-1]
+            if not coroutines and not generators:
+                break
+            self.coroutines.clear()
+            self._generators.clear()
+            for coroutine in coroutines:
+                close_thoroughly(coroutine.throw)
+            for generator in generators:  # what no coroutine was in the middle of
+                _close_generator(generator)
             self._ready.clear()
-        self.coroutines.clear()
-        self._generators.clear()
 
 
 def _microseconds(seconds: float) -> int:
@@ -352,27 +359,27 @@ class LoopFuture(asyncio.Future[Any]):
         return self._ordinal
 
 
-def close_thoroughly(close: Callable[[], None]) -> None:
-    """Close something that runs an orchestrator's `finally` blocks, whatever they do: nobody is left to hear of it.
+def close_thoroughly(throw: Callable[[BaseException], Any]) -> None:
+    """Raise in suspended code, wherever it waits, until it has ended: nobody is left to hear what its `finally` blocks say.
 
-    One that waits in there refuses to end, once for each time that it waits; left so, the rest would run whenever the
-    garbage collector comes by.
+    `coroutine.close()` will not do: where a block waits, it leaves the rest to whenever the garbage collector comes by.
     """
     for _ in range(CLOSES_MAX):
         try:
-            close()
+            awaited = throw(GenerationEnded())
+        except BaseException:  # noqa: BLE001 (it has ended, by whatever its code raised)
             return
-        except BaseException:  # noqa: BLE001 (the user's code may raise anything)
-            continue
+        if asyncio.isfuture(awaited):
+            awaited._asyncio_future_blocking = False  # it may be awaited again, as if nothing had been
 
 
 def _close_generator(generator: AsyncGenerator[Any, Any]) -> None:
     closing = generator.aclose()
     try:
         closing.send(None)
-    except StopIteration:
+    except BaseException:  # noqa: BLE001 (as above)
         return
-    closing.close()
+    close_thoroughly(closing.throw)
 
 
 def _refuse(name: str) -> Callable[..., NoReturn]:

@@ -17,11 +17,9 @@ class Timers:
         self._heap: list[tuple[int, int]] = []
         self._fired: set[int] = set()
 
-    def __contains__(self, task_id: int) -> bool:
-        return task_id in self._open
-
     def __iter__(self) -> Iterator[int]:
-        return iter(self._open)
+        """Yield the timers that have not fired."""
+        return (task_id for task_id in self._open if task_id not in self._fired)
 
     def add(self, task_id: int, due: int, fire: Callable[[], None]) -> None:
         """Open a timer."""

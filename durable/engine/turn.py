@@ -132,14 +132,19 @@ def _end_details(name: str, message: str) -> FailureDetails:
 def opening_record(
     outcome: HistoryEvent | None,
     started: ev.OrchestrationStarted | None,
+    held: Sequence[HistoryEvent],
     events: Sequence[HistoryEvent],
     time_us: int,
 ) -> Record | None:
-    """Return what the next generation begins with, if the outcome calls for one; `events` are those nobody has consumed."""
+    """Return what the next generation begins with, if the outcome calls for one; `events` are those nobody has consumed.
+
+    A cancel that was `held` goes ahead of them: it is raised once, whatever the code does with events.
+    """
     if not isinstance(outcome, ev.OrchestrationContinuedAsNew) or started is None:
         return None
     start = dataclasses.replace(started, version=outcome.version, input=outcome.input)
-    return Record(time_us, [start, *(events if outcome.carry_over_events else ())], is_opening=True)
+    cancels = [event for event in held if isinstance(event, ev.OrchestrationCancelRequested)]
+    return Record(time_us, [start, *cancels, *(events if outcome.carry_over_events else ())], is_opening=True)
 
 
 def describe_request(event: HistoryEvent | None) -> str:

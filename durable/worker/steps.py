@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from durable import events as ev
@@ -66,7 +66,7 @@ class Prepared:
     held: list[tuple[ev.ActivityScheduled, str]] = dataclasses.field(
         default_factory=list
     )  # with their idempotency keys
-    carried: list[HistoryEvent] = dataclasses.field(default_factory=list)  # the rest of a message that is half consumed
+    carried: list[HistoryEvent] = dataclasses.field(default_factory=list)  # consumed, though the generation did not get to it
     opening: Record | None = None  # what the next generation begins with
     opening_bytes: int = 0
     record_bytes: int = 0

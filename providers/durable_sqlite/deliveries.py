@@ -51,8 +51,8 @@ _CONSUME = "DELETE FROM inbox WHERE hub = ? AND sequence = ?"
 _CONSUME_LATER = "DELETE FROM inbox_later WHERE hub = ? AND sequence = ?"
 _IS_ANY_WAITING = "SELECT 1 FROM runs WHERE hub = ? AND place = 2 AND place > 0 LIMIT 1"
 _STARTED_RUN = (
-    "SELECT start_run_id FROM inbox WHERE hub = ?1 AND sequence = ?2 AND start_run_id IS NOT NULL"
-    " UNION ALL SELECT start_run_id FROM inbox_later WHERE hub = ?1 AND sequence = ?2 AND start_run_id IS NOT NULL"
+    "SELECT start_run_id FROM inbox WHERE hub = ? AND sequence = ? AND start_run_id IS NOT NULL"
+    " UNION ALL SELECT start_run_id FROM inbox_later WHERE hub = ? AND sequence = ? AND start_run_id IS NOT NULL"
 )
 _FIND_WAITING = "SELECT number FROM runs WHERE hub = ? AND run_id = ? AND place = 2 AND place > 0"
 
@@ -220,7 +220,7 @@ def consume(database: sqlite3.Connection, hub: int, sequences: Sequence[int]) ->
     places = [(hub, sequence) for sequence in sequences]
     if database.execute(_IS_ANY_WAITING, (hub,)).fetchone() is not None:
         for place in places:
-            for (run_id,) in database.execute(_STARTED_RUN, place).fetchall():
+            for (run_id,) in database.execute(_STARTED_RUN, (*place, *place)).fetchall():
                 for (number,) in database.execute(_FIND_WAITING, (hub, run_id)).fetchall():
                     database.execute("DELETE FROM large_values WHERE number = ?", (number,))
                     database.execute("DELETE FROM runs WHERE number = ?", (number,))

@@ -39,12 +39,12 @@ _READ_WORKERS = (
 _DROP_LEASE = "DELETE FROM leases WHERE hub = ? AND lease_id = ?"
 _DROP_WORKER = "DELETE FROM workers WHERE hub = ? AND lease_id = ?"
 _FIND_FORGOTTEN = (
-    "SELECT lease_id FROM leases WHERE hub = ?1 AND expires_at <= ?2"
-    " AND NOT EXISTS (SELECT 1 FROM partitions WHERE hub = ?1 AND partitions.lease_id = leases.lease_id) LIMIT ?3"
+    "SELECT lease_id FROM leases WHERE hub = ? AND expires_at <= ? AND NOT EXISTS"
+    " (SELECT 1 FROM partitions WHERE partitions.hub = leases.hub AND partitions.lease_id = leases.lease_id) LIMIT ?"
 )
 _DROP_MEMOS = (
-    "DELETE FROM memos WHERE hub = ?1 AND key IN"
-    " (SELECT key FROM memos WHERE hub = ?1 AND expires_at <= ?2 ORDER BY expires_at LIMIT ?3)"
+    "DELETE FROM memos WHERE (hub, key) IN"
+    " (SELECT hub, key FROM memos WHERE hub = ? AND expires_at <= ? ORDER BY expires_at LIMIT ?)"
 )
 
 

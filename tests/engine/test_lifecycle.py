@@ -99,7 +99,7 @@ def test_a_timer_that_fired_while_suspended_may_be_cancelled_by_what_came_before
         return "event"
 
     for first, expected in (("event", "event"), ("timer", "timeout")):
-        one = play(main)
+        one: Play = play(main)
         one.start()
         one.turn(ev.OrchestrationSuspended())
         if first == "event":
@@ -109,6 +109,7 @@ def test_a_timer_that_fired_while_suspended_may_be_cancelled_by_what_came_before
             one.raise_event("n")
         one.turn(ev.OrchestrationResumed(), one.event("end"))
         assert one.result == expected
+        assert not one.requests(ev.TimerCancelled), "it has fired, on record"
 
 
 def test_an_end_in_the_middle_of_a_resume_keeps_the_other_events_for_the_next_generation(play: MakePlay) -> None:

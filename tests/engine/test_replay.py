@@ -374,6 +374,18 @@ def test_an_exception_in_a_callback_of_the_codes_own_is_its_failure(play: MakePl
     assert one.failure.error_type == "ZeroDivisionError"
 
 
+def test_a_callback_that_looks_at_a_cancelled_task_is_the_codes_failure_and_nobody_elses(play: MakePlay) -> None:
+    async def main(ctx: Context) -> None:
+        task = ctx.call_activity("a")
+        task.add_done_callback(lambda done: done.result())
+        task.cancel()
+        await ctx.wait_for_external_event("never")
+
+    one = play(main)
+    one.run()
+    assert one.failure.error_type == "asyncio.exceptions.CancelledError"
+
+
 def test_yielding_what_is_no_task_says_what_to_do(play: MakePlay) -> None:
     def main(ctx: Context) -> Orchestration[str]:
         try:

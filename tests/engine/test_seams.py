@@ -93,7 +93,10 @@ def test_farewells_are_sent_by_whichever_commit_ends_the_run(play: MakePlay) -> 
     turn = one.start()
     assert set(turn.farewells) == {"lock", "queue"}
     assert not turn.messages
-    forced = [*outcome_messages(ev.OrchestrationTerminated("now"), one.execution.sender()), *one.execution.farewells.values()]
+    forced = [
+        *outcome_messages(ev.OrchestrationTerminated("now"), one.execution.sender()),
+        *one.execution.farewells.values(),
+    ]
     assert [message.target for message in forced] == [lock, queue]
     turn = one.raise_event("go")
     assert [message.target for message in turn.messages] == [lock]

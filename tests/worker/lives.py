@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -22,6 +23,10 @@ from durable.provider import Lease, Provider, RecordRow
 from durable.stores import connect
 
 STYLES = ("async", "generator")
+
+CACHED = os.environ.get("DURABLE_TEST_CACHE", "1") != "0"
+"""Without it each turn replays, so that tests of many turns take fewer."""
+
 PATIENCE_S = 15.0
 
 FINISHED = (

@@ -99,6 +99,11 @@ def heartbeat_key(run_id: str, generation: int, task_id: int) -> str:
     return f"run/{run_id}/heartbeat/{generation}/{task_id}"
 
 
+def note_key(run_id: str, generation: int, task_id: int) -> str:
+    """Return the key of the memo that says what is worth knowing of a queued attempt."""
+    return f"run/{run_id}/note/{generation}/{task_id}"
+
+
 def encode_activity(request: ActivityScheduled, idempotency_key: str, scheduled_at: int) -> bytes:
     """Return the data of a queue row: all that a worker needs to run the attempt."""
     packed: bytes = msgpack.packb([encode_event(request), idempotency_key, scheduled_at])

@@ -77,7 +77,10 @@ class ActivityState:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OrchestrationState:
-    """An instance as it was at one moment. Times are aware, in UTC; values are plain data."""
+    """An instance as it was at one moment. Times are aware, in UTC; values are plain data.
+
+    `activities` are the open ones, oldest first and at most 1,000; only `handle.state()` fills them.
+    """
 
     instance_id: str
     run_id: str

@@ -78,13 +78,15 @@ def next_wait(
             return None
         if isinstance(answer, timedelta):
             wait = max(answer, timedelta(0))
-    if policy.retry_timeout is not None and elapsed + wait > policy.retry_timeout:
+        elif answer is not True:
+            raise TypeError(f"handle of a RetryPolicy must return True, False or a timedelta, not {answer!r:.200}")
+    if policy.retry_timeout is not None and wait > policy.retry_timeout - elapsed:
         return None
     return wait
 
 
 def _policy_wait(policy: RetryPolicy, attempt: int, jitter: random.Random) -> timedelta:
-    longest = min(policy.max_retry_interval or INTERVAL_MAX, INTERVAL_MAX)
+    longest = INTERVAL_MAX if policy.max_retry_interval is None else min(policy.max_retry_interval, INTERVAL_MAX)
     try:
         seconds = policy.first_retry_interval.total_seconds() * policy.backoff_coefficient ** (attempt - 1)
     except OverflowError:

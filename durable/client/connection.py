@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from durable.app import App
+from durable.client.running import RunningActivities
 from durable.client.submitting import Submitter
 from durable.client.times import StoreClock
 from durable.client.waiting import Waiters
@@ -29,6 +30,7 @@ class Connection:
         self.clock = StoreClock(ports, hub.now)
         self.submitter = Submitter(provider, ports)
         self.waiters = Waiters(provider)
+        self.running = RunningActivities(provider)
 
     async def close(self) -> None:
         """End everything that runs for the client; whoever still waits gets a DurableError."""

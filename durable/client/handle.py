@@ -162,7 +162,9 @@ class Handle(Generic[T_co]):
     async def state(self) -> OrchestrationState:
         """Return the state now, with the activities that have no outcome yet. Raises InstanceNotFoundError."""
         row = await self._row()
-        activities = await open_activities(self._connection.provider, row, self._connection.sealer)
+        activities = await open_activities(
+            self._connection.provider, self._connection.running, row, self._connection.sealer
+        )
         return state_of(row, self._connection.sealer, activities=activities)
 
     async def history(self) -> History:

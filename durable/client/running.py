@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
+from collections.abc import Mapping
 from typing import Final
 
 from durable import events as ev
@@ -39,6 +41,10 @@ class RunningActivities:
 
         Raises HistoryDamagedError for a history that cannot be read.
         """
+        return list(itertools.islice((await self.by_task(row)).values(), SHOWN_MAX))
+
+    async def by_task(self, row: InstanceRow) -> Mapping[int, tuple[ev.ActivityScheduled, int]]:
+        """Return all open requests of a run by task id, with their times. Raises as `of`."""
         seen = self._runs.pop(row.run_id, None)
         if seen is None or seen.generation != row.generation or seen.records > row.records:
             seen = _Seen(row.generation)
@@ -51,7 +57,7 @@ class RunningActivities:
         self._runs[row.run_id] = seen
         if len(self._runs) > RUNS_KEPT_MAX:
             self._runs.popitem(last=False)
-        return [entry for entry, _ in zip(seen.open.values(), range(SHOWN_MAX), strict=False)]
+        return seen.open
 
 
 def _take(seen: _Seen, data: bytes) -> None:

@@ -8,15 +8,15 @@ from typing import Any, Final
 
 import msgpack
 
-from durable import events as ev
+from durable.client.running import RunningActivities
 from durable.errors import DurableError, FailureDetails, HistoryDamagedError
 from durable.failures import decode_details
 from durable.history import plain_value, utc_datetime
-from durable.messages import heartbeat_key
+from durable.messages import heartbeat_key, note_key
 from durable.model import ActivityState, DroppedItem, OrchestrationState, OrchestrationStatus
 from durable.payloads import Sealer
 from durable.provider import InstanceRow, Memo, Provider, Status
-from durable.records import decode_record
+from durable.versions import UNVERSIONED
 
 logger = logging.getLogger("durable.client")
 
@@ -38,7 +38,7 @@ def state_of(
         instance_id=row.key.id,
         run_id=row.run_id,
         name=row.name,
-        version=row.version,
+        version=None if row.version == UNVERSIONED else row.version,
         generation=row.generation,
         status=STATUSES[row.status],
         input=value(row.input, "input"),
@@ -71,14 +71,16 @@ def _warn(row: InstanceRow, text: str) -> None:
     logger.warning("instance '%s': %s", row.key.id, text, extra={"instance_id": row.key.id})
 
 
-async def open_activities(provider: Provider, row: InstanceRow, sealer: Sealer) -> tuple[ActivityState, ...]:
+async def open_activities(
+    provider: Provider, running: RunningActivities, row: InstanceRow, sealer: Sealer
+) -> tuple[ActivityState, ...]:
     """Return the activities of an unfinished run that have no outcome yet, in the order in which they were asked for."""
     # Those that the owner holds count as open work; those in the activity queue are noted in the owner's state, which is
     # empty when there is nothing to note. So the history of an instance that only waits is not read.
     if row.status.is_finished or not (row.open_work or row.state):
         return ()
     try:
-        found = await scheduled_without_outcome(provider, row)
+        found = await running.of(row)
     except HistoryDamagedError as error:
         _warn(row, f"its activities cannot be listed: {error}")
         return ()
@@ -102,30 +104,6 @@ async def open_activities(provider: Provider, row: InstanceRow, sealer: Sealer) 
         )
         for request, time in found
     )
-
-
-async def scheduled_without_outcome(provider: Provider, row: InstanceRow) -> list[tuple[ev.ActivityScheduled, int]]:
-    """Read a run's activities that have no outcome yet, each with the time of its request. Raises HistoryDamagedError."""
-    found: dict[int, tuple[ev.ActivityScheduled, int]] = {}
-    index = 0
-    while index < row.records:
-        part = await provider.read_history(row.run_id, row.generation, index)
-        if not part:
-            break
-        index += len(part)
-        for stored in part:
-            record = decode_record(stored.data)
-            for event in record.events:
-                if isinstance(event, ev.ActivityScheduled):
-                    found[event.task_id] = event, record.time
-                elif isinstance(event, ev.ActivityCompleted | ev.ActivityFailed | ev.ActivityCancelled):
-                    found.pop(event.task_id, None)
-    return list(found.values())
-
-
-def note_key(run_id: str, generation: int, task_id: int) -> str:
-    """Return the key of the memo that says what is worth knowing of a queued attempt."""
-    return f"run/{run_id}/note/{generation}/{task_id}"
 
 
 async def _memos_by_task(provider: Provider, key: str) -> Mapping[int, bytes]:

@@ -255,9 +255,13 @@ def _next_wait(
             elapsed,
             execution.seeds.stream("jitter") if policy and policy.jitter else _NO_JITTER,
         )
+    except StopIteration as error:  # no future takes one: as a generator would
+        stopped = RuntimeError("handle of a RetryPolicy raised StopIteration: " + str(error))
+        stopped.__cause__ = error
+        task.fail(stopped)
     except Exception as error:  # noqa: BLE001 (user code in the policy)
         task.fail(error)
-        return None
+    return None
 
 
 class _NoJitter:

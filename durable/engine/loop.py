@@ -97,7 +97,8 @@ class LoopTask(asyncio.Task[Any]):
 
     def __init__(self, coro: Coroutine[Any, Any, Any], *, loop: DurableLoop, **options: Any) -> None:
         self._ordinal = loop.next_ordinal()
-        super().__init__(coro, loop=loop, **options)
+        self.code = coro
+        super().__init__(GuardedCoroutine(coro, loop), loop=loop, **options)
 
     def __hash__(self) -> int:
         return self._ordinal
@@ -195,7 +196,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
     def __init__(self, host: TimerHost) -> None:
         self.host = host
         self.context = contextvars.Context()
-        self.coroutines: list[Coroutine[Any, Any, Any]] = []
+        self._tasks: list[LoopTask] = []
         self.is_closing = False
         self.is_stopped = False
         self.steps = 0
@@ -291,11 +292,10 @@ class DurableLoop(asyncio.AbstractEventLoop):
         """Run a coroutine as a task of this loop."""
         if not asyncio.iscoroutine(coro):
             raise TypeError(f"a coroutine was expected, got {coro!r:.200}")
-        guarded = GuardedCoroutine(coro, self)
-        self.coroutines.append(coro)
-        if len(self.coroutines) % 1024 == 0:  # forget finished ones now and then, so that memory follows what is alive
-            self.coroutines = [known for known in self.coroutines if getattr(known, "cr_frame", known) is not None]
-        task = LoopTask(guarded, loop=self, context=context if context is not None else contextvars.copy_context())
+        task = LoopTask(coro, loop=self, context=context if context is not None else contextvars.copy_context())
+        self._tasks.append(task)
+        if len(self._tasks) % 1024 == 0:  # forget finished ones now and then, so that memory follows what is alive
+            self._tasks = [known for known in self._tasks if not known.done()]
         if name is not None:
             task.set_name(name)
         return task
@@ -327,18 +327,20 @@ class DurableLoop(asyncio.AbstractEventLoop):
         self._generators.append(generator)
 
     def close_everything(self) -> None:
-        """Close suspended coroutines and generators, newest first. Their `finally` blocks run; nothing comes of it."""
+        """Close suspended tasks and generators, newest first. Their `finally` blocks run; nothing comes of it."""
         self.is_closing = True
         self._ready.clear()
         for _ in range(CLOSES_MAX):  # a `finally` block may make new ones
-            coroutines, generators = self.coroutines[::-1], self._generators[::-1]
-            if not coroutines and not generators:
+            tasks, generators = self._tasks[::-1], self._generators[::-1]
+            if not tasks and not generators:
                 break
-            self.coroutines.clear()
+            self._tasks.clear()
             self._generators.clear()
-            for coroutine in coroutines:
-                close_thoroughly(coroutine.throw)
-            for generator in generators:  # what no coroutine was in the middle of
+            for task in tasks:
+                asyncio.tasks._enter_task(self, task)  # asyncio's own context managers ask which task they are in
+                close_thoroughly(task.code.throw)
+                asyncio.tasks._leave_task(self, task)
+            for generator in generators:  # what no task was in the middle of
                 _close_generator(generator)
             self._ready.clear()
 

@@ -15,10 +15,10 @@ from typing import Any
 import msgpack
 
 from durable import events as ev
-from durable.client.states import note_key, scheduled_without_outcome
+from durable.client.running import RunningActivities
 from durable.errors import HistoryDamagedError, StoreError
 from durable.events import HistoryEvent, InstanceKey
-from durable.messages import dropped_memo, encode_arrivals, heartbeat_key
+from durable.messages import dropped_memo, encode_arrivals, heartbeat_key, note_key
 from durable.provider import ActivityRow, Memo, Message, Provider, TaskAddress
 from durable.worker.activities import ActivityRunner, Attempt
 from durable.worker.claims import Claims
@@ -61,6 +61,7 @@ class OwnerAttempts:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._provider = provider
+        self._running = RunningActivities(provider)
         self._keeper = keeper
         self._clock = clock
         self._runner = runner
@@ -169,7 +170,7 @@ class OwnerAttempts:
             return ()
         if live is not None and live.execution is not None:
             return live.execution.open_activities
-        return {request.task_id for request, _ in await scheduled_without_outcome(self._provider, row)}
+        return await self._running.by_task(row)
 
     # ---- what comes back
 

@@ -66,7 +66,9 @@ class Prepared:
     held: list[tuple[ev.ActivityScheduled, str]] = dataclasses.field(
         default_factory=list
     )  # with their idempotency keys
-    carried: list[HistoryEvent] = dataclasses.field(default_factory=list)  # consumed, though the generation did not get to it
+    carried: list[HistoryEvent] = dataclasses.field(
+        default_factory=list
+    )  # consumed, though the generation did not get to it
     opening: Record | None = None  # what the next generation begins with
     opening_bytes: int = 0
     record_bytes: int = 0

@@ -477,7 +477,7 @@ class MemoryHub:
         rows = [row for row in self._instances.values() if _is_wanted(row, wanted)]
         rows.sort(key=_place, reverse=newest_first)
         if page is not None:
-            last = tuple(json.loads(page))
+            last = _last_place(page)
             rows = [row for row in rows if (_place(row) < last if newest_first else _place(row) > last)]
         has_more = len(rows) > limit
         return Page(rows[:limit], json.dumps(_place(rows[limit - 1])).encode() if has_more else None)
@@ -543,6 +543,14 @@ def _is_same_request(start: InstanceRow | None, row: InstanceRow) -> bool:
 
 def _place(row: InstanceRow) -> tuple[int, str, str]:
     return row.created_at, row.key.id, row.key.kind
+
+
+def _last_place(page: bytes) -> tuple[int, str, str]:
+    try:
+        created_at, key_id, kind = json.loads(page)
+    except ValueError:
+        raise StoreError(f"{page[:40]!r} is not the end of a page of this store") from None
+    return created_at, key_id, kind
 
 
 def _is_wanted(row: InstanceRow, wanted: InstanceFilter) -> bool:

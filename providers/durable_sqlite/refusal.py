@@ -15,7 +15,7 @@ VALUE_BYTES_MAX = 64 * 1024 * 1024
 UNSTORABLE = (UnicodeEncodeError, OverflowError)
 """What sqlite3 raises for text with lone surrogates and for integers of more than 64 bits."""
 
-_INTEGERS = range(-(2**63), 2**63)
+_INTEGER_MAX = 2**63 - 1
 
 
 def is_message_too_large(message: Message) -> bool:
@@ -66,7 +66,7 @@ def _why_not(leaves: Iterable[Any]) -> str | None:
             if not leaf.isascii() and any("\ud800" <= letter <= "\udfff" for letter in leaf):
                 return f"text that is not valid Unicode: {leaf[:60]!a}"
         elif isinstance(leaf, int):
-            if leaf not in _INTEGERS:
+            if not -_INTEGER_MAX <= leaf <= _INTEGER_MAX:
                 return f"the number {leaf} has more than 64 bits"
         elif isinstance(leaf, bytes) and len(leaf) > VALUE_BYTES_MAX:
             return _too_large(leaf)

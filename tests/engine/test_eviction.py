@@ -207,7 +207,9 @@ def test_coroutines_that_a_finally_block_makes_are_closed_too(play: MakePlay) ->
         try:
             await ctx.call_activity("a")
         finally:
-            await asyncio.gather(*(undo(ctx, number) for number in range(3)))
+            async with asyncio.timeout(5):
+                await asyncio.gather(*(undo(ctx, number) for number in range(3)))
+            await asyncio.wait_for(undo(ctx, 4), 5)
 
     one = play(main)
     one.start()

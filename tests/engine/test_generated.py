@@ -141,9 +141,9 @@ class Interpreter:
         elif kind == "queue":
             await self.queue(parts)
         else:
-            tasks = [asyncio.create_task(self.steps(part), name=str(index)) for index, part in enumerate(parts)]
-            done, pending = await asyncio.wait(tasks, timeout=number, return_when=asyncio.FIRST_COMPLETED)
-            self.trace.append([[task.get_name() for task in group] for group in (done, pending)])
+            racing = [asyncio.create_task(self.steps(part), name=str(index)) for index, part in enumerate(parts)]
+            done, pending = await asyncio.wait(racing, timeout=number, return_when=asyncio.FIRST_COMPLETED)
+            self.trace.append([[task.get_name() for task in some] for some in (done, pending)])
             for task in pending:
                 task.cancel()
 
@@ -245,7 +245,7 @@ def check_conserved(one: Play) -> None:
         ]
         assert len(asked) == len(set(asked))
         answers = [
-            event.task_id  # type: ignore[attr-defined]
+            event.task_id
             for event in events
             if hasattr(event, "task_id") and not (event.is_request and hasattr(event, "line"))
         ]

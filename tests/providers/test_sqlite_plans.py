@@ -1,0 +1,120 @@
+"""No call of a worker gets slower with the number of instances.
+
+Goal: a million dormant instances cost a worker nothing. Method: record every statement of a scenario that makes every
+call, ask SQLite how it would run each, and refuse a walk through a table that grows.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import durable_sqlite
+import pytest
+
+from durable.events import InstanceKey
+from durable.provider import PARTITIONS, Beat, Expects, InstanceFilter, Report, Status
+from durable.testing.conformance import Session, Store
+from durable.testing.conformance.store import LATER_US, attempt_of, end_of, event_to, memo, new_row, start_of, step_of
+
+GROWING = ("runs", "history", "inbox", "inbox_later", "queue", "memos", "tags", "large_values")
+
+# Walks that are meant, by a piece of the statement: what is walked is short, or the call asks for all of it.
+MEANT = {
+    "SELECT 1 FROM inbox_later WHERE hub = 1 AND parked = 1 LIMIT 1": "stops at the first",
+    "SELECT sequence, kind, id FROM inbox": "parking and purging look at the messages that wait, once for all targets",
+    "SELECT sequence, kind, id FROM inbox_later": "likewise",
+}
+
+
+class _Statements:
+    """The statements that connections have run."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def listen(self, provider: Any) -> None:
+        opened = provider._opened
+        for connection in (opened.read, opened.write.database):
+            connection.set_trace_callback(self.found.append)
+
+    def plans(self, database: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+        """Yield each statement of a table with a line of its plan."""
+        for statement in dict.fromkeys(self.found):
+            if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT")):
+                for row in database.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall():
+                    yield statement, row[3]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    url = f"sqlite:///{tmp_path}/store.db"
+    return Store(lambda ports: durable_sqlite.connect(url, ports), has_clock=True)
+
+
+async def _everything(session: Session, other: Session, store: Store) -> None:
+    """Make every call that a worker makes, and every call of a client but listings."""
+    later = store.now + LATER_US
+    row = await session.start("one", tags={"a": "b"}, input=bytes(2000))
+    parked, queued = await session.start("parked"), await session.start("queued")
+    await session.submit(start_of(new_row("late"), visible_at=later), event_to("one", priority=0))
+    await session.commit(step_of(parked, parked_until=later), memos=[memo("memo", expires_at=later)])
+    await session.submit(event_to("parked"), event_to("nobody", otherwise=memo("other", expires_at=1)))
+    adds = [attempt_of(queued, n) for n in range(3)]
+    await session.commit(step_of(queued, queue_adds=adds), step_of(row, b"record", due_at=5, open_work=1))
+    await session.commit(step_of(await session.load("one"), b"record", due_at=5, open_work=1))
+    [claimed, second, _] = await session.claim()
+    await session.provider.report(
+        session.lease, [Report(claimed.task, event_to("queued"))], [Beat(second.task, b"beat")]
+    )
+    session.provider.mark_slow_turn(session.lease, row.key, row.run_id)
+    messages = (await session.received(due_before=10)).messages
+    row = await session.load("one")
+    new = new_row("one", tags={"a": "c"})
+    [start] = await session.submit(start_of(new, Expects.ANY))
+    consumed = [start.sequence, *(message.sequence for message in messages if message.target == row.key)]
+    await session.commit(
+        end_of(row, status=Status.TERMINATED, consumed=consumed, replaced_by=new, drop_generations_below=1),
+        step_of(parked, changes={"tags": {"x": "y"}, "output": bytes(2000)}),
+        step_of(queued, queue_drops=[second.task]),
+    )
+    await session.history(row.run_id)
+    await session.load("one", row.run_id)
+    await session.provider.recover(session.lease, range(PARTITIONS))
+    done = await session.finish(await session.load("parked"))
+    await session.provider.purge([(done.key, done.run_id), (row.key, row.run_id)])
+    await session.provider.renew(session.lease, b"news")
+    await other.provider.renew(other.lease)
+    await session.provider.release(session.lease, [1])
+    await other.provider.take(other.lease, [1])
+    await session.provider.release(session.lease)
+
+
+async def test_no_call_walks_through_what_grows(store: Store) -> None:
+    statements = _Statements()
+    session, other = await store.worker(), await store.worker(())
+    for provider in (session.provider, other.provider):
+        statements.listen(provider)
+    await _everything(session, other, store)
+    database = other.provider._opened.read  # type: ignore[attr-defined]
+    plans = list(statements.plans(database))
+    await store.close()
+    assert len({statement.partition(" ")[0] for statement, _ in plans}) == 4
+    walks = [
+        f"{line}: {statement}"
+        for statement, line in plans
+        if (match := re.match(r"SCAN (\w+)", line)) and match[1] in GROWING
+        if not any(statement.startswith(meant) for meant in MEANT)
+    ]
+    # A search by the hub alone is a walk as well.
+    walks += [
+        f"{line}: {statement}"
+        for statement, line in plans
+        if (match := re.match(r"SEARCH (\w+) .*\(hub=\?\)$", line)) and match[1] in GROWING
+        if not any(statement.startswith(meant) for meant in MEANT)
+    ]
+    assert not walks, "\n".join(walks)

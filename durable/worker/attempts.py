@@ -71,18 +71,30 @@ class OwnerAttempts:
         self._add_memo = add_memo
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
+        self._reserved = 0  # slots for activities that are kept, but whose request is not yet durable
         self.is_draining = False
 
     # ---- deciding and starting
 
     def is_held(self, request: ev.ActivityScheduled) -> bool:
-        """Decide whether this worker keeps an activity, or any worker may claim it."""
+        """Decide whether this worker keeps an activity, and reserve a slot for it, or any worker may claim it."""
         options = request.options
         if options.priority != 1 or not self._claims.accepts(options.queue) or self.is_draining:
             return False
         if not self._runner.serves(request.name, request.version):
             return False
-        return self._keeper.others == 0 or self._runner.free_slots - self._runner.waiting > 0
+        if self._keeper.others and self._runner.free_slots - self._runner.waiting <= self._reserved:
+            return False
+        self._reserved += 1
+        return True
+
+    def unreserve(self, count: int) -> None:
+        """Give back the slots of so many kept activities: they begin now, or what asked for them was not written."""
+        self._reserved = max(self._reserved - count, 0)
+
+    def unreserve_all(self) -> None:
+        """Give all of them back: nothing that was prepared will be written."""
+        self._reserved = 0
 
     def start(self, live: LiveInstance, request: ev.ActivityScheduled, idempotency_key: str) -> None:
         """Run an attempt here, whose request is durable now."""

@@ -94,6 +94,8 @@ class Loader:
         if row is None or row.status.is_finished:
             live.is_recovered = True
             return
+        if blind_arrival(live, row) is not None:
+            return
         end = ending(live, row)
         if end is not None:
             live.children = await self._children(row) if _is_recursive(end) else []

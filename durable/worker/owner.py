@@ -42,7 +42,7 @@ from durable.worker.committing import GroupCommits
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
-from durable.worker.steps import Prepared
+from durable.worker.steps import Prepared, blind_arrival
 from durable.worker.timers import HORIZON_US, DueTimes
 from durable.worker.turns import Turns
 
@@ -298,7 +298,7 @@ class Owner:
                     self._stall(live, error)
                 elif live.row is None:
                     self._drop_unknown(live)
-                elif not live.is_recovered:
+                elif not live.is_recovered and blind_arrival(live, live.row) is None:
                     self._redeliver(live)
                 else:
                     self._make_ready(live)
@@ -365,6 +365,7 @@ class Owner:
     def _drop(self, prepared: Sequence[Prepared]) -> None:
         """Forget the instances of a batch that was not written; what they had taken is read again."""
         for item in prepared:
+            self.attempts.unreserve(len(item.held))
             self._abandon(item.live)
 
     def _abandon(self, live: LiveInstance) -> None:
@@ -383,6 +384,7 @@ class Owner:
         for live in list(self._lives.values()):
             self._abandon(live)
         self.commits.forget()
+        self.attempts.unreserve_all()
         self._held.clear()
         self._behind.clear()
         self._due_times.clear()
@@ -404,6 +406,7 @@ class Owner:
         """Let out the effects of what is now durable."""
         refused = {id(batch.steps[index]): why for index, why in committed.refused.items()}
         for item in prepared:
+            self.attempts.unreserve(len(item.held))
             is_ours = self._lives.get(item.live.key) is item.live
             why = refused.get(id(item.step)) if item.step is not None else None
             if why is not None:

@@ -21,7 +21,10 @@ _WRITE_ANSWER = (
     " WHERE hub = ? AND lease_id = ?"
 )
 _FIND_CURRENT = "SELECT number, run_id, status FROM runs WHERE hub = ? AND kind = ? AND id = ? AND place = 0"
-_FIND_REPLACED = "SELECT number, run_id FROM runs WHERE hub = ? AND kind = ? AND id = ? AND place = 1 ORDER BY number"
+_FIND_REPLACED = (
+    "SELECT number, run_id FROM runs INDEXED BY runs_ended WHERE hub = ? AND kind = ? AND id = ? AND place = 1"
+    " ORDER BY number"
+)
 _DROP_HISTORY = "DELETE FROM history WHERE hub = ? AND run_id = ?"
 _DROP_LARGE = "DELETE FROM large_values WHERE number = ?"
 _DROP_RUN = "DELETE FROM runs WHERE number = ?"

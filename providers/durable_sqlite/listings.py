@@ -17,6 +17,14 @@ from durable_sqlite.rows import COLUMNS, SELECTED, row_of
 FEW = 1000
 """So many rows are sorted faster than the whole listing is walked."""
 
+ORDINARY = "o"
+
+# From one kind to the next along the index, whatever the number of instances.
+_KINDS = (
+    "WITH RECURSIVE kinds (kind) AS (SELECT min(kind) FROM runs WHERE hub = ? AND place = 0 UNION ALL"
+    " SELECT (SELECT min(runs.kind) FROM runs WHERE hub = ? AND place = 0 AND runs.kind > kinds.kind) FROM kinds"
+    " WHERE kinds.kind IS NOT NULL) SELECT kind FROM kinds WHERE kind IS NOT NULL"
+)
 _ORDER = ("created_at", "id", "kind")
 
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[tuple[Any, ...]]]]
@@ -85,7 +93,11 @@ async def list_rows(
     if page is not None:
         _begin_after(condition, page, wanted, "<" if newest_first else ">")
     few = await _few(fetch, hub, wanted)
-    statement, values = _walk(wanted, condition) if few is None else _driven(few, wanted, condition)
+    if few is not None:
+        statement, values = _driven(few, wanted, condition)
+    else:
+        kinds = [wanted.kind] if wanted.kind is not None else [row[0] for row in await fetch(_KINDS, [hub, hub])]
+        statement, values = _walk(kinds or [ORDINARY], wanted, condition)
     direction = "DESC" if newest_first else "ASC"
     order = ", ".join(f"{COLUMNS.index(name) + 1} {direction}" for name in _ORDER[: 3 if wanted.kind is None else 2])
     found = await fetch(f"{statement} ORDER BY {order} LIMIT ?", [*values, limit + 1])
@@ -127,12 +139,12 @@ def _limit_statuses(condition: Condition, wanted: InstanceFilter) -> None:
         condition.add(f"runs.status IN ({', '.join('?' for _ in statuses)})", *statuses)
 
 
-def _walk(wanted: InstanceFilter, condition: Condition) -> tuple[str, list[Any]]:
-    """All statuses at once, each in the order of its index; SQLite merges them and stops at the end of the page."""
-    statuses = sorted({int(status) for status in wanted.status or Status})
-    one = f"SELECT {SELECTED} FROM runs INDEXED BY runs_listed WHERE {condition} AND runs.status = ?"
-    values = [value for status in statuses for value in (*condition.values, status)]
-    return " UNION ALL ".join([one] * len(statuses)), values
+def _walk(kinds: Sequence[str], wanted: InstanceFilter, condition: Condition) -> tuple[str, list[Any]]:
+    """All kinds and statuses at once, each in the order of its index; SQLite merges them and stops where the page ends."""
+    places = [(kind, int(status)) for kind in kinds for status in sorted(set(wanted.status or Status))]
+    one = f"SELECT {SELECTED} FROM runs INDEXED BY runs_listed WHERE {condition} AND runs.kind = ? AND runs.status = ?"
+    values = [value for place in places for value in (*condition.values, *place)]
+    return " UNION ALL ".join([one] * len(places)), values
 
 
 def _driven(few: tuple[str, list[Any]], wanted: InstanceFilter, condition: Condition) -> tuple[str, list[Any]]:

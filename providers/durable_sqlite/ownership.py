@@ -42,10 +42,10 @@ _FIND_FORGOTTEN = (
     "SELECT lease_id FROM leases WHERE hub = ? AND expires_at <= ? AND NOT EXISTS"
     " (SELECT 1 FROM partitions WHERE partitions.hub = leases.hub AND partitions.lease_id = leases.lease_id) LIMIT ?"
 )
-_DROP_MEMOS = (
-    "DELETE FROM memos WHERE (hub, key) IN"
-    " (SELECT hub, key FROM memos WHERE hub = ? AND expires_at <= ? ORDER BY expires_at LIMIT ?)"
+_FIND_EXPIRED_MEMOS = (
+    "SELECT hub, key FROM memos INDEXED BY memos_expiring WHERE hub = ? AND expires_at <= ? ORDER BY expires_at LIMIT ?"
 )
+_DROP_MEMO = "DELETE FROM memos WHERE hub = ? AND key = ?"
 
 
 def lease_lost(lease: Lease) -> LeaseLostError:
@@ -180,7 +180,9 @@ class Ownership:
         values = (self._hub, now - FORGOTTEN_AFTER_US, SWEPT_AT_ONCE)
         for (lease_id,) in database.execute(_FIND_FORGOTTEN, values).fetchall():
             self._drop(database, lease_id)
-        database.execute(_DROP_MEMOS, (self._hub, now, SWEPT_AT_ONCE))
+        expired = database.execute(_FIND_EXPIRED_MEMOS, (self._hub, now, SWEPT_AT_ONCE)).fetchall()
+        if expired:
+            database.executemany(_DROP_MEMO, expired)
         self._sweep_locks()
 
     def _drop(self, database: sqlite3.Connection, lease_id: str) -> None:

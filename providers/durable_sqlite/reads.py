@@ -19,7 +19,9 @@ INLINE_BYTES_MAX = 256 * 1024
 """How much of a history one read returns: what is still read well within a millisecond or two."""
 
 _FIND_CURRENT = f"SELECT {SELECTED} FROM runs WHERE hub = ? AND kind = ? AND id = ? AND place = 0"
-_FIND_ELSEWHERE = f"SELECT {SELECTED} FROM runs WHERE hub = ? AND run_id = ? AND place > 0 AND kind = ? AND id = ?"
+_OF_RUN = "WHERE hub = ? AND kind = ? AND id = ? AND run_id = ?"
+_FIND_ENDED = f"SELECT {SELECTED} FROM runs INDEXED BY runs_ended {_OF_RUN} AND place = 1"
+_FIND_WAITING = f"SELECT {SELECTED} FROM runs INDEXED BY runs_waiting {_OF_RUN} AND place = 2"
 
 _IS_OWN = "partition IN (SELECT partition FROM partitions JOIN leases USING (hub, lease_id)" + (
     " WHERE hub = ? AND lease_id = ? AND epoch = ?)"
@@ -28,10 +30,12 @@ _SEQUENCES = (
     f"SELECT priority, sequence FROM inbox WHERE hub = ? AND priority = 1 AND {_IS_OWN} ORDER BY sequence LIMIT ?"
 )
 _CONTROL = (
-    f"SELECT priority, sequence FROM inbox WHERE hub = ? AND priority = 0 AND {_IS_OWN} ORDER BY sequence LIMIT ?"
+    "SELECT priority, sequence FROM inbox INDEXED BY inbox_control"
+    f" WHERE hub = ? AND priority = 0 AND {_IS_OWN} ORDER BY sequence LIMIT ?"
 )
 _DELAYED = (
-    "SELECT priority, sequence FROM inbox_later WHERE hub = ? AND parked = 0 AND visible_at <= ?"
+    "SELECT priority, sequence FROM inbox_later INDEXED BY inbox_delayed"
+    " WHERE hub = ? AND parked = 0 AND visible_at <= ?"
     f" AND {_IS_OWN} ORDER BY visible_at LIMIT ?"
 )
 # Driven by the instances whose time has come, not by the messages that wait for others.
@@ -90,7 +94,8 @@ class Reads:
     def _find(self, database: sqlite3.Connection, key: InstanceKey, run_id: str | None) -> InstanceRow | None:
         values = database.execute(_FIND_CURRENT, (self._hub, key.kind, key.id)).fetchone()
         if run_id is not None and (values is None or values[4] != run_id):
-            values = database.execute(_FIND_ELSEWHERE, (self._hub, run_id, key.kind, key.id)).fetchone()
+            place = (self._hub, key.kind, key.id, run_id)
+            values = database.execute(_FIND_ENDED, place).fetchone() or database.execute(_FIND_WAITING, place).fetchone()
         return None if values is None else row_of(values)
 
     def recover(self, database: sqlite3.Connection, lease: Lease, partitions: Collection[int]) -> list[InstanceKey]:

@@ -40,8 +40,8 @@ _VERSION_1 = (
     " completed_at INTEGER, stall_reason TEXT, parent_kind TEXT, parent_id TEXT, parent_run_id TEXT,"
     " parent_task TEXT, tags TEXT, input BLOB, output BLOB, custom_status BLOB, failure BLOB)",
     "CREATE UNIQUE INDEX runs_by_key ON runs (hub, kind, id) WHERE place = 0",
-    "CREATE INDEX runs_elsewhere ON runs (hub, run_id) WHERE place > 0",
-    "CREATE INDEX runs_replaced ON runs (hub, kind, id) WHERE place = 1",
+    "CREATE INDEX runs_ended ON runs (hub, kind, id, run_id) WHERE place = 1",
+    "CREATE INDEX runs_waiting ON runs (hub, kind, id, run_id) WHERE place = 2",
     "CREATE INDEX runs_to_recover ON runs (hub, partition)"
     " WHERE place = 0 AND status < 4 AND (open_work > 0 OR status = 3 OR slow_turns > 0)",
     "CREATE INDEX runs_due ON runs (hub, due_at) WHERE place = 0 AND status < 4 AND due_at IS NOT NULL",
@@ -66,6 +66,7 @@ _VERSION_1 = (
     " visible_at INTEGER NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL, run_id TEXT, start_run_id TEXT,"
     " data BLOB NOT NULL, parked INTEGER NOT NULL, PRIMARY KEY (hub, sequence)) WITHOUT ROWID",
     "CREATE INDEX inbox_delayed ON inbox_later (hub, visible_at) WHERE parked = 0",
+    "CREATE INDEX inbox_delayed_of ON inbox_later (hub, kind, id) WHERE parked = 0",
     "CREATE INDEX inbox_parked ON inbox_later (hub, kind, id, sequence) WHERE parked = 1",
     "CREATE TABLE queue (number INTEGER PRIMARY KEY, hub INTEGER NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL,"
     " run_id TEXT NOT NULL, generation INTEGER NOT NULL, task_id INTEGER NOT NULL, partition INTEGER NOT NULL,"

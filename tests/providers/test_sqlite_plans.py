@@ -25,7 +25,9 @@ GROWING = ("runs", "history", "inbox", "inbox_later", "queue", "memos", "tags", 
 
 # Walks that are meant, by a piece of the statement: what is walked is short, or the call asks for all of it.
 MEANT = {
-    "SELECT 1 FROM inbox_later WHERE hub = 1 AND parked = 1 LIMIT 1": "stops at the first",
+    "SELECT 1 FROM inbox_later INDEXED BY inbox_parked WHERE hub = 1 AND parked = 1 LIMIT 1": "stops at the first",
+    "SELECT 1 FROM runs INDEXED BY runs_waiting WHERE hub = 1 AND place = 2 LIMIT 1": "stops at the first",
+    "SELECT priority, sequence FROM inbox ": "from its beginning, which holds what is eligible; stops at the limit",
     "SELECT sequence, kind, id FROM inbox": "parking and purging look at the messages that wait, once for all targets",
     "SELECT sequence, kind, id FROM inbox_later": "likewise",
 }

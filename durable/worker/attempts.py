@@ -76,12 +76,12 @@ class OwnerAttempts:
 
     # ---- deciding and starting
 
-    def is_held(self, request: ev.ActivityScheduled) -> bool:
+    def is_held(self, partition: int, request: ev.ActivityScheduled) -> bool:
         """Decide whether this worker keeps an activity, and reserve a slot for it, or any worker may claim it."""
         options = request.options
         if options.priority != 1 or not self._claims.accepts(options.queue) or self.is_draining:
             return False
-        if not self._runner.serves(request.name, request.version):
+        if partition in self._keeper.parting or not self._runner.serves(request.name, request.version):
             return False
         if self._keeper.others and self._runner.free_slots - self._runner.waiting <= self._reserved:
             return False

@@ -46,7 +46,12 @@ class Announcement:
 
 
 class LeaseKeeper:
-    """Holds one lease. `on_taken`, `on_leaving` and `on_lost` are the owner's."""
+    """Holds one lease. What it is handed is the owner's.
+
+    `on_taken(partitions)`: look for what is unfinished in them. `on_leaving(partitions)`: let go of them; the answer is which
+    of them may go. `on_staying(partitions)`: go on with those that may not. `find_busy()`: partitions with activities that run
+    here. `on_lost()`: forget everything.
+    """
 
     def __init__(
         self,
@@ -57,7 +62,9 @@ class LeaseKeeper:
         partitions: int,
         *,
         on_taken: Callable[[Collection[int]], Awaitable[None]],
-        on_leaving: Callable[[Collection[int]], Awaitable[None]],
+        on_leaving: Callable[[Collection[int]], Awaitable[Collection[int]]],
+        on_staying: Callable[[Collection[int]], None],
+        find_busy: Callable[[], Collection[int]],
         on_lost: Callable[[], Awaitable[None]],
     ) -> None:
         self._provider = provider
@@ -68,10 +75,13 @@ class LeaseKeeper:
         self._seen: list[Announcement] = []
         self._on_taken = on_taken
         self._on_leaving = on_leaving
+        self._on_staying = on_staying
+        self._find_busy = find_busy
         self._on_lost = on_lost
         self.lease: Lease | None = None
         self.owned: set[int] = set()
         self.leaving: set[int] = set()
+        self.parting: set[int] = set()  # to be given up, as soon as no activity of theirs runs here
         self.others = 0  # other live workers of the hub that run activities
         self._valid_until = 0.0
         self._is_lost = False
@@ -135,6 +145,7 @@ class LeaseKeeper:
         former, self.lease = self.lease, None
         self.owned.clear()
         self.leaving.clear()
+        self.parting.clear()
         await self._on_lost()
         self._is_lost = False
         try:
@@ -161,16 +172,32 @@ class LeaseKeeper:
         share = -(-self._partitions // workers)
         surplus = len(self.owned) - share
         if surplus > 0:
-            giving = set(sorted(self.owned)[-surplus:])
-            self.leaving |= giving
-            await self._on_leaving(giving)
-            await self._provider.release(lease, giving)
-            self.owned -= giving
-            self.leaving -= giving
+            await self._give_up(lease, surplus)
             return
+        self.parting.clear()
         wanted = sorted(set(view.unowned) - self.owned)[: share - len(self.owned)]
         if wanted:
             got = set(await self._provider.take(lease, wanted)) - self.owned
             self.owned |= got
             if got:
                 await self._on_taken(got)
+
+    async def _give_up(self, lease: Lease, surplus: int) -> None:
+        """Give up so many partitions: those at rest now, the others once the activities that run here for them have ended.
+
+        A new owner would have to run those a second time.
+        """
+        busy = set(self._find_busy())
+        self.parting = set(sorted(self.owned, key=lambda partition: (partition in busy, -partition))[:surplus])
+        giving = self.parting - busy
+        if not giving:
+            return
+        self.leaving |= giving
+        left = set(await self._on_leaving(giving))
+        if left and self.lease is lease:
+            await self._provider.release(lease, left)
+            self.owned -= left
+            self.parting -= left
+        self.leaving -= giving
+        if giving - left:
+            self._on_staying(giving - left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -156,6 +157,11 @@ class LiveInstance:
         self.children: list[InstanceRow] | None = None  # unfinished ones, looked up before it is terminated
 
     @property
+    def runs_activities(self) -> bool:
+        """True while activities run here for it, or their outcomes wait for its next turn: another owner would repeat them."""
+        return bool(self.held) or any(pending.message is None for pending in self.normal)
+
+    @property
     def is_idle(self) -> bool:
         """True when nothing would be lost by forgetting it."""
         return not (
@@ -197,6 +203,16 @@ class LiveInstance:
         """Return taken arrivals to the front, in their order."""
         for item in reversed(list(pending)):
             (self.control if item.is_control else self.normal).appendleft(item)
+
+    def release(self, kept_max: int) -> list[int]:
+        """Let go of the messages behind the first ones; return their sequences. Local outcomes stay: they are nowhere else."""
+        if len(self.normal) <= kept_max:
+            return []
+        first = {id(item.message) for item in itertools.islice(self.normal, kept_max)}
+        gone = [item for item in self.normal if item.message is not None and id(item.message) not in first]
+        left = {id(item) for item in gone}
+        self.normal = collections.deque(item for item in self.normal if id(item) not in left)
+        return [item.message.sequence for item in gone if item.message is not None]
 
     @property
     def early_due(self) -> int:

@@ -40,8 +40,16 @@ class LostAttempts:
 class Loader:
     """Brings an instance into memory so that its next turn can run."""
 
-    def __init__(self, provider: Provider, turns: Turns, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        turns: Turns,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        is_parked: Callable[[LiveInstance], bool],
+    ) -> None:
         self._provider = provider
+        self._is_parked = is_parked
         self._turns = turns
         self._loop = loop
         self._heartbeats: dict[str, bytes] = {}
@@ -94,7 +102,7 @@ class Loader:
         if row is None or row.status.is_finished:
             live.is_recovered = True
             return
-        if blind_arrival(live, row) is not None:
+        if self._is_parked(live) or blind_arrival(live, row) is not None:
             return
         end = ending(live, row)
         if end is not None:

@@ -36,6 +36,7 @@ from durable.provider import (
 from durable.records import Record
 from durable.worker.activities import ActivityRunner
 from durable.worker.attempts import OwnerAttempts
+from durable.worker.backlog import Backlog
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
@@ -88,14 +89,14 @@ class Owner:
         self._partitions = partitions
         self._max_cached = max_cached
         self._loop = asyncio.get_running_loop()
-        self._loader = Loader(provider, turns, self._loop)
+        self._loader = Loader(provider, turns, self._loop, is_parked=self._is_parked)
         self._lives: dict[InstanceKey, LiveInstance] = {}
         self._cached: collections.OrderedDict[InstanceKey, LiveInstance] = collections.OrderedDict()
         self._ready: collections.deque[LiveInstance] = collections.deque()
         self._held: set[int] = set()
         self._settled: collections.OrderedDict[int, None] = collections.OrderedDict()
-        self._behind: dict[InstanceKey, int] = {}
-        self._receives = 0
+        self._backlog = Backlog()
+        self._is_full = False  # too many messages in memory to receive more
         self._due_times = DueTimes(clock, self._loop, self._come_due)
         self._is_pumping = False
         self._receive_wake = asyncio.Event()
@@ -167,22 +168,29 @@ class Owner:
         self._make_ready(live)
 
     def _is_left_in_store(self, message: StoredMessage) -> bool:
-        """Leave a message where it is: it is not due, or its instance is parked and has enough to begin with.
-
-        Once one was left, those that come after it are left too until all are read, so that they keep their order.
-        """
+        """Leave a message for later: not due, too many in memory, older ones unread, or its instance parked with enough."""
         ahead = message.visible_at - self._clock.now()
         if ahead > 0:
             if ahead < HORIZON_US:
                 self._loop.call_later(ahead / 1e6, self._receive_wake.set)
             return True
-        live = self._lives.get(message.target)
-        if live is None or message.priority is Priority.CONTROL:
-            return False
-        if live.key in self._behind or (self._is_parked(live) and len(live.normal) >= PARKED_KEPT_MAX):
-            self._behind[live.key] = self._receives
+        if len(self._held) > HELD_MAX:
+            self._is_full = True
+            self._backlog.fall_behind([message.partition])
             return True
-        return False
+        live = self._lives.get(message.target)
+        place = self._backlog.place_of(message)
+        is_control = message.priority is Priority.CONTROL
+        if live is not None and not is_control and self._is_parked(live):
+            if place is not None or len(live.normal) >= PARKED_KEPT_MAX:
+                self._backlog.fall_behind([live.key])
+                return True
+            return False
+        if place is None or (is_control and place == message.target):
+            return False
+        self._backlog.keep(message, place)
+        self._receive_wake.set()
+        return True
 
     def _discard(self, live: LiveInstance, message: StoredMessage, reason: str) -> None:
         """Consume a message that nobody can read, and say so."""
@@ -289,15 +297,21 @@ class Owner:
             self._cached.pop(live.key, None)
 
     async def _load(self, lives: list[LiveInstance]) -> None:
+        unread = {live.key for live in lives if live.row is None}
         try:
             async for live, error in self._loader.load(lives):
                 live.is_loading = False
                 if self._lives.get(live.key) is not live:  # lost while it was being read
                     self._turns.close(live.drop_execution())
-                elif error is not None:
+                    continue
+                if live.key in unread and live.row is not None and live.row.parked_until:
+                    self._release(live, 0)  # older messages may wait in the store
+                if error is not None:
                     self._stall(live, error)
                 elif live.row is None:
                     self._drop_unknown(live)
+                elif self._is_parked(live):
+                    self._push_parked(live, live.row)
                 elif not live.is_recovered and blind_arrival(live, live.row) is None:
                     self._redeliver(live)
                 else:
@@ -334,6 +348,7 @@ class Owner:
 
     async def recover(self, partitions: Collection[int]) -> None:
         """Find what the partitions' former owner left unfinished. What had stalled there is tried here at once."""
+        self._backlog.fall_behind(partitions)
         keys = await self._provider.recover(self._keeper.current, partitions)
         for key in keys:
             live = self._live(key)
@@ -376,7 +391,6 @@ class Owner:
             if pending.message is not None:
                 self._held.discard(pending.message.sequence)
         live.is_busy = False
-        self._behind.pop(live.key, None)
         self._forget(live)
 
     async def lose_everything(self) -> None:
@@ -386,19 +400,37 @@ class Owner:
         self.commits.forget()
         self.attempts.unreserve_all()
         self._held.clear()
-        self._behind.clear()
+        self._backlog.forget()
         self._due_times.clear()
         self._ready.clear()
 
-    async def leave(self, partitions: Collection[int]) -> None:
-        """Let go of partitions that are about to be given up: no turn of theirs begins any more, and the last ones end."""
+    def find_busy(self) -> Collection[int]:
+        """Return the partitions with instances whose activities run here."""
+        return {live.partition for live in self._lives.values() if live.runs_activities}
+
+    async def leave(self, partitions: Collection[int]) -> Collection[int]:
+        """Let go of partitions that are about to be given up: no turn of theirs begins any more, and the last ones end.
+
+        Returns those that may go; a partition whose last turns have begun an activity here stays.
+        """
         while True:
             leaving = [live for live in self._lives.values() if live.partition in partitions]
             if not any(live.is_busy or live.is_loading for live in leaving):
                 break
             await asyncio.sleep(0.001)
+        staying = {live.partition for live in leaving if live.runs_activities}
         for live in leaving:
-            self._abandon(live)
+            if live.partition not in staying:
+                self._abandon(live)
+        return set(partitions) - staying
+
+    def stay(self, partitions: Collection[int]) -> None:
+        """Go on with partitions that were to be given up: what came for them meanwhile is read now."""
+        self._backlog.fall_behind(partitions)
+        self._receive_wake.set()
+        for live in list(self._lives.values()):
+            if live.partition in partitions:
+                self._make_ready(live)
 
     # ---- effects
 
@@ -423,6 +455,9 @@ class Owner:
                 self._rest(item.live)
         if self._ready:  # a full commit made them wait
             self._pump_soon()
+        if self._is_full and len(self._held) <= HELD_MAX:
+            self._is_full = False
+            self._receive_wake.set()
 
     def _settle(self, sequence: int) -> None:
         self._held.discard(sequence)
@@ -465,14 +500,24 @@ class Owner:
 
     def _note_due(self, live: LiveInstance, row: InstanceRow, before: InstanceRow | None) -> None:
         if row.parked_until:
-            if row.status is Status.STALLED:
-                self._due_times.push(row.parked_until, live.key, is_stored=False)
+            self._push_parked(live, row)
             return
         if before is not None and before.parked_until:
             self._receive_wake.set()  # what was left in the store meanwhile is eligible now
         if row.due_at is not None and (before is None or row.due_at != before.due_at or live.pushed_due is None):
             live.pushed_due = row.due_at
             self._due_times.push(row.due_at, live.key)
+
+    def _push_parked(self, live: LiveInstance, row: InstanceRow) -> None:
+        if len(live.normal) > PARKED_KEPT_MAX:
+            self._release(live, PARKED_KEPT_MAX)
+        if row.status is Status.STALLED:  # one that was suspended meanwhile waits for its resume
+            self._due_times.push(row.parked_until, live.key, is_stored=False)
+
+    def _release(self, live: LiveInstance, kept_max: int) -> None:
+        """Leave messages to the store again; they are received in order when the instance is parked no more."""
+        self._held.difference_update(live.release(kept_max))
+        self._backlog.fall_behind([live.key])
 
     def _end(self, live: LiveInstance) -> None:
         self._turns.close(live.drop_execution())
@@ -530,9 +575,10 @@ class Owner:
             self._receive_wake.clear()
 
     async def _receive(self) -> bool:
-        if not self._keeper.owned or self.is_draining or len(self._held) > HELD_MAX:
+        self._is_full = len(self._held) > HELD_MAX
+        if not self._keeper.owned or self.is_draining or self._is_full:
             return False
-        self._receives += 1
+        self._backlog.begin_read()
         window = self._due_times.next_window()
         received = await self._provider.receive(
             self._keeper.current, self._held, RECEIVE_MAX, due_after=window[0], due_before=window[1]
@@ -543,21 +589,16 @@ class Owner:
                 self._accept(message)
         is_cut = len(received.messages) == RECEIVE_MAX
         if not is_cut:
-            self._catch_up()
+            for message in self._backlog.end_read(self._is_parked_key):
+                if message.partition in self._keeper.owned:
+                    self._accept(message)
         more_due = len(received.due) >= RECEIVE_MAX
         self._due_times.fill(window, received.due, is_cut=more_due)
         return is_cut or more_due
 
-    def _catch_up(self) -> None:
-        """Everything eligible was read: those instances of which messages were left before that are behind no more."""
-        for key, since in list(self._behind.items()):
-            live = self._lives.get(key)
-            if live is not None and self._is_parked(live):
-                continue
-            if since < self._receives:
-                del self._behind[key]
-            else:  # left while this was being read
-                self._receive_wake.set()
+    def _is_parked_key(self, key: InstanceKey) -> bool:
+        live = self._lives.get(key)
+        return live is not None and self._is_parked(live)
 
     # ---- ending
 

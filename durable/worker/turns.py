@@ -85,7 +85,7 @@ STALLS = (
 
 
 class Turns:
-    """Runs turns. `is_held(request)` decides, per activity, whether this worker keeps it or any may claim it."""
+    """Runs turns. `is_held(partition, request)` decides, per activity, whether this worker keeps it or any may claim it."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Turns:
         partitions: int,
         *,
         strict: bool,
-        is_held: Callable[[ev.ActivityScheduled], bool],
+        is_held: Callable[[int, ev.ActivityScheduled], bool],
     ) -> None:
         self._app = app
         self._sealer = sealer
@@ -350,7 +350,7 @@ class Turns:
         if state.queued:
             state.queued = [list(span) for span in state.queued] if execution.open_activities else []
         for request in turn.activities:
-            if self._is_held(request):
+            if self._is_held(live.partition, request):
                 prepared.held.append((request, execution.derived_id("activity", request.call_id)))
             else:
                 state.add_queued(request.task_id)
@@ -374,7 +374,7 @@ class Turns:
         held: list[tuple[ev.ActivityScheduled, str]] = []
         offered: list[ActivityRow] = []
         for request, idempotency_key in requests:
-            if self._is_held(request):
+            if self._is_held(live.partition, request):
                 held.append((request, idempotency_key))
                 continue
             count, since = state.deliveries.pop(request.task_id)

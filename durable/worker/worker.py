@@ -225,6 +225,8 @@ class _Parts:
             hub.partitions,
             on_taken=lambda partitions: self.owner.recover(partitions),
             on_leaving=lambda partitions: self.owner.leave(partitions),
+            on_staying=lambda partitions: self.owner.stay(partitions),
+            find_busy=lambda: self.owner.find_busy(),
             on_lost=lambda: self.owner.lose_everything(),
         )
         self.runner = ActivityRunner(
@@ -254,7 +256,7 @@ class _Parts:
             self.watchdog,
             hub.partitions,
             strict=settings.strict,
-            is_held=lambda request: self.owner.attempts.is_held(request),
+            is_held=lambda partition, request: self.owner.attempts.is_held(partition, request),
         )
         self.owner = Owner(
             provider,

@@ -23,7 +23,7 @@ def connect(url: str, ports: Ports) -> Provider:
     """Return a provider for `sqlite:///PATH[?hub=NAME][&mode=rw]`; nothing is touched before its `open`."""
     parts = urllib.parse.urlsplit(url)
     path = urllib.parse.unquote(parts.path.removeprefix("/"))
-    if parts.scheme != "sqlite" or parts.netloc or parts.fragment or not path:
+    if not url.startswith("sqlite:///") or parts.netloc or parts.fragment or not path:
         raise StoreError(f"'{url}' names no file: write sqlite:///relative.db or sqlite:////absolute.db")
     options = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
     for name in options:

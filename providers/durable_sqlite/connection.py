@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from durable.errors import StoreError
 from durable_sqlite import failures
-from durable_sqlite.filelock import FileLock, file_of, locked_out
+from durable_sqlite.filelock import WAIT_S_MAX, FileLock, file_of, locked_out
 
 logger = logging.getLogger("durable.sqlite")
 
@@ -28,6 +28,7 @@ WAL_BYTES_KEPT = 64 * 1024 * 1024
 FRAMES_MAX = 4000
 """Pages in the WAL (16 MiB) after which they are copied into the database; SQLite's default of 1,000 copies more often."""
 READ_WAIT_S = 5.0
+PAUSE_S = 0.002
 
 FULL = 2
 
@@ -160,18 +161,15 @@ class WriteConnection:
 
     def begin(self) -> None:
         """Begin a transaction, after the other writers. Blocks; raises StoreUnavailableError after a long wait."""
-        with_turn = self._turn.acquire(timeout=30)
-        if not with_turn:
+        give_up_at = time.monotonic() + WAIT_S_MAX
+        if not self._turn.acquire(timeout=WAIT_S_MAX):
             raise locked_out(self.path)
         try:
-            give_up_at = time.monotonic() + 30
-            self._file_lock.acquire()
             while not self._begin():
                 if time.monotonic() > give_up_at:
                     raise locked_out(self.path)
-                time.sleep(0.002)
+                time.sleep(PAUSE_S)
         except BaseException:
-            self._file_lock.release()
             self._turn.release()
             raise
 

@@ -348,6 +348,7 @@ def _prepare_file(path: str, *, may_create: bool) -> None:
 
 
 def _disconnect(opened: _Opened) -> None:
+    opened.writer.join()
     try:
         with FileLock(lock_path_of(opened.write.path)):
             opened.ownership.unlock_all()

@@ -95,7 +95,9 @@ class Reads:
         values = database.execute(_FIND_CURRENT, (self._hub, key.kind, key.id)).fetchone()
         if run_id is not None and (values is None or values[4] != run_id):
             place = (self._hub, key.kind, key.id, run_id)
-            values = database.execute(_FIND_ENDED, place).fetchone() or database.execute(_FIND_WAITING, place).fetchone()
+            values = (
+                database.execute(_FIND_ENDED, place).fetchone() or database.execute(_FIND_WAITING, place).fetchone()
+            )
         return None if values is None else row_of(values)
 
     def recover(self, database: sqlite3.Connection, lease: Lease, partitions: Collection[int]) -> list[InstanceKey]:

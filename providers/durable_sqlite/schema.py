@@ -71,8 +71,8 @@ _VERSION_1 = (
     "CREATE TABLE queue (number INTEGER PRIMARY KEY, hub INTEGER NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL,"
     " run_id TEXT NOT NULL, generation INTEGER NOT NULL, task_id INTEGER NOT NULL, partition INTEGER NOT NULL,"
     " queue TEXT NOT NULL, name TEXT NOT NULL, version TEXT, data BLOB NOT NULL, priority INTEGER NOT NULL,"
-    " visible_at INTEGER NOT NULL, start_by INTEGER, deliveries INTEGER NOT NULL, first_claimed_at INTEGER NOT NULL, heartbeat BLOB,"
-    " claimer TEXT)",
+    " visible_at INTEGER NOT NULL, start_by INTEGER, deliveries INTEGER NOT NULL, first_claimed_at INTEGER NOT NULL,"
+    " heartbeat BLOB, claimer TEXT)",
     "CREATE UNIQUE INDEX queue_by_task ON queue (hub, kind, id, run_id, generation, task_id)",
     "CREATE INDEX queue_free ON queue (hub, queue, priority, number) WHERE claimer IS NULL",
     "CREATE INDEX queue_expiring ON queue (hub, start_by) WHERE start_by IS NOT NULL AND first_claimed_at = 0",

@@ -127,6 +127,10 @@ class Writer:
                 await self._is_idle
             self._tasks.put(None)
 
+    def join(self) -> None:
+        """Wait for the thread, after `close`. Blocks."""
+        self._thread.join()
+
     def _check_open(self) -> None:
         if self._connection.broken is not None:
             raise self._connection.broken

@@ -299,7 +299,7 @@ def test_a_detached_start_refuses_at_the_call(play: MakePlay) -> None:
         with pytest.raises(InvalidInputError, match="input of orchestrator 'pack'"):
             ctx.start_orchestration(function(app, "pack"), "many")
         with pytest.raises(ValueError, match="time zone"):
-            ctx.start_orchestration("pack", 1, at=datetime(2030, 1, 1))  # noqa: DTZ001
+            ctx.start_orchestration("pack", 1, at=datetime(2030, 1, 1))
         with pytest.raises(TypeError, match="timedelta"):
             ctx.start_orchestration("pack", 1, at=5)  # type: ignore[call-overload]
         with pytest.raises(LimitExceededError):

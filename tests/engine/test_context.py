@@ -393,7 +393,7 @@ def test_timers_of_any_length(play: MakePlay, when: Any, due: int) -> None:
 @pytest.mark.parametrize(
     ("when", "error"),
     [
-        (datetime(2030, 1, 1), ValueError),  # noqa: DTZ001
+        (datetime(2030, 1, 1), ValueError),
         (5, TypeError),
         (True, TypeError),
         (1.5, TypeError),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from typing import Any
 import durable_sqlite
 import pytest
 
-from durable.events import InstanceKey
-from durable.provider import PARTITIONS, Beat, Expects, InstanceFilter, Report, Status
+from durable.provider import PARTITIONS, Beat, Expects, Report, Status
 from durable.testing.conformance import Session, Store
 from durable.testing.conformance.store import LATER_US, attempt_of, end_of, event_to, memo, new_row, start_of, step_of
 

@@ -111,8 +111,9 @@ async def test_an_activity_only_worker_runs_no_orchestration(store_url: str) -> 
             assert await worker.client.get(handle.instance_id).result(timeout=10) == "side"
 
 
-async def test_a_fan_out_is_shared_with_the_workers_beside(store_url: str) -> None:
+async def test_a_fan_out_is_shared_with_the_workers_beside(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More at once than the owner has slots: the rest is for whoever is free."""
+    monkeypatch.setattr("durable.worker.leasing.LOOK_AROUND_S", 0.05)
     ran: list[Any] = []
     one = Worker(app_of("one", ran), store_url, max_activities=2, name="one")
     two = Worker(app_of("two", ran), store_url, max_activities=2, name="two")
@@ -282,6 +283,52 @@ async def test_a_new_owner_runs_only_what_it_serves(store_url: str, style: str) 
             async with Worker(app_of("side", ran), store_url, orchestrations=False, name="side"):
                 assert await again.result(timeout=10) == "side"
     assert ran == [("first", 7), ("side", 7)]
+
+
+async def test_a_worker_that_joins_makes_no_running_activity_run_twice(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions move to it once the activities that run for them have ended; under load that takes no quiet moment."""
+    monkeypatch.setattr("durable.worker.leasing.LOOK_AROUND_S", 0.05)
+    monkeypatch.setattr("durable.worker.leasing.LOOK_AROUND_LOCKED_S", 0.05)
+    app = App()
+    ran: list[Any] = []
+    release = asyncio.Event()
+
+    @app.activity
+    async def long(name: str) -> None:
+        ran.append(name)
+        await release.wait()
+
+    @app.activity
+    async def short(name: str) -> None:
+        ran.append(name)
+        await asyncio.sleep(0.005)
+
+    @app.orchestrator
+    async def main(ctx: OrchestrationContext, number: int) -> None:
+        waits = ctx.call_activity(long, f"long {number}") if number < 10 else None
+        for step in range(30):
+            await ctx.call_activity(short, f"short {number} {step}")
+        if waits is not None:
+            await waits
+
+    async with Worker(app, store_url, name="one") as one:
+        handles = [await one.client.start(main, number) for number in range(40)]
+        await holds(lambda: len(ran) > 100)
+        async with Worker(app, store_url, name="two") as two:
+            await holds(lambda: len(_owned_by(two)) >= 20)
+            release.set()
+            for handle in handles:
+                await handle.result(timeout=20)
+            await holds(lambda: len(_owned_by(one)) == len(_owned_by(two)) == 32)
+    assert len(ran) == len(set(ran)) == 40 * 30 + 10
+
+
+def _owned_by(worker: Worker) -> set[int]:
+    parts = worker._parts
+    assert parts is not None
+    return parts.keeper.owned
 
 
 # ---- worker processes

@@ -1,0 +1,69 @@
+"""What is still in the store: messages that a wake-up brings must not overtake older ones that nobody has read yet.
+
+A place, a partition or one instance, is behind while the store may hold eligible messages of it that are not in memory:
+after the partition was taken, and after a message was left there. A fresh message of such a place waits until everything
+eligible was read once, by a read that began after the place fell behind.
+
+Invariant: of one place, a message enters memory only after all that were stored before it and that this process was told of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from durable.events import InstanceKey
+from durable.provider import StoredMessage
+
+Place: TypeAlias = InstanceKey | int
+"""An instance, or a partition."""
+
+STASH_MAX = 1000
+"""Fresh messages that wait here for the older ones; more are left in the store."""
+
+
+class Backlog:
+    """The places that are behind, each with the number of the read during which it fell behind."""
+
+    def __init__(self) -> None:
+        self._behind: dict[Place, int] = {}
+        self._stash: list[StoredMessage] = []
+        self._reads = 0
+
+    def fall_behind(self, places: Iterable[Place]) -> None:
+        """Note that the store holds, or may hold, messages of these places that are not in memory."""
+        self._behind.update(dict.fromkeys(places, self._reads))
+
+    def place_of(self, message: StoredMessage) -> Place | None:
+        """Return the place that holds a fresh message up, None if it may go ahead."""
+        if message.partition in self._behind:
+            return message.partition
+        return message.target if message.target in self._behind else None
+
+    def keep(self, message: StoredMessage, place: Place) -> None:
+        """Let a fresh message wait for the older ones of its place."""
+        if len(self._stash) < STASH_MAX:
+            self._stash.append(message)
+        else:
+            self.fall_behind([place])
+
+    def begin_read(self) -> None:
+        """A read of what is eligible begins."""
+        self._reads += 1
+
+    def end_read(self, is_parked: Callable[[InstanceKey], bool]) -> list[StoredMessage]:
+        """Everything eligible has been read and taken in; return the fresh messages whose turn it is now."""
+        for place, since in list(self._behind.items()):
+            if since < self._reads and not (isinstance(place, InstanceKey) and is_parked(place)):
+                del self._behind[place]
+        ready = [message for message in self._stash if self.place_of(message) is None]
+        self._stash = [message for message in self._stash if self.place_of(message) is not None]
+        return ready
+
+    def __bool__(self) -> bool:
+        return bool(self._behind)
+
+    def forget(self) -> None:
+        """Everything in memory is gone, and will be read again."""
+        self._behind.clear()
+        self._stash.clear()

@@ -1,0 +1,279 @@
+"""The file of a SQLite store: how it is found, made, recognised, and what is said when it cannot be used."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import durable_sqlite
+import pytest
+from durable_sqlite import schema
+from durable_sqlite.connection import is_free_of_the_wal_bug
+
+from durable.errors import StoreError
+from durable.ports import system_ports
+from durable.provider import InstanceFilter
+from durable.testing.conformance.store import new_row, start_of
+from tests.providers.sqlite_store import inside, store_at, writer_of
+
+
+async def _open(url: str) -> None:
+    provider = durable_sqlite.connect(url, system_ports())
+    await provider.open()
+    await provider.close()
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# ---- URLs
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://", "sqlite:///", "sqlite://host/x.db", "sqlite:x.db", "mysql:///x.db", "sqlite:///x.db#part"],
+)
+def test_a_url_that_names_no_file_is_an_error(url: str) -> None:
+    with pytest.raises(StoreError, match="sqlite:///relative"):
+        durable_sqlite.connect(url, system_ports())
+
+
+@pytest.mark.parametrize("query", ["color=red", "Hub=x", "hub=x&timeout=5"])
+def test_an_unknown_option_is_an_error_that_names_the_known_ones(query: str) -> None:
+    with pytest.raises(StoreError, match="unknown option .* hub, mode"):
+        durable_sqlite.connect(f"sqlite:///x.db?{query}", system_ports())
+
+
+def test_a_wrong_mode_is_an_error() -> None:
+    with pytest.raises(StoreError, match="mode is rw"):
+        durable_sqlite.connect("sqlite:///x.db?mode=ro", system_ports())
+
+
+async def test_relative_and_absolute_paths_are_meant_literally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    await _open("sqlite:///relative.db")
+    await _open(f"sqlite:///{tmp_path}/sp%20ace%3F%23%25.db")
+    assert {path.name for path in tmp_path.glob("*.db")} == {"relative.db", "sp ace?#%.db"}
+
+
+# ---- what a store is
+
+
+async def test_a_new_file_is_private(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "store.db")
+    session = await store.worker()
+    await session.start("instance")
+    modes = {path.name: _mode(path) for path in tmp_path.iterdir() if path.is_file()}
+    assert modes == dict.fromkeys(["store.db", "store.db-wal", "store.db-shm", "store.db.lock"], 0o600)
+    live = tmp_path / "store.db.live"
+    assert _mode(live) == 0o700
+    assert [_mode(path) for path in live.iterdir()] == [0o600]
+    await store.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"store.db", "store.db.lock"}
+
+
+async def test_the_mode_of_an_existing_file_is_respected(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.touch()
+    path.chmod(0o640)
+    store = store_at(path)
+    await store.worker()
+    assert [_mode(tmp_path / name) for name in ("store.db", "store.db-wal")] == [0o640, 0o640]
+    await store.close()
+
+
+async def test_commits_reach_the_disk_before_they_are_acknowledged(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "store.db")
+    provider = await store.open()
+    database = writer_of(provider).database
+    settings = {
+        name: database.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous", "mmap_size", "wal_autocheckpoint")
+    }
+    assert settings == {"journal_mode": "wal", "synchronous": 2, "mmap_size": 0, "wal_autocheckpoint": 0}
+    await store.close()
+
+
+async def test_a_store_that_does_not_become_durable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("durable_sqlite.connection.FULL", 3)  # so that what is read back is not what was asked for
+    with pytest.raises(StoreError, match="cannot be made durable .*synchronous=2"):
+        await _open(f"sqlite:///{tmp_path}/store.db")
+
+
+async def test_readers_cannot_write(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "store.db")
+    provider = await store.open()
+    await provider.count(InstanceFilter())
+    opened = inside(provider)
+    for statement in ("DELETE FROM runs", "PRAGMA user_version = 9", "PRAGMA wal_checkpoint(TRUNCATE)"):
+        with pytest.raises(sqlite3.OperationalError):
+            opened.read.execute(statement)
+        with pytest.raises(sqlite3.OperationalError):
+            await opened.slow_reads.execute(statement)
+    await store.close()
+
+
+async def test_hubs_of_one_file_are_independent(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    providers = [durable_sqlite.connect(f"{url}?hub={name}", system_ports()) for name in ("one", "two", "one")]
+    hubs = [await provider.open() for provider in providers]
+    assert [hub.name for hub in hubs] == ["one", "two", "one"]
+    row = new_row("same", run_id="run")
+    for provider in providers[:2]:
+        lease = await provider.lease("client", b"", worker=True)
+        assert len(await provider.take(lease, range(64))) == 64
+        [delivery] = await provider.submit(lease, 1, [start_of(row)])
+        assert delivery.row is None
+    assert [await provider.count(InstanceFilter()) for provider in providers] == [1, 1, 1]
+    for provider in providers:
+        await provider.close()
+
+
+async def test_the_version_of_sqlite_is_judged_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "durable.sqlite"):
+        await _open(f"sqlite:///{tmp_path}/store.db")
+    [record] = [record for record in caplog.records if record.name == "durable.sqlite"]
+    assert sqlite3.sqlite_version in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 0), False),
+        ((3, 50, 6), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 52, 0), True),
+    ],
+)
+def test_the_versions_with_the_fix_are_known(version: tuple[int, int, int], expected: bool) -> None:
+    assert is_free_of_the_wal_bug(version) is expected
+
+
+# ---- what cannot be used
+
+
+async def test_a_missing_file_is_not_created_where_that_is_not_wanted(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"store\.db' does not exist, and mode=rw"):
+        await _open(f"sqlite:///{tmp_path}/store.db?mode=rw")
+    assert not list(tmp_path.iterdir())
+    await _open(f"sqlite:///{tmp_path}/store.db")
+    await _open(f"sqlite:///{tmp_path}/store.db?mode=rw")
+
+
+async def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"the folder of .*nowhere/store\.db' does not exist"):
+        await _open(f"sqlite:///{tmp_path}/nowhere/store.db")
+
+
+async def test_a_folder_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is a folder"):
+        await _open(f"sqlite:///{tmp_path}")
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, but long enough to be looked at" * 100, b"short"])
+async def test_another_kind_of_file_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"notes\.txt' is not a SQLite database"):
+        await _open(f"sqlite:///{path}")
+    assert path.read_bytes() == content
+
+
+async def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.db"
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE theirs (x)")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"theirs\.db' belongs to another program"):
+        await _open(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+async def test_a_store_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "newer.db"
+    await _open(f"sqlite:///{path}")
+    database = sqlite3.connect(path)
+    database.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
+    database.close()
+    with pytest.raises(StoreError, match=r"newer\.db' was written by a newer release .*upgrade"):
+        await _open(f"sqlite:///{path}")
+
+
+# It imports all that it needs before it becomes somebody who may not read the interpreter's files.
+OPEN = """
+import asyncio, concurrent.futures.thread, os, sys
+import durable_sqlite
+from durable.errors import StoreError
+from durable.ports import system_ports
+if os.geteuid() == 0:
+    os.setuid(65534)
+try:
+    asyncio.run(durable_sqlite.connect(sys.argv[1], system_ports()).open())
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_read_only_store_is_an_error(tmp_path: Path, what: str) -> None:
+    # In a process of another user, for root may write everything.
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "store.db"
+    subprocess.run([sys.executable, "-c", OPEN.replace("os.setuid(65534)", "pass"), f"sqlite:///{path}"], check=True)
+    for parent in [*folder.parents][: len(folder.parts) - len(Path(os.sep, "tmp").parts)]:
+        parent.chmod(0o755)
+    (folder / "store.db.lock").chmod(0o666)
+    path.chmod(0o444 if what == "file" else 0o666)
+    folder.chmod(0o777 if what == "file" else 0o555)
+    answer = subprocess.run(
+        [sys.executable, "-c", OPEN, f"sqlite:///{path}"], check=True, capture_output=True, text=True
+    ).stdout
+    folder.chmod(0o755)
+    assert re.search(r"store\.db' (is read-only for this user|cannot be opened).*folder", answer), answer
+
+
+# ---- migrations
+
+
+def test_a_schema_is_migrated_step_by_step_and_only_once() -> None:
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    first = ("CREATE TABLE a (x)", "INSERT INTO a VALUES (1)")
+    second = ("ALTER TABLE a ADD COLUMN y DEFAULT 7",)
+    schema.migrate(database, (first,))
+    assert database.execute("PRAGMA user_version").fetchone() == (1,)
+    for _ in range(2):
+        schema.migrate(database, (first, second))
+    assert database.execute("PRAGMA user_version").fetchone() == (2,)
+    assert database.execute("SELECT x, y FROM a").fetchall() == [(1, 7)]
+    database.close()
+
+
+def test_a_migration_that_fails_changes_nothing() -> None:
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    schema.migrate(database, (("CREATE TABLE a (x)",),))
+    with pytest.raises(sqlite3.OperationalError):
+        schema.migrate(database, (("CREATE TABLE a (x)",), ("CREATE TABLE b (x)", "no statement")))
+    assert database.execute("PRAGMA user_version").fetchone() == (1,)
+    assert database.execute("SELECT name FROM sqlite_schema").fetchall() == [("a",)]
+    database.close()
+
+
+async def test_a_store_that_was_begun_and_not_finished_is_completed(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.touch()  # as after a kill between the making of the file and its first transaction
+    await _open(f"sqlite:///{path}")
+    await _open(f"sqlite:///{path}?mode=rw")

@@ -1,0 +1,320 @@
+"""Writers of a SQLite store: one at a time, across connections, and what they do when the disk or a rival fails them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from durable_sqlite.filelock import FileLock, is_held
+
+from durable.errors import StoreError, StoreUnavailableError
+from durable.provider import InstanceFilter
+from durable.testing.conformance import Store
+from durable.testing.conformance.store import event_to, new_row, start_of, step_of
+from tests.providers.sqlite_store import inside, store_at, writer_of
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Store:
+    return store_at(path)
+
+
+class _Failing:
+    """A connection whose COMMIT fails as if the disk had."""
+
+    def __init__(self, database: sqlite3.Connection, code: int) -> None:
+        self._database = database
+        self._code = code
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        if statement == "COMMIT":
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = self._code
+            raise error
+        return self._database.execute(statement, *values)
+
+
+async def test_every_statement_that_writes_holds_the_lock(store: Store, path: Path) -> None:
+    session = await store.worker()
+    writer = writer_of(session.provider)
+    unlocked: list[str] = []
+    count = 0
+
+    def check(statement: str) -> None:
+        nonlocal count
+        count += 1
+        if not is_held(f"{path}.lock"):
+            unlocked.append(statement)
+
+    writer.database.set_trace_callback(check)
+    row = await session.start("instance")
+    await session.commit(step_of(row, b"record"), alone=True)
+    session.provider.mark_slow_turn(session.lease, row.key, row.run_id)
+    await session.provider.renew(session.lease)
+    row = await session.finish(await session.load("instance"))
+    await session.provider.purge([(row.key, row.run_id)])
+    await session.provider.release(session.lease)
+    writer.database.set_trace_callback(None)
+    await store.close()
+    assert count > 50
+    assert not unlocked
+    assert not is_held(f"{path}.lock")
+
+
+async def test_the_wal_is_copied_under_the_lock_and_does_not_grow(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("durable_sqlite.connection.FRAMES_MAX", 100)
+    session = await store.worker()
+    row = await session.start("instance")
+    checkpoints: list[bool] = []
+
+    def check(statement: str) -> None:
+        if "wal_checkpoint" in statement:
+            checkpoints.append(is_held(f"{path}.lock"))
+
+    writer_of(session.provider).database.set_trace_callback(check)
+    for turn in range(300):
+        await session.commit(step_of(row, bytes(3000)), alone=turn % 2 == 0)
+        row = await session.load("instance")
+    assert len(checkpoints) > 5
+    assert all(checkpoints)
+    assert os.path.getsize(f"{path}-wal") < 400 * 4096
+    await store.close()
+
+
+async def test_a_commit_waits_for_another_writer(store: Store, path: Path) -> None:
+    session = await store.worker()
+    row = await session.start("instance")
+    for alone in (False, True):
+        lock = FileLock(f"{path}.lock")
+        lock.acquire()
+        commit = asyncio.create_task(session.commit(step_of(row, b"record"), alone=alone))
+        await asyncio.sleep(0.05)
+        assert not commit.done()
+        lock.close()
+        await commit
+        row = await session.load("instance")
+    assert row.records == 2
+    await store.close()
+
+
+async def test_a_commit_waits_for_a_program_that_does_not_know_the_lock(store: Store, path: Path) -> None:
+    session = await store.worker()
+    row = await session.start("instance")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    commit = asyncio.create_task(session.commit(step_of(row, b"record")))
+    await asyncio.sleep(0.05)
+    assert not commit.done()
+    other.execute("ROLLBACK")
+    await commit
+    other.close()
+    await store.close()
+
+
+async def test_a_writer_that_is_locked_out_for_long_says_so(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await store.worker()
+    row = await session.start("instance")
+    monkeypatch.setattr("durable_sqlite.writer.WAIT_S_MAX", 0.05)
+    monkeypatch.setattr("durable_sqlite.connection.WAIT_S_MAX", 0.05)
+    with FileLock(f"{path}.lock"):
+        with pytest.raises(StoreUnavailableError, match="locked by another process"):
+            await session.commit(step_of(row, b"record"))
+        with pytest.raises(StoreUnavailableError, match="locked by another process"):
+            await session.provider.purge([])
+        with pytest.raises(StoreUnavailableError, match="locked by another process"):
+            session.provider.mark_slow_turn(session.lease, row.key, row.run_id)
+        assert (await session.load("instance")) == row  # who only reads is not in the way of anybody
+    await session.commit(step_of(row, b"record"))
+    await store.close()
+
+
+async def test_a_deleted_lock_file_locks_nobody_out_and_nobody_in(store: Store, path: Path) -> None:
+    session, other = await store.worker(), await store.client()
+    row = await session.start("instance")
+    os.unlink(f"{path}.lock")
+    await session.commit(step_of(row, b"record"))
+    with FileLock(f"{path}.lock"):
+        waiting = [
+            asyncio.create_task(session.submit(event_to("instance"))),
+            asyncio.create_task(other.submit(event_to("instance"))),
+        ]
+        await asyncio.sleep(0.05)
+        assert not any(task.done() for task in waiting)
+    await asyncio.gather(*waiting)
+    await store.close()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_after_an_error_of_the_disk_nothing_more_is_written(store: Store, path: Path, alone: bool) -> None:
+    session = await store.worker()
+    row = await session.start("instance")
+    writer = writer_of(session.provider)
+    database = writer.database
+    writer.database = _Failing(database, sqlite3.SQLITE_IOERR | (4 << 8))  # type: ignore[assignment]
+    with pytest.raises(StoreError, match="stop this process"):
+        await session.commit(step_of(row, b"record"), alone=alone)
+    writer.database = database
+    for call in (session.commit(), session.submit(), session.receive(), session.provider.renew(session.lease)):
+        with pytest.raises(StoreError, match="stop this process"):
+            await call
+    await store.close()
+    again = store_at(path)
+    client = await again.client()
+    assert await client.load("instance") == row
+    await again.close()
+
+
+async def test_a_full_disk_is_told_and_nothing_is_written(store: Store) -> None:
+    session = await store.worker()
+    row = await session.start("instance")
+    database = writer_of(session.provider).database
+    pages = database.execute("PRAGMA page_count").fetchone()[0]
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    for alone in (False, True):
+        with pytest.raises(StoreUnavailableError, match=r"disk .* is full.*nothing was written"):
+            await session.commit(step_of(row, bytes(100_000)), alone=alone)
+    client = await store.client(session.provider)
+    results = await asyncio.gather(
+        session.commit(step_of(row, bytes(100_000))), client.submit(start_of(new_row("small"))), return_exceptions=True
+    )
+    assert isinstance(results[0], StoreUnavailableError)
+    assert await session.load("instance") == row
+    assert not await session.history(row.run_id)
+    database.execute("PRAGMA max_page_count = 1000000")
+    await session.commit(step_of(row, bytes(100_000)))
+    await store.close()
+
+
+async def test_a_file_that_is_replaced_underneath_is_not_written_any_more(store: Store, path: Path) -> None:
+    session = await store.worker()
+    path.rename(path.with_name("moved.db"))
+    with pytest.raises(StoreError, match="removed or replaced"):
+        await session.commit()
+    path.with_name("moved.db").rename(path)
+    with pytest.raises(StoreError, match="removed or replaced"):
+        await session.commit()
+    await store.close()
+
+
+async def test_a_commit_does_not_wait_for_a_busy_loop(store: Store) -> None:
+    # A commit of a hundred statements in another thread would have to win the interpreter a hundred times.
+    session = await store.worker()
+    rows = [await session.start(f"i{place}") for place in range(50)]
+    is_over = False
+
+    async def keep_busy() -> None:
+        while not is_over:
+            until = time.perf_counter() + 0.005
+            while time.perf_counter() < until:
+                pass
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(keep_busy())
+    began = time.perf_counter()
+    for _ in range(10):
+        await session.commit(*(step_of(row, b"record") for row in rows))
+        rows = [await session.load(row.key.id) for row in rows]
+    seconds = time.perf_counter() - began
+    is_over = True
+    await busy
+    await store.close()
+    assert seconds < 2.0  # 0.3 here; some 5 if each statement had to wait for the interpreter
+
+
+async def test_a_cancelled_caller_leaves_the_writer_in_order(store: Store) -> None:
+    session = await store.worker()
+    await session.start("instance")
+    for _ in range(20):
+        client = await store.client(session.provider)
+        task = asyncio.create_task(client.submit(event_to("instance")))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await session.submit(event_to("instance", b"last"))
+    assert (await session.receive())[-1].data == b"last"
+    await store.close()
+
+
+async def test_a_slow_turn_is_marked_from_another_thread_while_the_loop_is_busy(store: Store) -> None:
+    session = await store.worker()
+    row = await session.start("instance")
+    pending = asyncio.create_task(session.submit(event_to("instance")))
+    await asyncio.sleep(0)
+    marked = threading.Event()
+
+    def mark() -> None:
+        session.provider.mark_slow_turn(session.lease, row.key, row.run_id)
+        marked.set()
+
+    thread = threading.Thread(target=mark)
+    thread.start()
+    assert marked.wait(5)  # blocks the loop, as a turn without an end would
+    thread.join()
+    await pending
+    assert (await session.load("instance")).slow_turns == 1
+    await store.close()
+
+
+async def test_closing_waits_for_what_was_asked_for(store: Store, path: Path) -> None:
+    session = await store.worker()
+    await session.start("instance")
+    tasks = [asyncio.create_task(session.submit(event_to("instance"))) for _ in range(3)]
+    await asyncio.sleep(0)
+    await session.provider.close()
+    await asyncio.gather(*tasks)
+    assert not list(path.parent.glob("*-wal"))
+
+
+def _own_threads() -> list[str]:
+    """The threads of this process but those of the loop's pool, which stay."""
+    return [thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio_")]
+
+
+async def test_nothing_is_left_open_after_close(store: Store) -> None:
+    async def use() -> None:
+        provider = await store.open()
+        provider.listen(lambda wakeup: None)
+        await provider.lease("worker", b"", worker=True)
+        await provider.count(InstanceFilter())
+        await provider.close()
+
+    await use()
+    threads, files = _own_threads(), len(os.listdir("/dev/fd"))
+    for _ in range(5):
+        await use()
+    assert _own_threads() == threads
+    assert len(os.listdir("/dev/fd")) == files
+    await store.close()
+
+
+async def test_what_a_lone_commit_finds_in_its_way_it_waits_for(store: Store) -> None:
+    session, other = await store.worker(), await store.client()
+    row = await session.start("instance")
+    opened = inside(session.provider)
+    assert opened.write.try_begin()  # as while the writer's thread copies the WAL
+    commit = asyncio.create_task(session.commit(step_of(row, b"record"), alone=True))
+    await asyncio.sleep(0.02)
+    assert not commit.done()
+    opened.write.rollback()
+    opened.write.end()
+    await commit
+    assert (await other.load("instance")).records == 1
+    await store.close()

@@ -384,7 +384,8 @@ class Beat(NamedTuple):
 class Wakeup:
     """Something has changed. Sent after the commit, coalesced, and allowed to be lost.
 
-    `messages`: stored messages, where the sender is in this process. `rows`: rows as just committed, likewise.
+    `messages`: stored messages, where the sender is in this process. `rows`: rows as just committed, likewise: of runs that
+    begin, end, or change their status or a column of `Step.changes`.
     `anything`: the store was changed by somebody else; whoever listens should look. `activities`: rows to claim.
     """
 
@@ -473,7 +474,10 @@ class Turns(Protocol):
     async def read_history(
         self, run_id: str, generation: int, first: int = 0, bytes_max: int = 4 * 1024 * 1024
     ) -> Sequence[RecordRow]:
-        """Return whole records from index `first` on, in order, until `bytes_max` is passed (at least one); [] at the end."""
+        """Return whole records from index `first` on, in order, until `bytes_max` is passed or the store finds it enough.
+
+        At least one; [] only at the end.
+        """
         ...
 
     async def commit(self, lease: Lease, batch: Batch) -> Committed:

@@ -269,13 +269,13 @@ class Execution:
             self._deliver(event)
 
     def _deliver(self, event: HistoryEvent) -> None:
-        self.loop.enter(self._deliveries[type(event)], self, event)
         try:
+            self.loop.enter(self._deliveries[type(event)], self, event)
             self.loop.run_until_idle()
-        except (TurnBudgetExceededError, StoredValueError, GenerationEnded, TurnInterrupted):
-            raise
+        except (TurnBudgetExceededError, StoredValueError, GenerationEnded, TurnInterrupted, KeyboardInterrupt):
+            raise  # Ctrl-C is meant for the process: it is no failure of whatever instance happens to run
         except BaseException as error:  # noqa: BLE001 (the code's failure, whatever it is)
-            # asyncio lets SystemExit and KeyboardInterrupt out of a task, and anything out of a callback.
+            # asyncio lets SystemExit out of a task, and anything out of a callback.
             self._end(ev.OrchestrationFailed(self.ports.describe(error)))
         main = self._main
         if self._failure is None and self.outcome is None and main is not None and main.done():
@@ -566,9 +566,9 @@ class Execution:
         """True while arrivals of an opening record wait for a turn to apply them."""
         return bool(self._opening)
 
-    def due_timers(self, now: int) -> list[ev.TimerFired]:
-        """Return arrivals for the timers that are due, by due time and then position."""
-        return [ev.TimerFired(task_id) for task_id in self._timers.due(now)]
+    def due_timers(self, now: int, limit: int = 1 << 62) -> list[ev.TimerFired]:
+        """Return arrivals for the timers that are due, by due time and then position, at most `limit`."""
+        return [ev.TimerFired(task_id) for task_id in self._timers.due(now, limit)]
 
     @property
     def history_length(self) -> int:

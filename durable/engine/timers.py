@@ -58,10 +58,10 @@ class Timers:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
-    def due(self, now: int) -> list[int]:
-        """Return the timers that are due, by due time and then position. They stay due until they are removed."""
+    def due(self, now: int, limit: int) -> list[int]:
+        """Return the timers that are due, by due time and then position, at most `limit`. They stay due until removed."""
         found: list[tuple[int, int]] = []
-        while (earliest := self.next_due) is not None and earliest <= now:
+        while len(found) < limit and (earliest := self.next_due) is not None and earliest <= now:
             found.append(heapq.heappop(self._heap))
         for entry in found:
             heapq.heappush(self._heap, entry)

@@ -107,7 +107,7 @@ class ActivityRunner:
         self.attempts: dict[TaskAddress, Attempt] = {}
         self.free_slots = slots
         self._clock = clock
-        self._slots = slots
+        self.slots = slots
         self._on_outcome = on_outcome
         self._on_late = on_late
         self._on_beat = on_beat
@@ -294,12 +294,14 @@ class ActivityRunner:
             self._complete(attempt, definition, result)
 
     def _run_in_thread(self, attempt: Attempt, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> None:
+        if attempt.is_settled:  # over before a thread came to it
+            self.call_in_loop(self._leave, attempt)
+            return
         running_activity.set(attempt)
         error: BaseException | None = None
         result = None
         try:
-            if not attempt.is_settled:
-                result = definition.function(*arguments)
+            result = definition.function(*arguments)
         except BaseException as raised:  # noqa: BLE001 (as above; SystemExit too)
             error = raised
         context = contextvars.copy_context()

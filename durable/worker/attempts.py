@@ -31,6 +31,9 @@ logger = logging.getLogger("durable.worker")
 UNSERVED_S = 30.0
 """How long an activity may wait without a worker that serves it before that is said; also how often it is looked after."""
 
+INVALID_S = 0.2
+"""How long an attempt waits before it is looked whether the lease was renewed."""
+
 HEARTBEAT_KEPT_US = 24 * 3600 * 1_000_000
 
 
@@ -100,10 +103,23 @@ class OwnerAttempts:
         """Run an attempt here, whose request is durable now."""
         row = live.row
         assert row is not None
-        if not self._keeper.is_valid or row.status.is_finished:
+        if row.status.is_finished:
             return
         address = TaskAddress(row.key, row.run_id, row.generation, request.task_id)
         live.held.add(address)
+        self._begin_when_valid(live, address, request, idempotency_key)
+
+    def _begin_when_valid(
+        self, live: LiveInstance, address: TaskAddress, request: ev.ActivityScheduled, idempotency_key: str
+    ) -> None:
+        """Begin an attempt unless the lease may be lost; then ask again, until it is renewed or the instance was let go."""
+        row = live.row
+        if row is None or address not in live.held or self._find(live.key) is not live:
+            return
+        if not self._keeper.is_valid:
+            again = (live, address, request, idempotency_key)
+            self._loop.call_later(INVALID_S, self._begin_when_valid, *again)
+            return
         attempt = Attempt(self._runner, address, row.partition, request, idempotency_key, row.updated_at)
         attempt.is_repeated = request.task_id in live.state.deliveries
         self._runner.start(attempt)

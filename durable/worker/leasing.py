@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 import msgpack
 
-from durable.errors import LeaseLostError, StoreUnavailableError
+from durable.errors import LeaseLostError, StoreError
 from durable.provider import LEASE_US, Lease, LeaseView, Provider
 from durable.worker.clock import StoreClock
 
@@ -81,6 +81,7 @@ class LeaseKeeper:
         self.lease: Lease | None = None
         self.owned: set[int] = set()
         self.leaving: set[int] = set()
+        self._unrecovered: set[int] = set()  # owned, but what their former owner left was not yet found
         self.parting: set[int] = set()  # to be given up, as soon as no activity of theirs runs here
         self.others = 0  # other live workers of the hub that run activities
         self._valid_until = 0.0
@@ -138,12 +139,13 @@ class LeaseKeeper:
             except LeaseLostError as error:
                 logger.warning("worker '%s' lost its lease (%s); it begins a new one", self._name, error)
                 await self._begin_again()
-            except StoreUnavailableError as error:
-                logger.warning("the store is not available: %s", error)
+            except StoreError as error:
+                logger.warning("worker '%s' cannot renew its lease, it tries again: %s", self._name, error)
 
     async def _begin_again(self) -> None:
         former, self.lease = self.lease, None
         self.owned.clear()
+        self._unrecovered = set()
         self.leaving.clear()
         self.parting.clear()
         await self._on_lost()
@@ -153,7 +155,7 @@ class LeaseKeeper:
                 # Only its epoch may be intact: then nobody, not even this worker, could have its partitions for a while.
                 await self._provider.release(former)
             await self.begin()
-        except (StoreUnavailableError, LeaseLostError) as error:
+        except StoreError as error:
             logger.warning("worker '%s' has no lease yet: %s", self._name, error)
             self._is_lost = True
 
@@ -175,12 +177,17 @@ class LeaseKeeper:
             await self._give_up(lease, surplus)
             return
         self.parting.clear()
-        wanted = sorted(set(view.unowned) - self.owned)[: share - len(self.owned)]
+        # A take whose answer was lost has made this lease the owner all the same.
+        self._unrecovered |= set(view.partitions) - self.owned
+        self.owned |= self._unrecovered
+        wanted = sorted(set(view.unowned) - self.owned)[: max(share - len(self.owned), 0)]
         if wanted:
             got = set(await self._provider.take(lease, wanted)) - self.owned
+            self._unrecovered |= got
             self.owned |= got
-            if got:
-                await self._on_taken(got)
+        if self._unrecovered:
+            await self._on_taken(self._unrecovered)
+            self._unrecovered = set()
 
     async def _give_up(self, lease: Lease, surplus: int) -> None:
         """Give up so many partitions: those at rest now, the others once the activities that run here for them have ended.

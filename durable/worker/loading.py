@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -47,8 +48,10 @@ class Loader:
         loop: asyncio.AbstractEventLoop,
         *,
         is_parked: Callable[[LiveInstance], bool],
+        slots: int,
     ) -> None:
         self._provider = provider
+        self._slots = slots
         self._is_parked = is_parked
         self._turns = turns
         self._loop = loop
@@ -205,8 +208,11 @@ class Loader:
     async def _read_heartbeats(self, live: LiveInstance, row: InstanceRow) -> None:
         if live.execution is None or not live.execution.open_activities:
             return
-        memos = await self._provider.read_memos(heartbeat_key(row.run_id, row.generation, 0).removesuffix("0"))
-        self._heartbeats.update({memo.key: memo.data for memo in memos})
+        self._heartbeats.clear()
+        for task_id in itertools.islice(live.execution.open_activities, self._slots):  # no more can have been running
+            key = heartbeat_key(row.run_id, row.generation, task_id)
+            memos = await self._provider.read_memos(key, 1)
+            self._heartbeats.update({memo.key: memo.data for memo in memos})
 
     async def _read_outbox(self, live: LiveInstance, row: InstanceRow) -> None:
         """Build again what a large turn had still to send."""
@@ -235,7 +241,8 @@ class Loader:
             if count >= DELIVERIES_MAX and now - since >= DELIVERIES_SPAN_US:
                 found.lost.append(worker_lost(request, count))
                 continue
-            state.deliveries[task_id] = [count + 1, since]
+            if len(state.deliveries) < self._slots:  # those asked for later were waiting for a slot: nothing began them
+                state.deliveries[task_id] = [count + 1, since]
             heartbeat = self._heartbeats.pop(heartbeat_key(row.run_id, row.generation, task_id), None)
             if heartbeat is not None:
                 request = dataclasses.replace(request, last_heartbeat=heartbeat)

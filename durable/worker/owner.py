@@ -56,7 +56,7 @@ RECEIVE_MAX = 1000
 HELD_MAX = 20_000
 """Messages in memory at which the worker stops receiving until it has worked some off."""
 
-PARKED_KEPT_MAX = 256
+PARKED_KEPT_MAX = 0
 """Messages of a parked instance that are kept in memory; the others are received when its pause is over."""
 
 SLICE_S = 0.02
@@ -89,7 +89,7 @@ class Owner:
         self._partitions = partitions
         self._max_cached = max_cached
         self._loop = asyncio.get_running_loop()
-        self._loader = Loader(provider, turns, self._loop, is_parked=self._is_parked)
+        self._loader = Loader(provider, turns, self._loop, is_parked=self._is_parked, slots=runner.slots)
         self._lives: dict[InstanceKey, LiveInstance] = {}
         self._cached: collections.OrderedDict[InstanceKey, LiveInstance] = collections.OrderedDict()
         self._ready: collections.deque[LiveInstance] = collections.deque()
@@ -470,6 +470,7 @@ class Owner:
         live = item.live
         live.is_busy = False
         live.outbox.clear()
+        live.is_recovered = False  # the rest of a large turn is read again from its record
         live.put_back(item.taken)
         self._stall(live, StoreError(why))
 

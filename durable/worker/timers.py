@@ -25,6 +25,8 @@ class DueTimes:
         self._heap: list[tuple[int, InstanceKey]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._known_until = 0
+        self._forgotten = 0  # how often everything was forgotten, and how often it had been when the store was asked
+        self._asked_in = 0
 
     def push(self, due: int, key: InstanceKey, *, is_stored: bool = True) -> None:
         """Remember when an instance wants a turn, unless the store (`is_stored`: in the row's `due_at`) tells in time."""
@@ -38,6 +40,7 @@ class DueTimes:
         now = self._clock.now()
         if self._known_until >= now + HORIZON_US // 2:
             return 0, 0
+        self._asked_in = self._forgotten
         return self._known_until, now + HORIZON_US
 
     def fill(self, window: tuple[int, int], found: Sequence[tuple[InstanceKey, int]], *, is_cut: bool) -> None:
@@ -46,18 +49,19 @@ class DueTimes:
             return
         for key, due in found:
             heapq.heappush(self._heap, (due, key))
-        # A cut answer may end amid equal due times: the last one is asked for again.
-        self._known_until = found[-1][1] - 1 if is_cut else window[1]
+        if self._asked_in == self._forgotten:  # else everything is to be asked for again, since the question was put
+            self._known_until = found[-1][1] if is_cut else window[1]  # a cut answer holds all with its last due time
         self._set_timer()
 
     def forget(self) -> None:
         """Ask the store for everything again."""
         self._known_until = 0
+        self._forgotten += 1
 
     def clear(self) -> None:
         """Forget all due times."""
         self._heap.clear()
-        self._known_until = 0
+        self.forget()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

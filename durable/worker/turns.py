@@ -117,7 +117,10 @@ class Turns:
             definition = self._app.find_orchestrator(row.name, row.version)  # no version yet: the newest
             runner = OrchestrationRunner(self._app, definition, self._sealer, strict=self._strict)
             self._runners[row.name, row.version] = runner
-        return runner.new_execution(row.key, row.run_id, row.generation)
+        execution = runner.new_execution(row.key, row.run_id, row.generation)
+        if row.generation:  # what an earlier generation left to be said at the end of the run
+            execution.farewells.update(OwnerState.decode(row.state).farewells)
+        return execution
 
     def feed(self, execution: Execution, record: Record, size_bytes: int) -> None:
         """Replay one record, watched."""
@@ -220,7 +223,8 @@ class Turns:
             execution = live.execution = self.new_execution(row)
         arrivals = self._fit_start(row, arrivals)
         now = self._clock.now()
-        due = execution.due_timers(now)
+        due = execution.due_timers(now, ARRIVALS_MAX)
+        live.wants_turn = live.wants_turn or len(due) == ARRIVALS_MAX
         opens = execution.has_opening
         if not arrivals and not due and not opens:
             if row.parked_until:
@@ -269,7 +273,6 @@ class Turns:
         status = Status.SUSPENDED if turn.is_suspended else Status.RUNNING if started else Status.PENDING
         drop_below: int | None = None
         if turn.next_generation is not None:
-            opening = self._opening(row, turn.next_generation, prepared.carried)
             drop_below, generation, records = generation, generation + 1, 1
             opening = self._opening(row, turn.next_generation, self._carried(row, prepared, turn, execution))
             chain, opening_row = chained(first_checksum(row.key, row.run_id, generation), 0, opening)
@@ -284,7 +287,8 @@ class Turns:
         self._place_messages(live, row, prepared, turn, state, execution)
         is_over = turn.outcome is not None
         if is_over:
-            state = OwnerState(cursor=state.cursor)
+            farewells = state.farewells if turn.next_generation is not None else {}
+            state = OwnerState(cursor=state.cursor, farewells=farewells)
         held_open = 0 if is_over else _held_count(state, execution, turn)
         progress = Progress(
             generation=generation,
@@ -347,6 +351,11 @@ class Turns:
     ) -> tuple[list[ActivityRow], list[TaskAddress]]:
         """Decide who runs the turn's activities; return queue rows to add and to drop."""
         adds: list[ActivityRow] = []
+        drops = [
+            TaskAddress(row.key, row.run_id, row.generation, task_id)
+            for task_id in turn.dropped_activities
+            if state.is_queued(task_id)
+        ]
         if state.queued:
             state.queued = [list(span) for span in state.queued] if execution.open_activities else []
         for request in turn.activities:
@@ -357,11 +366,6 @@ class Turns:
                 adds.append(self.queue_row(row, request, execution, turn.record.time))
         if state.deliveries:
             state.deliveries = {k: v for k, v in state.deliveries.items() if k in execution.open_activities}
-        drops = [
-            TaskAddress(row.key, row.run_id, row.generation, task_id)
-            for task_id in turn.dropped_activities
-            if state.is_queued(task_id)
-        ]
         return adds, drops
 
     def redelivery(

@@ -18,6 +18,10 @@ from durable.engine.execution import Execution
 
 SLOW_S = 1.0
 BUDGET_S = 5.0
+REQUEST_S = 100e-6
+"""What each request of the turn adds to its budget: a turn that asks for 100,000 activities is long, not endless."""
+
+BUDGET_LONGEST_S = 30.0
 CHECK_S = 0.1
 AGAIN_S = 0.001
 """Code that catches everything is hit again and again, until it is hit where it does not."""
@@ -26,11 +30,11 @@ AGAIN_S = 0.001
 class Watchdog:
     """Watches one thread's turns. `begin` and `end` are called around each; they cost well under a microsecond."""
 
-    def __init__(self, mark_slow: Callable[[Execution], None], budget_s: float = BUDGET_S) -> None:
+    def __init__(self, mark_slow: Callable[[Execution], None]) -> None:
+        self.budget_s = BUDGET_S
         self._mark_slow = mark_slow
-        self._budget_s = budget_s
         self._lock = threading.Lock()
-        self._watched: tuple[Execution, float] | None = None
+        self._watched: tuple[Execution, float, int] | None = None  # what runs, since when, with how long a history
         self._marked: Execution | None = None
         self._thread_id = 0
         self._thread: threading.Thread | None = None
@@ -50,7 +54,7 @@ class Watchdog:
 
     def begin(self, execution: Execution) -> None:
         """A turn (or the replay of one record) begins."""
-        self._watched = (execution, time.monotonic())
+        self._watched = (execution, time.monotonic(), execution.history_length)
 
     def end(self) -> None:
         """It is over; an exception that was raised too late is taken back."""
@@ -64,16 +68,16 @@ class Watchdog:
             watched = self._watched
             if watched is None:
                 continue
-            execution, began = watched
+            execution, began, _ = watched
             took = time.monotonic() - began
             if took > SLOW_S and self._marked is not execution:
                 self._marked = execution
                 self._mark_slow(execution)
-            while self._watched is watched and time.monotonic() - began > self._budget_s:
+            while self._watched is watched and time.monotonic() - began > self._budget_of(watched):
                 self._interrupt(watched, time.monotonic() - began)
                 self._stopping.wait(AGAIN_S)
 
-    def _interrupt(self, watched: tuple[Execution, float], took: float) -> None:
+    def _interrupt(self, watched: tuple[Execution, float, int], took: float) -> None:
         execution = watched[0]
         stack = "" if execution.interruption is not None else self._stack()
         with self._lock:
@@ -81,8 +85,8 @@ class Watchdog:
                 return
             if execution.interruption is None:
                 execution.interruption = (
-                    f"the turn was stopped after {took:.1f} s (budget {self._budget_s:g} s): an orchestrator must only decide "
-                    f"and wait; loops and long computations belong in an activity. It was at:\n{stack}"
+                    f"the turn was stopped after {took:.1f} s (budget {self._budget_of(watched):.1f} s): an orchestrator must only "
+                    f"decide and wait; loops and long computations belong in an activity. It was at:\n{stack}"
                 )
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(self._thread_id), ctypes.py_object(TurnInterrupted)
@@ -92,3 +96,9 @@ class Watchdog:
         """Return the last calls of the watched thread."""
         frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 (documented, and the only way)
         return "".join(traceback.format_stack(frame)[-12:]) if frame is not None else ""
+
+    def _budget_of(self, watched: tuple[Execution, float, int]) -> float:
+        """Return the budget of a turn, in seconds, by what it has asked for so far."""
+        execution, _, events_before = watched
+        asked = max(execution.history_length - events_before, 0)
+        return min(self.budget_s + REQUEST_S * asked, BUDGET_LONGEST_S)

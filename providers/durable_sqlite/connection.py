@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from durable.errors import StoreError
 from durable_sqlite import failures
-from durable_sqlite.filelock import WAIT_S_MAX, FileLock, file_of, locked_out
+from durable_sqlite.filelock import WAIT_S_MAX, FileLock, file_of, locked_out, mode_beside
 
 logger = logging.getLogger("durable.sqlite")
 
@@ -36,6 +36,11 @@ FULL = 2
 def lock_path_of(path: str) -> str:
     """The lock file that all writers of a database take."""
     return path + ".lock"
+
+
+def lock_of(path: str) -> FileLock:
+    """Return that lock, not yet taken."""
+    return FileLock(lock_path_of(path), mode_beside(path))
 
 
 def is_free_of_the_wal_bug(version: tuple[int, int, int]) -> bool:
@@ -67,7 +72,7 @@ class ReadConnection(sqlite3.Connection):
     @classmethod
     def open(cls, path: str) -> ReadConnection:
         """Open the file, which must exist, for reading only. Blocks."""
-        with FileLock(lock_path_of(path)):
+        with lock_of(path):
             connection = sqlite3.connect(
                 _uri(path, "ro"),
                 uri=True,
@@ -85,7 +90,7 @@ class ReadConnection(sqlite3.Connection):
 
     def close(self) -> None:
         """Close the connection."""
-        with FileLock(lock_path_of(self.path)):
+        with lock_of(self.path):
             super().close()
 
 
@@ -101,7 +106,7 @@ class WriteConnection:
         self.broken: StoreError | None = None
         self.commit_s_average = 0.0
         self._turn = threading.Lock()  # one transaction of this object at a time, whichever thread
-        self._file_lock = FileLock(lock_path_of(path))
+        self._file_lock = lock_of(path)
         self._frames_per_commit = 8.0
         self._commits = 0
         self._file = (0, 0)

@@ -12,7 +12,7 @@ import time
 import weakref
 from types import TracebackType
 
-from durable.errors import StoreUnavailableError
+from durable.errors import StoreError, StoreUnavailableError
 
 WAIT_S_MAX = 30.0
 """How long a writer waits for another one before it says that the store is unavailable."""
@@ -23,10 +23,11 @@ _open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 class FileLock:
-    """An exclusive lock on a file that is created where it is missing (readable by its owner only)."""
+    """An exclusive lock on a file that is created where it is missing, with this mode."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, mode: int = 0o600) -> None:
         self.path = path
+        self._mode = mode
         self._descriptor = -1
         self._file = (0, 0)
         _open_locks.add(self)
@@ -34,7 +35,7 @@ class FileLock:
     def try_acquire(self) -> bool:
         """Take the lock if nobody has it. A lock file that was deleted or replaced meanwhile does not count."""
         if self._descriptor < 0:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = self._open()
             self._file = file_of(os.fstat(self._descriptor))
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,6 +48,19 @@ class FileLock:
             pass
         self.close()
         return False
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, self._mode)
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                os.fchmod(descriptor, self._mode)  # the mode of the database, whatever the umask
+            return descriptor
+        except PermissionError as error:
+            raise StoreError(
+                f"'{self.path}' may not be written by this user: give permission on it ({error})"
+            ) from error
 
     def acquire(self, wait_s: float = WAIT_S_MAX) -> None:
         """Take the lock; raise StoreUnavailableError if another holds it for `wait_s`. Blocks."""
@@ -92,6 +106,8 @@ def is_held(path: str) -> bool:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    except PermissionError:  # nobody can tell; the lease's end will
+        return True
     try:
         # Shared, so that two who look at the same moment do not take each other for the holder.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -100,6 +116,14 @@ def is_held(path: str) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def mode_beside(path: str) -> int:
+    """Return the mode for what lies beside a database: who may use that may use this."""
+    try:
+        return os.stat(path).st_mode & 0o666
+    except FileNotFoundError:
+        return 0o600
 
 
 def file_of(status: os.stat_result) -> tuple[int, int]:

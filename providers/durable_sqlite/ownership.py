@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from durable.errors import LeaseLostError, StoreError
 from durable.provider import LEASE_US, Lease, LeaseView, OtherLease
-from durable_sqlite.filelock import FileLock, is_held
+from durable_sqlite.filelock import FileLock, is_held, mode_beside
 from durable_sqlite.writer import Transaction
 
 FORGOTTEN_AFTER_US = 3600 * 1_000_000
@@ -75,6 +75,7 @@ class Ownership:
 
     def __init__(self, hub: int, path: str) -> None:
         self._hub = hub
+        self._database = path
         self._folder = path + ".live"
         self._locks: dict[str, FileLock] = {}
 
@@ -85,8 +86,11 @@ class Ownership:
 
     def _lock(self, lease_id: str) -> None:
         """Show that this process lives. Under the writers' lock, so that nobody sweeps the file before it is held."""
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        lock = FileLock(self._path_of(lease_id))
+        mode = mode_beside(self._database)
+        if not os.path.isdir(self._folder):
+            os.mkdir(self._folder)
+            os.chmod(self._folder, mode | (mode & 0o444) >> 2)  # who may read it may look into it
+        lock = FileLock(self._path_of(lease_id), mode)
         lock.acquire()
         self._locks[lease_id] = lock
 

@@ -7,7 +7,7 @@ import functools
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import aiosqlite
 
@@ -38,8 +38,7 @@ from durable_sqlite import failures, listings, schema
 from durable_sqlite.activities import Activities
 from durable_sqlite.clients import Clients
 from durable_sqlite.commits import Commits
-from durable_sqlite.connection import ReadConnection, WriteConnection, lock_path_of, log_version, make_durable
-from durable_sqlite.filelock import FileLock
+from durable_sqlite.connection import ReadConnection, WriteConnection, lock_of, log_version, make_durable
 from durable_sqlite.listeners import FileWatch, Listener, ListenersOfProcess
 from durable_sqlite.ownership import Owned, Ownership, lease_lost
 from durable_sqlite.reads import Reads
@@ -54,28 +53,38 @@ T = TypeVar("T")
 _listeners = ListenersOfProcess()
 
 
+class _Found(NamedTuple):
+    """A file that was opened, and the hub in it."""
+
+    real_path: str
+    write: WriteConnection
+    read: ReadConnection
+    hub: int
+    partitions: int
+
+
 class _Opened:
     """Everything that exists between `open` and `close`."""
 
-    def __init__(
-        self, path: str, hub_name: str, ports: Ports, write: WriteConnection, hub: int, partitions: int
-    ) -> None:
-        self.facts = functools.partial(Hub, hub_name, partitions)
-        self.place = (os.path.realpath(path), hub_name)
-        self.write = write
-        self.writer = Writer(write, ports.now_us, self.tell)
-        self.read = ReadConnection.open(path)
+    def __init__(self, hub_name: str, ports: Ports, found: _Found) -> None:
+        path, hub = found.write.path, found.hub
+        self.place = (found.real_path, hub_name)
+        self.process = os.getpid()
+        self.partitions = found.partitions
+        self.write = found.write
+        self.read = found.read
+        self.writer = Writer(found.write, ports.now_us, self.tell)
         self.slow_reads = aiosqlite.Connection(functools.partial(ReadConnection.open, path), 64)
         self.is_slow_open = False
         self.slow_lock = asyncio.Lock()
         self.listeners: list[Listener] = []
         self.watch: FileWatch | None = None
+        self.hub = hub
         self.ownership = Ownership(hub, path)
-        self.commits = Commits(hub, partitions, Owned(hub), lambda: bool(_listeners.at(self.place)))
+        self.commits = Commits(hub, found.partitions, Owned(hub), lambda: bool(_listeners.at(self.place)))
         self.activities = Activities(hub, self.ownership)
         self.clients = Clients(hub)
         self.reads = Reads(hub)
-        self.hub = hub
 
     def tell(self, wakeup: Wakeup) -> None:
         """Wake all of this process who listen to this hub of this file."""
@@ -104,6 +113,8 @@ class SqliteProvider:
         opened = self._now
         if opened is None:
             raise StoreError(f"'{self._path}' is not open: call open() first, and nothing after close()")
+        if opened.process != os.getpid():
+            raise StoreError(f"'{self._path}' was opened before this process was forked: open it again in the child")
         if opened.write.broken is not None:
             raise opened.write.broken
         return opened
@@ -113,28 +124,28 @@ class SqliteProvider:
     async def open(self) -> Hub:
         """See `durable.provider.Ownership.open`."""
         if self._now is None:
-            write, hub, partitions = await self._ports.run_blocking(self._connect)
-            try:
-                self._now = _Opened(self._path, self._hub_name, self._ports, write, hub, partitions)
-            except BaseException:
-                write.close()
-                raise
+            found = await self._ports.run_blocking(self._connect)
+            self._now = _Opened(self._hub_name, self._ports, found)
             log_version(self._path)
-        return self._now.facts(now=self._ports.now_us())
+        return Hub(self._hub_name, self._now.partitions, self._ports.now_us())
 
-    def _connect(self) -> tuple[WriteConnection, int, int]:
-        found: list[tuple[int, int]] = []
+    def _connect(self) -> _Found:
+        hubs: list[tuple[int, int]] = []
 
         def prepare(database: sqlite3.Connection) -> None:
             schema.check_origin(database, self._path)
             make_durable(database, self._path)
             schema.migrate(database)
-            found.append(schema.find_hub(database, self._hub_name, PARTITIONS))
+            hubs.append(schema.find_hub(database, self._hub_name, PARTITIONS))
 
         _prepare_file(self._path, may_create=self._may_create)
         write = WriteConnection(self._path)
         write.open(prepare)
-        return write, *found[0]
+        try:
+            return _Found(os.path.realpath(self._path), write, ReadConnection.open(self._path), *hubs[0])
+        except BaseException:
+            write.close()
+            raise
 
     async def close(self) -> None:
         """See `durable.provider.Ownership.close`."""
@@ -350,7 +361,7 @@ def _prepare_file(path: str, *, may_create: bool) -> None:
 def _disconnect(opened: _Opened) -> None:
     opened.writer.join()
     try:
-        with FileLock(lock_path_of(opened.write.path)):
+        with lock_of(opened.write.path):
             opened.ownership.unlock_all()
     finally:
         opened.read.close()

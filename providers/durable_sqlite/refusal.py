@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,8 +13,8 @@ from durable.provider import Memo, Message, Step, Verdict
 VALUE_BYTES_MAX = 64 * 1024 * 1024
 """The largest value: a whole turn's worth (`reliability.md`, decision 10). SQLite itself would take 1,000,000,000 bytes."""
 
-UNSTORABLE = (UnicodeEncodeError, OverflowError)
-"""What sqlite3 raises for text with lone surrogates and for integers of more than 64 bits."""
+UNSTORABLE = (UnicodeEncodeError, OverflowError, sqlite3.DataError)
+"""What sqlite3 raises for text with lone surrogates, integers of more than 64 bits, and values over its own limit."""
 
 _INTEGER_MAX = 2**63 - 1
 

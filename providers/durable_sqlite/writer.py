@@ -31,7 +31,7 @@ COMMIT_S_FAST = 0.001
 """A lone commit is waited for in the loop's thread while commits take less on average; a thread hop costs 45 µs."""
 
 PAUSE_S_FIRST = 0.0005
-PAUSE_S_MAX = 0.005
+PAUSE_S_MAX = 0.002
 
 
 @dataclasses.dataclass(slots=True)

@@ -277,3 +277,30 @@ async def test_a_store_that_was_begun_and_not_finished_is_completed(tmp_path: Pa
     path.touch()  # as after a kill between the making of the file and its first transaction
     await _open(f"sqlite:///{path}")
     await _open(f"sqlite:///{path}?mode=rw")
+
+
+async def test_what_lies_beside_a_shared_store_is_shared(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.touch()
+    path.chmod(0o660)
+    store = store_at(path)
+    await store.worker()
+    modes = {name: _mode(tmp_path / name) for name in ("store.db-wal", "store.db-shm", "store.db.lock", "store.db.live")}
+    assert modes == {"store.db-wal": 0o660, "store.db-shm": 0o660, "store.db.lock": 0o660, "store.db.live": 0o770}
+    await store.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # a fork beside threads is what is tested
+async def test_a_provider_does_not_work_in_a_forked_child(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "store.db")
+    session = await store.client()
+    child = os.fork()
+    if child == 0:
+        try:
+            await session.submit()
+        except StoreError as error:
+            os._exit(0 if "forked" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    await session.submit()
+    await store.close()

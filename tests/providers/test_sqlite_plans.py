@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ GROWING = ("runs", "history", "inbox", "inbox_later", "queue", "memos", "tags", 
 MEANT = {
     "SELECT 1 FROM inbox_later INDEXED BY inbox_parked WHERE hub = 1 AND parked = 1 LIMIT 1": "stops at the first",
     "SELECT 1 FROM runs INDEXED BY runs_waiting WHERE hub = 1 AND place = 2 LIMIT 1": "stops at the first",
-    "SELECT priority, sequence FROM inbox ": "from its beginning, which holds what is eligible; stops at the limit",
+    "SELECT priority, sequence FROM inbox INDEXED BY inbox_control ": "likewise",
+    "SELECT group_concat(sequence) FROM (SELECT sequence FROM inbox ": "from its beginning; stops at the limit",
     "SELECT sequence, kind, id FROM inbox": "parking and purging look at the messages that wait, once for all targets",
     "SELECT sequence, kind, id FROM inbox_later": "likewise",
 }
@@ -118,3 +121,58 @@ async def test_no_call_walks_through_what_grows(store: Store) -> None:
         if not any(statement.startswith(meant) for meant in MEANT)
     ]
     assert not walks, "\n".join(walks)
+
+
+DORMANT = """
+WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000000)
+INSERT INTO runs (hub, place, kind, id, run_id, partition, status, generation, records, chain, updated_at, due_at,
+    open_work, parked_until, state, slow_turns, slow_since, name, created_at, scheduled_at, input)
+SELECT 1, 0, 'o', 'dormant ' || n, 'run ' || n, n % 64, CASE n % 2 WHEN 0 THEN 1 ELSE 4 END, 0, 1, x'00', n,
+    CASE n % 4 WHEN 0 THEN 3000000000000000 + n END, 0, 0, x'', 0, 0, 'sleeper', n, n, x'00' FROM numbers
+"""
+DELAYED = """
+INSERT INTO inbox_later (hub, sequence, partition, priority, visible_at, kind, id, data, parked)
+SELECT 1, 1000000 + number, partition, 1, 3000000000000000, kind, id, x'00', number % 2 FROM runs LIMIT 200000
+"""
+
+
+async def _seconds(session: Session) -> dict[str, float]:
+    """What each call takes, as the median of some."""
+    row = await session.load("busy")
+    found: dict[str, list[float]] = {"receive": [], "recover": [], "renew": [], "commit": [], "claim": [], "submit": []}
+    for _ in range(15):
+        row = await session.load("busy")
+        calls = {
+            "receive": lambda: session.received(due_before=2_000_000_000_000_000),
+            "recover": lambda: session.provider.recover(session.lease, range(PARTITIONS)),
+            "renew": lambda: session.provider.renew(session.lease),
+            "commit": lambda row=row: session.commit(step_of(row, b"record", open_work=1)),
+            "claim": session.claim,
+            "submit": lambda: session.submit(event_to("busy")),
+        }
+        for name, call in calls.items():
+            began = time.perf_counter()
+            await call()  # type: ignore[operator]
+            found[name].append(time.perf_counter() - began)
+        await session.commit(consumed=[message.sequence for message in await session.receive()])
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+@pytest.mark.size
+@pytest.mark.timeout(300)
+async def test_a_million_dormant_instances_slow_nothing(store: Store) -> None:
+    session = await store.worker()
+    await session.start("busy")
+    await session.commit(step_of(await session.load("busy"), open_work=1))
+    before = await _seconds(session)
+    connection = session.provider._opened.write  # type: ignore[attr-defined]
+    connection.begin()
+    connection.database.execute(DORMANT)
+    connection.database.execute(DELAYED)
+    connection.commit()
+    connection.checkpoint()
+    connection.end()
+    after = await _seconds(session)
+    await store.close()
+    slower = {name: (before[name], after[name]) for name in before if after[name] > 3 * before[name] + 0.005}
+    assert not slower, slower

@@ -157,7 +157,7 @@ async def test_a_late_outcome_is_ignored_and_told_of(
     @app.orchestrator
     async def main(ctx: OrchestrationContext) -> str:
         try:
-            await ctx.call_activity("stubborn", timeout=0.02)
+            await ctx.call_activity("stubborn", timeout=0.2)
         except TimeoutError:
             await ctx.wait_for_external_event("go")
         return "done"

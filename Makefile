@@ -24,6 +24,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Tests of one worker process each; more than four gain nothing and starve the tests that start processes.
 PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --maxprocesses 4
+# Where workers run: with the cache off nothing else can behave differently (tests/engine replays every prefix by itself).
+WITH_WORKERS := tests/client tests/samples tests/worker
 
 help:
 	@sed -n '/^SHELL/q;s/^#[ ]\{0,1\}//p' Makefile
@@ -49,7 +51,7 @@ demo: $(VENV)/.package
 test: $(VENV)/.tools
 	DURABLE_TEST_CACHE=1 $(PYTEST) $(PARALLEL) -m "not size" $(ARGS)
 	DURABLE_TEST_CACHE=1 $(PYTEST) -m size $(ARGS) || test $$? -eq 5 # 5: no such test was selected
-	DURABLE_TEST_CACHE=0 $(PYTEST) $(PARALLEL) -m "not size" $(ARGS)
+	DURABLE_TEST_CACHE=0 $(PYTEST) $(PARALLEL) -m "not size" $(or $(ARGS),$(WITH_WORKERS))
 
 check: $(VENV)/.tools
 	$(BIN)/ruff check .

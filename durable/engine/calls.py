@@ -253,7 +253,7 @@ def _next_wait(
             details,
             attempt,
             elapsed,
-            execution.seeds.stream("jitter") if policy and policy.jitter else _NO_JITTER,
+            execution.seeds.stream("jitter"),
         )
     except StopIteration as error:  # no future takes one: as a generator would
         stopped = RuntimeError("handle of a RetryPolicy raised StopIteration: " + str(error))
@@ -262,11 +262,3 @@ def _next_wait(
     except Exception as error:  # noqa: BLE001 (user code in the policy)
         task.fail(error)
     return None
-
-
-class _NoJitter:
-    def random(self) -> float:
-        return 0.5
-
-
-_NO_JITTER: Any = _NoJitter()

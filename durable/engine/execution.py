@@ -40,7 +40,7 @@ from durable.engine.turn import (
     outgoing_messages,
 )
 from durable.errors import DivergenceError, DurableError, StoredValueError, TurnBudgetExceededError
-from durable.events import HistoryEvent, InstanceKey, TaskRef
+from durable.events import HistoryEvent, InstanceKey
 from durable.records import Record
 
 E = TypeVar("E", bound=HistoryEvent)
@@ -578,8 +578,3 @@ class Execution:
     def derived_id(self, *parts: object) -> str:
         """Return 32 hexadecimal digits that are the same on every replay, and nowhere else."""
         return self.seeds.derive(*parts).hex()
-
-
-def task_ref(execution: Execution, task_id: int) -> TaskRef:
-    """Return the address of a request of this execution."""
-    return TaskRef(*execution.key, execution.run_id, execution.generation, task_id)

@@ -315,8 +315,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Ignore asyncio's remarks on tasks that nobody awaited: they come from the garbage collector, at any time."""
 
-    def default_exception_handler(self, context: dict[str, Any]) -> None:
-        """As `call_exception_handler`."""
+    default_exception_handler = call_exception_handler
 
     # ---- asynchronous generators
 
@@ -359,6 +358,18 @@ class LoopFuture(asyncio.Future[Any]):
 
     def __hash__(self) -> int:
         return self._ordinal
+
+
+def _gathering_hash(future: Any) -> int:
+    """Number what `asyncio.gather` returns on a durable loop; asyncio makes it itself, and it would hash by its address."""
+    if not isinstance(future.get_loop(), DurableLoop):
+        return object.__hash__(future)
+    if not hasattr(future, "_ordinal"):
+        future._ordinal = future.get_loop().next_ordinal()
+    return int(future._ordinal)
+
+
+asyncio.tasks._GatheringFuture.__hash__ = _gathering_hash  # type: ignore[attr-defined]
 
 
 def close_thoroughly(throw: Callable[[BaseException], Any]) -> None:

@@ -40,7 +40,7 @@ UNCHANGED = Unchanged()
 class Turn:
     """The answer of the engine to some arrivals. The comments say what must be durable before what."""
 
-    # Durable first, in the transaction that also consumes the messages behind `consumed`.
+    # Durable first, in the transaction that also consumes the messages behind the arrivals in it.
     record: Record
     # Arrivals that are in the record, and those that were refused, with the reason: both are consumed with it.
     refused: Sequence[tuple[HistoryEvent, str]]

@@ -209,7 +209,8 @@ class Loader:
         if live.execution is None or not live.execution.open_activities:
             return
         self._heartbeats.clear()
-        for task_id in itertools.islice(live.execution.open_activities, self._slots):  # no more can have been running
+        held = (task_id for task_id in live.execution.open_activities if not live.state.is_queued(task_id))
+        for task_id in itertools.islice(held, self._slots):  # no more can have been running
             key = heartbeat_key(row.run_id, row.generation, task_id)
             memos = await self._provider.read_memos(key, 1)
             self._heartbeats.update({memo.key: memo.data for memo in memos})

@@ -56,8 +56,9 @@ RECEIVE_MAX = 1000
 HELD_MAX = 20_000
 """Messages in memory at which the worker stops receiving until it has worked some off."""
 
-PARKED_KEPT_MAX = 0
-"""Messages of a parked instance that are kept in memory; the others are received when its pause is over."""
+PARKED_KEPT_MAX = 8
+"""Messages of a parked instance that are kept in memory; the others are received when its pause is over. Not none: what made
+it stall must be met again at its next try, or it would seem to have recovered."""
 
 SLICE_S = 0.02
 """How long `_pump` runs turns before it lets the loop do something else."""

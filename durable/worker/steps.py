@@ -81,6 +81,7 @@ class Steps:
     def __init__(self, clock: StoreClock, partitions: int) -> None:
         self._clock = clock
         self._partitions = partitions
+        self._noted_at = 0
 
     # ---- what all steps share
 
@@ -155,8 +156,9 @@ class Steps:
             extra={"instance_id": row.key.id},
         )
         # A microsecond apart, in their order: the same note about the same moment would be one.
-        at = self._clock.now() + len(prepared.memos)
-        prepared.memos.append(dropped_memo(run_id or row.run_id, type(event).__name__, name, reason, at))
+        self._noted_at = max(self._clock.now(), self._noted_at + 1)
+        memo = dropped_memo(run_id or row.run_id, type(event).__name__, name, reason, self._noted_at)
+        prepared.memos.append(memo)
 
     def note_undelivered(
         self, prepared: Prepared, row: InstanceRow, events: Iterable[HistoryEvent], reason: str = UNDELIVERED

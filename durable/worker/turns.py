@@ -381,7 +381,7 @@ class Turns:
             if self._is_held(live.partition, request):
                 held.append((request, idempotency_key))
                 continue
-            count, since = state.deliveries.pop(request.task_id)
+            count, since = state.deliveries.pop(request.task_id, (1, 0))
             state.add_queued(request.task_id)
             queue_row = self.queue_row(row, request, execution, self._clock.now())
             offered.append(dataclasses.replace(queue_row, deliveries=count - 1, first_claimed_at=since))

@@ -74,10 +74,10 @@ class Watchdog:
                 self._marked = execution
                 self._mark_slow(execution)
             while self._watched is watched and time.monotonic() - began > self._budget_of(watched):
-                self._interrupt(watched, time.monotonic() - began)
+                self._interrupt(watched)
                 self._stopping.wait(AGAIN_S)
 
-    def _interrupt(self, watched: tuple[Execution, float, int], took: float) -> None:
+    def _interrupt(self, watched: tuple[Execution, float, int]) -> None:
         execution = watched[0]
         stack = "" if execution.interruption is not None else self._stack()
         with self._lock:
@@ -85,7 +85,7 @@ class Watchdog:
                 return
             if execution.interruption is None:
                 execution.interruption = (
-                    f"the turn was stopped after {took:.1f} s (budget {self._budget_of(watched):.1f} s): an orchestrator must only "
+                    f"the turn was stopped, over its budget of {self._budget_of(watched):.1f} s: an orchestrator must only "
                     f"decide and wait; loops and long computations belong in an activity. It was at:\n{stack}"
                 )
             ctypes.pythonapi.PyThreadState_SetAsyncExc(

@@ -371,3 +371,16 @@ def test_requests_are_byte_identical_in_any_process() -> None:
         assert done.returncode == 0, done.stderr
         outputs.add(done.stdout)
     assert len(outputs) == 1, outputs
+
+
+def test_gathers_in_a_set_keep_their_order_on_every_replay(play: MakePlay) -> None:
+    """asyncio makes the future of `gather` itself; `asyncio.wait` puts it into a set."""
+
+    async def main(ctx: Context) -> list[object]:
+        groups = [asyncio.gather(ctx.call_activity(f"a{number}")) for number in range(8)]
+        done, _ = await asyncio.wait(groups)
+        return [await ctx.call_activity("seen", (await group)[0]) for group in done]
+
+    one = play(main)
+    one.run({**{f"a{number}": lambda _, n=number: n for number in range(8)}, "seen": lambda value: value})
+    assert sorted(one.result) == list(range(8))

@@ -18,7 +18,6 @@ from durable import events as ev
 from durable import records
 from durable.context import OrchestrationContext
 from durable.engine.calls import ActivityCall
-from durable.engine.execution import task_ref
 from durable.engine.turn import UNCHANGED, Outgoing, outcome_messages
 from durable.errors import FailureDetails
 from durable.events import ActivityOptions, InstanceKey
@@ -169,17 +168,6 @@ def test_a_custom_status_is_not_written_again_on_replay(play: MakePlay) -> None:
     fresh = one.new_execution()
     fresh.feed(one.records[0])
     assert fresh.turn([one.event("other")], one.now).custom_status is UNCHANGED
-
-
-def test_a_request_has_one_address_in_the_whole_hub(play: MakePlay) -> None:
-    async def main(ctx: Context) -> None:
-        await ctx.wait_for_external_event("end")
-
-    one = play(main)
-    one.start()
-    ref = task_ref(one.execution, 7)
-    assert ref == ("instance", "o", "run", 0, 7)
-    assert ref.key == one.key
 
 
 def test_features_may_add_events_of_their_own() -> None:

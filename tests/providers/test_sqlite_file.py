@@ -285,7 +285,9 @@ async def test_what_lies_beside_a_shared_store_is_shared(tmp_path: Path) -> None
     path.chmod(0o660)
     store = store_at(path)
     await store.worker()
-    modes = {name: _mode(tmp_path / name) for name in ("store.db-wal", "store.db-shm", "store.db.lock", "store.db.live")}
+    modes = {
+        name: _mode(tmp_path / name) for name in ("store.db-wal", "store.db-shm", "store.db.lock", "store.db.live")
+    }
     assert modes == {"store.db-wal": 0o660, "store.db-shm": 0o660, "store.db.lock": 0o660, "store.db.live": 0o770}
     await store.close()
 

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -20,6 +21,7 @@ import pytest
 
 from durable import ActivityContext, App, Client, OrchestrationContext, OrchestrationStatus, Worker, when_all
 from tests.worker.calls import STYLES, Records, calls, holds, names_in
+from tests.worker.lives import provider_of, rob
 
 ROOT = Path(__file__).parents[2]
 
@@ -283,6 +285,70 @@ async def test_a_new_owner_runs_only_what_it_serves(store_url: str, style: str) 
             async with Worker(app_of("side", ran), store_url, orchestrations=False, name="side"):
                 assert await again.result(timeout=10) == "side"
     assert ran == [("first", 7), ("side", 7)]
+
+
+async def test_what_waited_for_a_slot_goes_to_the_next_workers_too(store_url: str) -> None:
+    """Of ten held by a worker with two slots eight never began; a worker that only decides hands all of them on."""
+    ran: list[Any] = []
+    first_app = App()
+
+    @first_app.activity(name="anywhere")
+    async def never_ends(number: int) -> str:
+        ran.append(("first", number))
+        await asyncio.sleep(3600)
+        return "never"
+
+    async with Client(store_url) as client:
+        handle = await client.start("many", 10)
+        deciding = app_of("decider", ran)
+
+        @first_app.orchestrator
+        async def many(ctx: OrchestrationContext, count: int) -> list[str]:
+            return await when_all([ctx.call_activity("anywhere", number) for number in range(count)])
+
+        async with Worker(first_app, store_url, max_activities=2, shutdown_timeout=0):
+            await holds(lambda: len(ran) == 2)
+        side = Worker(app_of("side", ran), store_url, orchestrations=False, name="side")
+        async with Worker(deciding, store_url, activities=False, name="decider"), side:
+            assert await handle.result(timeout=10) == ["side"] * 10
+    assert sorted(ran) == [("first", 0), ("first", 1), *(("side", number) for number in range(10))]
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_worker_that_gets_its_partitions_back_goes_on_with_what_runs(store_url: str, kind: str) -> None:
+    """Its lease was taken away and nobody came: what went on running meanwhile is not begun a second time."""
+    app = App()
+    ran: list[int] = []
+    release = threading.Event()
+
+    @app.activity(name="async")
+    async def works_async() -> str:
+        ran.append(1)
+        await holds(release.is_set)
+        return "ended"
+
+    @app.activity(name="sync")
+    def works() -> str:
+        ran.append(1)
+        release.wait(10)
+        return "ended"
+
+    calls(app, lambda ctx: ctx.call_activity(kind))
+    async with provider_of(store_url) as provider, Worker(app, store_url) as worker:
+        handle = await worker.client.start("main")
+        await holds(lambda: ran)
+        parts = worker._parts
+        assert parts is not None
+        former = parts.keeper.lease
+        await rob(provider)
+        parts.keeper._wake.set()  # look around now, and not in three seconds
+        await holds(lambda: parts.keeper.lease not in (None, former) and len(parts.keeper.owned) == 64)
+        await holds(lambda: parts.owner.find_busy())
+        release.set()
+        assert await handle.result(timeout=10) == "ended"
+        names = await names_in(handle)
+    assert ran == [1]
+    assert names.count("ActivityScheduled") == names.count("ActivityCompleted") == 1
 
 
 async def test_a_worker_that_joins_makes_no_running_activity_run_twice(

@@ -85,6 +85,26 @@ class Activities(Promises):
         store.turn_clock(SECOND_US)
         assert len(await session.claim()) == 1
 
+    async def test_an_attempt_that_nobody_began_in_time_goes_to_whoever_asks(self, store: Store) -> None:
+        session, other = await store.worker(), await store.worker(())
+        row = await session.start("caller")
+        soon = store.now + SECOND_US
+        adds = [
+            attempt_of(row, 0, queue="elsewhere", name="unknown", start_by=soon, priority=9),
+            attempt_of(row, 1, queue="elsewhere", start_by=soon + 1),
+            attempt_of(row, 2),
+            attempt_of(row, 3, queue="begun", start_by=soon),
+        ]
+        await session.commit(step_of(row, queue_adds=adds))
+        assert [found.task.task_id for found in await other.claim("begun")] == [3]
+        assert not await session.claim("none")
+        store.turn_clock(SECOND_US)
+        await session.provider.renew(session.lease)
+        assert [found.task.task_id for found in await session.claim("default", served=[("act", None)])] == [0, 2]
+        await other.provider.release(other.lease)
+        assert not await session.claim("none")  # it was claimed once, so it is no longer a question of its beginning
+        assert [found.start_by for found in await session.claim("begun")] == [soon]
+
     async def test_what_a_dead_worker_had_claimed_is_claimed_again(self, store: Store) -> None:
         owner, worker, other = await store.worker(), await store.worker(()), await store.worker(())
         await _queued(owner)

@@ -237,7 +237,8 @@ class Execution:
         if isinstance(event, ev.OrchestrationResumed):
             return None if self.is_suspended else "the orchestration is not suspended"
         if isinstance(event, ev.EventRaised) and self._mailbox.count + len(self._held) >= EVENTS_BUFFERED_MAX:
-            return f"{EVENTS_BUFFERED_MAX:,} events wait already"
+            is_awaited = not self.is_suspended and self._mailbox.is_awaited(event.name)
+            return None if is_awaited else f"{EVENTS_BUFFERED_MAX:,} events wait already"
         return None
 
     def _apply(self, event: HistoryEvent) -> None:

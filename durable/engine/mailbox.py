@@ -59,6 +59,10 @@ class Mailbox:
 
         return withdraw
 
+    def is_awaited(self, name: str) -> bool:
+        """Tell whether an event of that name would go to a waiter at once."""
+        return name in self._waiters
+
     def kept(self) -> list[EventRaised]:
         """Return the unconsumed events, per name in order."""
         return [event for events in self._events.values() for event in events]

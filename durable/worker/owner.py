@@ -18,7 +18,7 @@ import logging
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any
 
-from durable.errors import DurableError, HistoryDamagedError, LeaseLostError, StoreError
+from durable.errors import DurableError, HistoryDamagedError, StoreError
 from durable.events import InstanceKey
 from durable.messages import decode_arrivals, dropped_memo
 from durable.provider import (
@@ -43,18 +43,12 @@ from durable.worker.committing import GroupCommits
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
+from durable.worker.receiving import POLL_S, Receiver
 from durable.worker.steps import Prepared, blind_arrival
 from durable.worker.timers import HORIZON_US, DueTimes
 from durable.worker.turns import Turns
 
 logger = logging.getLogger("durable.worker")
-
-POLL_S = 1.0
-"""The poll bound: what a lost wake-up costs at most."""
-
-RECEIVE_MAX = 1000
-HELD_MAX = 20_000
-"""Messages in memory at which the worker stops receiving until it has worked some off."""
 
 PARKED_KEPT_MAX = 8
 """Messages of a parked instance that are kept in memory; the others are received when its pause is over. Not none: what made
@@ -94,13 +88,19 @@ class Owner:
         self._lives: dict[InstanceKey, LiveInstance] = {}
         self._cached: collections.OrderedDict[InstanceKey, LiveInstance] = collections.OrderedDict()
         self._ready: collections.deque[LiveInstance] = collections.deque()
-        self._held: set[int] = set()
         self._settled: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._backlog = Backlog()
-        self._is_full = False  # too many messages in memory to receive more
         self._due_times = DueTimes(clock, self._loop, self._come_due)
+        self.receiver = Receiver(
+            provider,
+            keeper,
+            clock,
+            self._backlog,
+            self._due_times,
+            accept=self._accept,
+            is_parked=self._is_parked_key,
+        )
         self._is_pumping = False
-        self._receive_wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
         self.commits = GroupCommits(
@@ -131,18 +131,18 @@ class Owner:
             if message.partition in self._keeper.owned:
                 self._accept(message, is_fresh=True)
         if wakeup.anything:
-            self._receive_wake.set()
+            self.receiver.wake()
         if wakeup.activities or wakeup.anything:
             self._claims.wake()
 
     def _accept(self, message: StoredMessage, *, is_fresh: bool = False) -> None:
         """Queue a message on its instance, once. `is_fresh`: it was stored just now, and not read."""
         sequence = message.sequence
-        if sequence in self._held or sequence in self._settled or message.partition in self._keeper.leaving:
+        if sequence in self.receiver.held or sequence in self._settled or message.partition in self._keeper.leaving:
             return
         if is_fresh and self._is_left_in_store(message):
             return
-        self._held.add(sequence)
+        self.receiver.held.add(sequence)
         live = self._live(message.target)
         try:
             generation, events = decode_arrivals(message.data)
@@ -173,10 +173,9 @@ class Owner:
         ahead = message.visible_at - self._clock.now()
         if ahead > 0:
             if ahead < HORIZON_US:
-                self._loop.call_later(ahead / 1e6, self._receive_wake.set)
+                self._loop.call_later(ahead / 1e6, self.receiver.wake)
             return True
-        if len(self._held) > HELD_MAX:
-            self._is_full = True
+        if not self.receiver.has_room() and message.priority is not Priority.CONTROL:
             self._backlog.fall_behind([message.partition])
             return True
         live = self._lives.get(message.target)
@@ -190,7 +189,7 @@ class Owner:
         if place is None or (is_control and place == message.target):
             return False
         self._backlog.keep(message, place)
-        self._receive_wake.set()
+        self.receiver.wake()
         return True
 
     def _discard(self, live: LiveInstance, message: StoredMessage, reason: str) -> None:
@@ -356,7 +355,7 @@ class Owner:
             live.wants_turn = live.skips_pause = True
             self._make_ready(live)
         self._due_times.forget()
-        self._receive_wake.set()
+        self.receiver.wake()
 
     def _redeliver(self, live: LiveInstance) -> None:
         """Start again what a former owner held, after noting durably that it is delivered once more."""
@@ -390,7 +389,7 @@ class Owner:
             return  # it was lost before: its messages may be in other hands by now
         for pending in live.waiting:
             if pending.message is not None:
-                self._held.discard(pending.message.sequence)
+                self.receiver.held.discard(pending.message.sequence)
         live.is_busy = False
         self._forget(live)
 
@@ -400,7 +399,7 @@ class Owner:
             self._abandon(live)
         self.commits.forget()
         self.attempts.unreserve_all()
-        self._held.clear()
+        self.receiver.held.clear()
         self._backlog.forget()
         self._due_times.clear()
         self._ready.clear()
@@ -428,7 +427,7 @@ class Owner:
     def stay(self, partitions: Collection[int]) -> None:
         """Go on with partitions that were to be given up: what came for them meanwhile is read now."""
         self._backlog.fall_behind(partitions)
-        self._receive_wake.set()
+        self.receiver.wake()
         for live in list(self._lives.values()):
             if live.partition in partitions:
                 self._make_ready(live)
@@ -456,12 +455,10 @@ class Owner:
                 self._rest(item.live)
         if self._ready:  # a full commit made them wait
             self._pump_soon()
-        if self._is_full and len(self._held) <= HELD_MAX:
-            self._is_full = False
-            self._receive_wake.set()
+        self.receiver.worked_off()
 
     def _settle(self, sequence: int) -> None:
-        self._held.discard(sequence)
+        self.receiver.held.discard(sequence)
         self._settled[sequence] = None
         if len(self._settled) > SETTLED_KEPT:
             self._settled.popitem(last=False)
@@ -505,7 +502,7 @@ class Owner:
             self._push_parked(live, row)
             return
         if before is not None and before.parked_until:
-            self._receive_wake.set()  # what was left in the store meanwhile is eligible now
+            self.receiver.wake()  # what was left in the store meanwhile is eligible now
         if row.due_at is not None and (before is None or row.due_at != before.due_at or live.pushed_due is None):
             live.pushed_due = row.due_at
             self._due_times.push(row.due_at, live.key)
@@ -518,7 +515,7 @@ class Owner:
 
     def _release(self, live: LiveInstance, kept_max: int) -> None:
         """Leave messages to the store again; they are received in order when the instance is parked no more."""
-        self._held.difference_update(live.release(kept_max))
+        self.receiver.held.difference_update(live.release(kept_max))
         self._backlog.fall_behind([live.key])
 
     def _end(self, live: LiveInstance) -> None:
@@ -556,48 +553,6 @@ class Owner:
         live.begin_early()
         self._make_ready(live)
 
-    # ---- receiving
-
-    async def run_receives(self) -> None:
-        """Receive until cancelled: at once after a wake-up, and at least once per poll bound."""
-        while True:
-            try:
-                more = await self._receive()
-            except (StoreError, LeaseLostError) as error:
-                logger.warning("messages could not be received: %s", error)
-                more = False
-            if more:
-                await asyncio.sleep(0)
-                continue
-            try:
-                async with asyncio.timeout(POLL_S):
-                    await self._receive_wake.wait()
-            except TimeoutError:
-                pass
-            self._receive_wake.clear()
-
-    async def _receive(self) -> bool:
-        self._is_full = len(self._held) > HELD_MAX
-        if not self._keeper.owned or self.is_draining or self._is_full:
-            return False
-        self._backlog.begin_read()
-        window = self._due_times.next_window()
-        received = await self._provider.receive(
-            self._keeper.current, self._held, RECEIVE_MAX, due_after=window[0], due_before=window[1]
-        )
-        self._clock.agree(received.now)
-        for message in received.messages:
-            if message.partition in self._keeper.owned:
-                self._accept(message)
-        is_cut = len(received.messages) == RECEIVE_MAX
-        if not is_cut:
-            for message in self._backlog.end_read(self._is_parked_key):
-                if message.partition in self._keeper.owned:
-                    self._accept(message)
-        more_due = len(received.due) >= RECEIVE_MAX
-        self._due_times.fill(window, received.due, is_cut=more_due)
-        return is_cut or more_due
-
     def _is_parked_key(self, key: InstanceKey) -> bool:
         live = self._lives.get(key)
         return live is not None and self._is_parked(live)
@@ -611,7 +566,7 @@ class Owner:
 
     @is_draining.setter
     def is_draining(self, value: bool) -> None:
-        self._is_draining = self.attempts.is_draining = value
+        self._is_draining = self.receiver.is_draining = self.attempts.is_draining = value
 
     @property
     def is_settled(self) -> bool:

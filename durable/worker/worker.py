@@ -281,7 +281,7 @@ class _Parts:
         """Return what runs until the worker stops."""
         return [
             self.owner.commits.run,
-            self.owner.run_receives,
+            self.owner.receiver.run,
             self.keeper.run,
             self.claims.run_claims,
             self.claims.run_reports,

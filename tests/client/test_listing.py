@@ -103,7 +103,7 @@ async def test_payloads_can_be_left_out(stage: Stage) -> None:
         {"prefix": b"a"},
         {"parent": 5},
         {"tags": {"a": 1}},
-        {"created_after": datetime.datetime(2020, 1, 1)},  # noqa: DTZ001 (naive is the point)
+        {"created_after": datetime.datetime(2020, 1, 1)},
         {"created_before": "2020-01-01"},
     ],
 )

@@ -203,7 +203,7 @@ async def test_any_other_text_is_an_id(stage: Stage, good: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"at": datetime(2030, 1, 1)},  # noqa: DTZ001 (naive is the point)
+        {"at": datetime(2030, 1, 1)},
         {"at": timedelta.max},
         {"version": "new"},
         {"tags": {"": "x"}},

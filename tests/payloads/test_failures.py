@@ -37,7 +37,7 @@ class CardDeclinedError(ValueError):
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
     try:
         raise error from cause
-    except BaseException as caught:  # noqa: BLE001
+    except BaseException as caught:
         return caught
 
 

@@ -64,7 +64,7 @@ def arrive(value: Any, annotation: Any) -> Any:
         (b"2024-01-01T00:00:00", datetime.datetime),
         ("2024-01-01", datetime.datetime),
         (datetime.date(2024, 1, 1), datetime.datetime),
-        (datetime.datetime(2024, 1, 1), datetime.date),  # noqa: DTZ001
+        (datetime.datetime(2024, 1, 1), datetime.date),
         ("2024-01-01T00:00:00", datetime.date),
         (0, datetime.date),
         (60, datetime.time),

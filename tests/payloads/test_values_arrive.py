@@ -175,7 +175,7 @@ CustomerId = NewType("CustomerId", int)
         (Cat(name="Tom"), Cat | Line),
         (10**5000, int),
         (math.inf, float),
-        (datetime.datetime(2024, 10, 27, 2, 30, fold=1), datetime.datetime),  # noqa: DTZ001
+        (datetime.datetime(2024, 10, 27, 2, 30, fold=1), datetime.datetime),
         (datetime.timedelta.min, datetime.timedelta),
         (decimal.Decimal("1E+999"), decimal.Decimal),
     ],

@@ -17,9 +17,10 @@ from durable_sqlite import schema
 from durable_sqlite.connection import is_free_of_the_wal_bug
 
 from durable.errors import StoreError
+from durable.events import InstanceKey
 from durable.ports import system_ports
-from durable.provider import InstanceFilter
-from durable.testing.conformance.store import new_row, start_of
+from durable.provider import Expects, InstanceFilter, Status
+from durable.testing.conformance.store import end_of, event_to, memo, new_row, start_of
 from tests.providers.sqlite_store import inside, store_at, writer_of
 
 
@@ -217,6 +218,7 @@ OPEN = """
 import asyncio, concurrent.futures.thread, os, sys
 import durable_sqlite
 from durable.errors import StoreError
+from durable.events import InstanceKey
 from durable.ports import system_ports
 if os.geteuid() == 0:
     os.setuid(65534)
@@ -305,4 +307,24 @@ async def test_a_provider_does_not_work_in_a_forked_child(tmp_path: Path) -> Non
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     await session.submit()
+    await store.close()
+
+
+async def test_nothing_remains_of_what_was_removed(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "store.db")
+    session = await store.worker()
+    for turn in range(5):
+        row = await session.start("instance", tags={"turn": str(turn)}, input=bytes(5000), parent=InstanceKey("p"))
+        new = new_row("instance", tags={"new": "1"}, input=bytes(5000))
+        [start] = await session.submit(start_of(new, Expects.ANY))
+        step = end_of(row, b"record", status=Status.TERMINATED, consumed=[start.sequence], replaced_by=new)
+        await session.commit(step, memos=[memo(f"run/{row.run_id}/x", expires_at=store.now + 10)])
+        done = end_of(new, b"record", changes={"tags": {"a": "b"}, "output": bytes(5000)})
+        await session.commit(done)
+        await session.submit(event_to("instance"))
+        await session.provider.purge([(new.key, new.run_id)])
+    database = inside(session.provider).read
+    tables = [name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    found = {name: database.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
+    assert {name for name, count in found.items() if count} == {"hubs", "leases", "workers", "partitions"}
     await store.close()

@@ -23,7 +23,6 @@ from durable import (
 from tests.worker.calls import STYLES, holds, names_in
 
 KINDS = ["async", "sync"]
-PLACES = ["held", "claimed"]
 
 
 class Watched:
@@ -73,6 +72,9 @@ def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 both_kinds = pytest.mark.parametrize("watched", KINDS, indirect=True)
+everywhere = pytest.mark.parametrize(
+    ("watched", "place"), [("async", "held"), ("sync", "held"), ("async", "claimed")], indirect=["watched"]
+)
 
 
 class Running:
@@ -93,12 +95,9 @@ class Running:
             await worker.__aexit__(None, None, None)
 
 
-@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("style", STYLES)
-@both_kinds
-async def test_cancelling_the_task_tells_the_activity(
-    store_url: str, style: str, watched: Watched, place: str
-) -> None:
+@everywhere
+async def test_cancelling_the_task_tells_the_activity(store_url: str, style: str, watched: Watched, place: str) -> None:
     if style == "async":
 
         @watched.app.orchestrator
@@ -152,9 +151,8 @@ async def test_a_complete_task_cannot_be_cancelled() -> None:
         assert await worker.client.run(main, timeout=10) == [False, False, 1]
 
 
-@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("how", ["returns", "fails", "is cancelled", "is terminated", "continues as new"])
-@both_kinds
+@everywhere
 async def test_at_the_end_of_an_orchestration_its_activities_are_told(
     store_url: str, how: str, watched: Watched, place: str
 ) -> None:

@@ -57,11 +57,11 @@ def shapes() -> tuple[App, dict[str, Any]]:
         return f"{ctx.name} {value}"
 
     @app.activity
-    async def unannotated(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    async def unannotated(value):  # type: ignore[no-untyped-def]
         return value
 
     @app.activity
-    async def unannotated_both(anything, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    async def unannotated_both(anything, value):  # type: ignore[no-untyped-def]
         return f"{anything.name} {value}"
 
     @app.activity
@@ -148,7 +148,7 @@ async def test_none_and_no_input_are_one(by: str, given: Any) -> None:
         return value
 
     @app.activity
-    def anything(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def anything(value):  # type: ignore[no-untyped-def]
         return value
 
     @app.activity

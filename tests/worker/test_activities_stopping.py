@@ -222,10 +222,14 @@ async def test_a_worker_whose_body_raises_stops_all_the_same() -> None:
         await asyncio.sleep(3600)
 
     calls(app, lambda ctx: ctx.call_activity(works))
-    with pytest.raises(KeyError, match="body"):
+
+    async def serve() -> None:
         async with Worker(app, "memory://", shutdown_timeout=0) as worker:
             await worker.client.start("main")
             raise KeyError("body")
+
+    with pytest.raises(KeyError, match="body"):
+        await serve()
     assert len(asyncio.all_tasks()) == 1
 
 

@@ -157,7 +157,7 @@ async def test_without_annotations_plain_kinds_are_kept_and_the_rest_becomes_pla
     ]
 
     @app.activity
-    async def echo(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    async def echo(value):  # type: ignore[no-untyped-def]
         return value
 
     @app.orchestrator

@@ -700,13 +700,15 @@ async def test_a_fan_out_of_children_over_gather_keeps_failures_apart(store_url:
     @own.orchestrator
     async def mixed(ctx: OrchestrationContext) -> list[str]:
         made = [
-            ctx.call_sub_orchestrator("raises-async", str(n)) if n % 3 == 0 else ctx.call_sub_orchestrator("returns-async", n)
+            ctx.call_sub_orchestrator("raises-async", str(n))
+            if n % 3 == 0
+            else ctx.call_sub_orchestrator("returns-async", n)
             for n in range(9)
         ]
         found = await asyncio.gather(*made, return_exceptions=True)
-        return [item.details.message if isinstance(item, SubOrchestrationFailedError) else f"ok {item}" for item in found]
+        return [
+            item.details.message if isinstance(item, SubOrchestrationFailedError) else f"ok {item}" for item in found
+        ]
 
     async with Worker(own, store_url) as worker:
-        assert await worker.client.run(mixed, timeout=10) == [
-            str(n) if n % 3 == 0 else f"ok {n}" for n in range(9)
-        ]
+        assert await worker.client.run(mixed, timeout=10) == [str(n) if n % 3 == 0 else f"ok {n}" for n in range(9)]

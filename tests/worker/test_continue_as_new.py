@@ -74,7 +74,7 @@ def chains_app() -> App:
         try:
             try:
                 ctx.continue_as_new(number + 1)
-            except BaseException:  # noqa: BLE001 (the rudest there is)
+            except BaseException:
                 ctx.set_custom_status("wrong")
                 await ctx.call_activity(work, "wrong")
                 raise
@@ -91,7 +91,7 @@ def chains_app() -> App:
         try:
             try:
                 ctx.continue_as_new(number + 1)
-            except BaseException:  # noqa: BLE001
+            except BaseException:
                 ctx.set_custom_status("wrong")
                 yield ctx.call_activity(work, "wrong")
                 raise
@@ -149,7 +149,7 @@ def chains_app() -> App:
         ctx.continue_as_new(found)
 
     @app.orchestrator(name="starts afresh-async")
-    async def afresh_async(ctx: OrchestrationContext, round: int) -> Any:  # noqa: A002 (it is one)
+    async def afresh_async(ctx: OrchestrationContext, round: int) -> Any:
         """Leaves its events behind once."""
         await ctx.wait_for_external_event("next")
         if round == 0:
@@ -158,7 +158,7 @@ def chains_app() -> App:
         return "done"
 
     @app.orchestrator(name="starts afresh-generator")
-    def afresh(ctx: OrchestrationContext, round: int) -> Orchestration[Any]:  # noqa: A002
+    def afresh(ctx: OrchestrationContext, round: int) -> Orchestration[Any]:
         yield ctx.wait_for_external_event("next")
         if round == 0:
             ctx.set_custom_status("second")
@@ -238,7 +238,7 @@ async def test_a_second_waiter_of_the_old_generation_takes_no_carried_event(stor
     own = lives_app()
 
     @own.orchestrator
-    async def two_names(ctx: OrchestrationContext, round: int) -> Any:  # noqa: A002 (it is one)
+    async def two_names(ctx: OrchestrationContext, round: int) -> Any:
         first, second = ctx.wait_for_external_event("a"), ctx.wait_for_external_event("b")
         if round == 2:
             return [await first, await second]
@@ -246,9 +246,7 @@ async def test_a_second_waiter_of_the_old_generation_takes_no_carried_event(stor
         ctx.continue_as_new(round + 1)
 
     async with open_store(store_url, own) as client:
-        handle = await client.start(
-            two_names, 0, events=[("a", 0), ("a", 1), ("b", "kept"), ("a", 2)]
-        )
+        handle = await client.start(two_names, 0, events=[("a", 0), ("a", 1), ("b", "kept"), ("a", 2)])
         async with Worker(own, store_url):
             assert await handle.result(timeout=10) == [2, "kept"]
             assert await handle.dropped() == []

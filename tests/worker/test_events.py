@@ -221,7 +221,7 @@ async def test_accepted_events_are_consumed_or_listed_whatever_wins(store_url: s
                 for number in range(4):
                     try:
                         await handle.raise_event("item", [sender, number])  # noqa: B023 (awaited in this round)
-                    except Exception as error:  # noqa: BLE001
+                    except Exception as error:
                         assert type(error).__name__ == "InstanceFinishedError"
                         return
                     accepted += 1

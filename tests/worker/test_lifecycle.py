@@ -147,7 +147,12 @@ async def test_tags_parent_and_times_are_shown_from_the_start(store_url: str) ->
     async with Client(store_url, app) as client:
         handle = await client.start("waits-async", "in", instance_id="one", tags={"team": "blue"})
         state = await handle.state()
-        assert (state.status, state.name, state.input, dict(state.tags)) == (PENDING, "waits-async", "in", {"team": "blue"})
+        assert (state.status, state.name, state.input, dict(state.tags)) == (
+            PENDING,
+            "waits-async",
+            "in",
+            {"team": "blue"},
+        )
         assert state.created_at.tzinfo is not None
         assert abs(state.created_at - datetime.now(UTC)) < timedelta(seconds=30)
         assert (state.parent_instance_id, state.generation, state.completed_at) == (None, 0, None)
@@ -196,7 +201,7 @@ async def test_a_start_in_the_far_future_is_kept_and_can_be_ended(store_url: str
 async def test_a_naive_time_is_refused(store_url: str) -> None:
     async with Client(store_url, app) as client:
         with pytest.raises(ValueError, match="aware"):
-            await client.start("returns-async", at=datetime(2030, 1, 1))  # noqa: DTZ001 (the mistake under test)
+            await client.start("returns-async", at=datetime(2030, 1, 1))
         with pytest.raises(TypeError):
             await client.start("returns-async", at=5)  # type: ignore[arg-type]
         assert await client.count() == 0

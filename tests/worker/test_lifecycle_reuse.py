@@ -98,7 +98,9 @@ async def test_each_reuse_policy_does_what_it_says(
                 await old.result(timeout=10)
 
 
-@pytest.mark.parametrize("policy", [ReusePolicy.USE_RUNNING, ReusePolicy.REPLACE_FINISHED, ReusePolicy.TERMINATE_AND_REPLACE])
+@pytest.mark.parametrize(
+    "policy", [ReusePolicy.USE_RUNNING, ReusePolicy.REPLACE_FINISHED, ReusePolicy.TERMINATE_AND_REPLACE]
+)
 async def test_a_handle_shows_the_end_of_its_own_run_after_a_replacement(store_url: str, policy: ReusePolicy) -> None:
     """`start`'s handle stays with its run; `get`'s follows the current one."""
     async with Worker(app, store_url) as worker:

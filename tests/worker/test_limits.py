@@ -109,7 +109,7 @@ def doors_app() -> App:
             made = DOORS[door](ctx)
             if made is not None:
                 await made
-        except Exception as error:  # noqa: BLE001 (told to the test)
+        except Exception as error:
             return told(error)
         return []
 
@@ -119,7 +119,7 @@ def doors_app() -> App:
             made = DOORS[door](ctx)
             if made is not None:
                 yield made
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             return told(error)
         return []
 
@@ -179,7 +179,7 @@ EXPECTED = {
     "detached, bad id": ("InvalidInputError", "empty"),
     "event, large": ("LimitExceededError", "2097152"),
     "event, bad target": ("InvalidInputError", "blank"),
-    "event, bad name": ("InvalidInputError", "Unicode"),
+    "event, bad name": ("InvalidInputError", "surrogate"),
     "wait, bad name": ("InvalidInputError", "empty"),
     "wait, long name": ("InvalidInputError", "513"),
     "status, large": ("LimitExceededError", "65536"),
@@ -273,8 +273,8 @@ async def test_an_input_for_a_function_without_one_is_refused(store_url: str) ->
         (nested(100_000), LimitExceededError, "128"),
         (object(), TypeError, "object"),
         ({"a": [1, {2, object}]}, TypeError, "a"),
-        ("\ud800", ValueError, ""),
-        ({"\udfff": 1}, ValueError, ""),
+        ("\ud800", (ValueError, TypeError), "surrogate"),
+        ({"\udfff": 1}, (ValueError, TypeError), "surrogate"),
     ],
     ids=["large text", "large bytes", "deep", "very deep", "object", "class inside", "surrogate", "surrogate key"],
 )
@@ -433,7 +433,9 @@ EXCEPTIONS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("kind", EXCEPTIONS)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in EXCEPTIONS if kind != "KeyboardInterrupt"]
+)  # that is for the process
 async def test_whatever_is_raised_in_an_orchestrator_fails_that_instance_and_no_other(
     store_url: str, kind: str, style: str
 ) -> None:

@@ -150,9 +150,7 @@ async def test_an_eternal_orchestration_does_not_grow(store_url: str) -> None:
         state = await handle.state()
         assert state.generation == 300
         kept = [
-            generation
-            for generation in range(301)
-            if await worker._provider.read_history(state.run_id, generation)  # noqa: SLF001
+            generation for generation in range(301) if await worker._provider.read_history(state.run_id, generation)
         ]
         assert kept == [299, 300]
 
@@ -170,7 +168,7 @@ async def test_an_endless_loop_stalls_and_others_go_on(store_url: str) -> None:
         while True:
             try:
                 sum(range(100))
-            except BaseException:  # noqa: BLE001, S110 (the rudest of loops)
+            except BaseException:
                 pass
 
     @app.orchestrator

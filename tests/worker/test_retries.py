@@ -286,7 +286,9 @@ async def test_handle_that_answers_something_else_is_the_users_mistake(answer: A
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("error", [KeyError("in handle"), StopIteration("in handle")], ids=["KeyError", "StopIteration"])
+@pytest.mark.parametrize(
+    "error", [KeyError("in handle"), StopIteration("in handle")], ids=["KeyError", "StopIteration"]
+)
 async def test_handle_that_raises_fails_the_call_with_what_it_raised(
     store_url: str, style: str, error: Exception
 ) -> None:

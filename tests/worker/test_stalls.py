@@ -338,7 +338,7 @@ async def test_a_turn_over_its_time_stalls_with_its_stack_and_the_others_go_on(
         while not released:
             try:
                 sum(range(1000))
-            except Exception:  # noqa: BLE001, S110
+            except Exception:
                 pass
 
     @app.orchestrator(name="loops-async")
@@ -512,7 +512,7 @@ async def test_a_flood_for_a_stalled_instance_stays_in_the_store_and_in_order(st
             for first in range(2, 2_002, 100):
                 await asyncio.gather(*(handle.raise_event("item", n) for n in range(first, first + 100)))
             assert worker._parts is not None
-            assert len(worker._parts.owner._held) < 600
+            assert len(worker._parts.owner.receiver.held) < 600
             assert (await handle.state()).status is STALLED
         async with Worker(good, store_url):
             for number in range(2_002, 2_100):

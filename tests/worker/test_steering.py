@@ -357,13 +357,13 @@ async def test_a_cancel_held_while_suspended_outlives_a_continue_as_new(store_ur
     app = steered_app()
 
     @app.orchestrator(name="renews-async")
-    async def renews_async(ctx: OrchestrationContext, round: int) -> None:  # noqa: A002 (it is one)
+    async def renews_async(ctx: OrchestrationContext, round: int) -> None:
         ctx.set_custom_status(round)
         await ctx.wait_for_external_event("next")
         ctx.continue_as_new(round + 1)
 
     @app.orchestrator(name="renews-generator")
-    def renews(ctx: OrchestrationContext, round: int) -> Orchestration[None]:  # noqa: A002
+    def renews(ctx: OrchestrationContext, round: int) -> Orchestration[None]:
         ctx.set_custom_status(round)
         yield ctx.wait_for_external_event("next")
         ctx.continue_as_new(round + 1)

@@ -205,7 +205,7 @@ async def test_a_naive_time_fails_the_orchestration_with_a_value_error(store_url
     @own.orchestrator(name="naive-async")
     async def naive_async(ctx: OrchestrationContext) -> str:
         try:
-            await ctx.create_timer(datetime(2030, 1, 1))  # noqa: DTZ001 (the mistake under test)
+            await ctx.create_timer(datetime(2030, 1, 1))
         except ValueError as error:
             return str(error)
         return "taken"
@@ -213,7 +213,7 @@ async def test_a_naive_time_fails_the_orchestration_with_a_value_error(store_url
     @own.orchestrator(name="naive-generator")
     def naive(ctx: OrchestrationContext) -> Orchestration[str]:
         try:
-            yield ctx.create_timer(datetime(2030, 1, 1))  # noqa: DTZ001
+            yield ctx.create_timer(datetime(2030, 1, 1))
         except ValueError as error:
             return str(error)
         return "taken"

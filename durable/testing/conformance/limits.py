@@ -18,6 +18,7 @@ from durable.testing.conformance.store import (
     new_row,
     start_of,
     step_of,
+    wait_for,
 )
 
 BAD = "lone \udc80 surrogate"
@@ -118,6 +119,16 @@ class Limits(Promises):
         assert list(await session.memos()) == ["kept"]
         assert await session.load("two") == rows[1]
         assert await session.find("lost") is None
+
+    async def test_what_goes_with_a_refused_item_is_heard_once(self, store: Store) -> None:
+        session = await store.worker()
+        await session.start("one")
+        heard: list[bytes] = []
+        session.provider.listen(lambda wakeup: heard.extend(message.data for message in wakeup.messages))
+        await session.submit(event_to("one", b"kept"), event_to("one", run_id=BAD))
+        await session.submit(event_to("one", b"next"))
+        await wait_for(lambda: b"next" in heard)
+        assert heard == [b"kept", b"next"]
 
     async def test_what_was_refused_is_told_again(self, store: Store) -> None:
         session = await store.worker()

@@ -205,6 +205,9 @@ class Listings(Promises):
         assert list(await session.memos()) == [theirs.key]
         assert await session.provider.count(InstanceFilter(tags={"a": "b"})) == 0
         assert [message.data for message in await session.receive()] == [b"other"]
+        store.turn_clock(LATER_US)
+        await session.provider.renew(session.lease)
+        assert [message.data for message in await session.receive()] == [b"other"]
         assert await session.provider.purge([(row.key, row.run_id)]) == 0
         assert await session.load("other") == other
 

@@ -164,6 +164,16 @@ class Receiving(Promises):
         await session.submit(start_of(new_row("parked"), Expects.ABSENT_OR_FINISHED, data=b"start"))
         assert await _data(session) == [b"event", b"start"]
 
+    async def test_a_run_that_takes_anothers_place_may_be_parked(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        await session.submit(event_to("instance", b"event"))
+        parked = new_row("instance", parked_until=store.now + SECOND_US)
+        await session.commit(end_of(row, replaced_by=parked))
+        assert not await session.receive()
+        store.turn_clock(SECOND_US)
+        assert await _data(session) == [b"event"]
+
     async def test_a_message_to_nobody_is_eligible(self, store: Store) -> None:
         session = await store.worker()
         await session.submit(event_to("nobody", expects=Expects.ANY))
@@ -255,6 +265,7 @@ class Receiving(Promises):
         session.provider.mark_slow_turn(session.lease, row.key, row.run_id)
         marked = await session.load("slow")
         assert (marked.slow_turns, marked.slow_since) == (1, store.now)
+        store.turn_clock(SECOND_US)
         session.provider.mark_slow_turn(session.lease, row.key, row.run_id)
         again = await session.load("slow")
         assert (again.slow_turns, again.slow_since) == (2, marked.slow_since)

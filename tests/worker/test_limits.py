@@ -387,7 +387,7 @@ async def test_events_beyond_what_an_instance_may_buffer_are_listed_as_dropped(
         assert all("50" in item.reason for item in await handle.dropped())
         await handle.raise_event("go", 1)
         state = await handle.wait(timeout=10)
-        assert state.status in (COMPLETED,)
+        assert state.status is COMPLETED
 
 
 async def _dropped_are(handle: Any, count: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import resource
 import time
 from collections import Counter, defaultdict
@@ -56,7 +57,7 @@ async def test_a_step_costs_the_same_at_the_end_of_a_long_history(tmp_path: Any)
 
     async with Worker(app, f"sqlite:///{tmp_path}/long.db") as worker:
         assert await worker.client.run(long, 10_001, timeout=100) == 10_001
-    spans = [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    spans = [after - before for before, after in itertools.pairwise(marks)]
     early, late = sorted(spans[1:6]), sorted(spans[-5:])
     assert late[2] <= 1.2 * early[2], (early, late)
 

@@ -278,8 +278,7 @@ async def test_timers_and_activities_of_a_suspended_instance_wait_for_the_resume
     def mixed(ctx: OrchestrationContext) -> Orchestration[str]:
         ctx.set_custom_status("begun")
         tasks = [ctx.create_timer(timedelta(milliseconds=50)), ctx.call_activity("note", 1)]
-        for task in tasks:
-            yield task
+        yield from tasks
         ctx.set_custom_status("went on")
         return "done"
 

@@ -278,7 +278,8 @@ async def test_timers_and_activities_of_a_suspended_instance_wait_for_the_resume
     def mixed(ctx: OrchestrationContext) -> Orchestration[str]:
         ctx.set_custom_status("begun")
         tasks = [ctx.create_timer(timedelta(milliseconds=50)), ctx.call_activity("note", 1)]
-        yield from tasks
+        for task in tasks:  # noqa: UP028 (what is sent back goes to this generator)
+            yield task
         ctx.set_custom_status("went on")
         return "done"
 

@@ -18,8 +18,6 @@ GROUP: Final = "durable.providers"
 INSTALLED_BY: Final = {
     "memory": "durable-orchestration",
     "sqlite": "durable-orchestration",
-    "postgres": "durable-orchestration[postgres]",
-    "postgresql": "durable-orchestration[postgres]",
 }
 """Schemes of engines that we know of, and what to install for each."""
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from durable.errors import DurableError, HistoryDamagedError, StoreError
 from durable.events import InstanceKey
+from durable.failures import decode_details
 from durable.messages import decode_arrivals, dropped_memo
 from durable.provider import (
     Batch,
@@ -485,6 +486,12 @@ class Owner:
             for task_id in item.turn.dropped_activities:
                 self.attempts.stop(live, TaskAddress(live.key, step.run_id, step.before[0], task_id))
         if item.is_outcome:
+            if row.status is Status.FAILED and row.failure is not None:
+                details = decode_details(row.failure)
+                fields = {"instance_id": row.key.id}
+                logger.warning(
+                    "instance '%s' failed: %s: %s", row.key.id, details.error_type, details.message, extra=fields
+                )
             self._end(live)
         if item.opening is not None:
             self._begin_generation(live, item.opening, item.opening_bytes)

@@ -25,7 +25,7 @@ def test_a_provider_is_handed_through() -> None:
     ("url", "says"),
     [
         ("redis://:secret@host/1", r"redis://.*known: .*memory://.*sqlite://.*durable\.providers"),
-        ("postgresql://u:secret@host/db", r"durable-orchestration\[postgres\]"),
+        ("postgresql://u:secret@host/db", r"postgresql://.*known: .*sqlite://"),
         ("hello.db", "sqlite:///"),
         ("", "sqlite:///"),
         ("://x", "sqlite:///"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,10 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
+NAMED = re.compile(r"# (\w+\.py)\b")
+"""A program that begins with its file's name belongs together with others."""
+
+
 def run_program(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     program = folder / "first.py"
     program.write_text(text, encoding="utf-8")
@@ -21,7 +26,7 @@ def run_program(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("position", range(len(PROGRAMS)))
+@pytest.mark.parametrize("position", [i for i, text in enumerate(PROGRAMS) if not NAMED.match(text)])
 def test_a_program_of_the_readme_prints_what_its_last_comment_says(position: int, tmp_path: Path) -> None:
     promised = re.findall(r"# prints (.*)$", PROGRAMS[position], re.MULTILINE)
     for _ in range(2):  # people run things twice
@@ -29,6 +34,20 @@ def test_a_program_of_the_readme_prints_what_its_last_comment_says(position: int
         assert run.returncode == 0, run.stderr
         assert run.stdout.splitlines() == promised
         assert run.stderr == ""
+
+
+def test_the_worker_and_the_client_of_the_readme_work_together(tmp_path: Path) -> None:
+    named = {found[1]: text for text in PROGRAMS if (found := NAMED.match(text))}
+    for name, text in named.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    worker = subprocess.Popen([sys.executable, "worker.py"], cwd=tmp_path)
+    try:
+        client = run_program(named["client.py"], tmp_path)
+        assert client.returncode == 0, client.stderr
+        assert client.stdout.splitlines()[-1] == "receipt for A-7"
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(timeout=40) == 0
 
 
 def test_the_readme_has_a_first_program() -> None:

@@ -13,7 +13,7 @@ import contextvars
 import dataclasses
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from durable import events as ev
 from durable import payloads
 from durable.activity_context import ActivityContext, running_activity
 from durable.app import ActivityDefinition, App
-from durable.errors import FailureDetails, UnknownNameError
+from durable.errors import FailureDetails, UnknownNameError, qualified_name
 from durable.events import ActivityScheduled, HistoryEvent
 from durable.failures import describe
 from durable.provider import TaskAddress
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from durable.client import Client
 
 logger = logging.getLogger("durable.activity")
+
+CANCELLED = qualified_name(asyncio.CancelledError)
 
 HEARTBEAT_INTERVAL_S = 1.0
 """Heartbeats of one attempt are stored at most this often; the latest one at the end of each such span, or with the outcome."""
@@ -236,11 +238,11 @@ class ActivityRunner:
             try:
                 arguments = self._arguments(definition, attempt)
             except Exception as misfit:  # noqa: BLE001 (validators are the user's code and may raise anything)
-                self._fail(attempt, misfit, is_final=True)
+                self._end(attempt, self._failure(attempt, misfit, is_final=True))
                 self._leave(attempt)
                 return
         except UnknownNameError as error:
-            self._fail(attempt, error)
+            self._end(attempt, self._failure(attempt, error))
             self._leave(attempt)
             return
         context = self._context.copy()
@@ -289,80 +291,81 @@ class ActivityRunner:
         try:
             result = await call()
         except BaseException as error:  # noqa: BLE001 (an activity may raise anything; the worker lives)
-            self._fail(attempt, error)
+            outcome = self._failure(attempt, error)
         else:
-            self._complete(attempt, definition, result)
+            outcome = self._completion(attempt, definition, result)
+        self._end(attempt, outcome)
 
     def _run_in_thread(self, attempt: Attempt, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> None:
         if attempt.is_settled:  # over before a thread came to it
             self.call_in_loop(self._leave, attempt)
             return
         running_activity.set(attempt)
-        error: BaseException | None = None
-        result = None
         try:
             result = definition.function(*arguments)
-        except BaseException as raised:  # noqa: BLE001 (as above; SystemExit too)
-            error = raised
-        context = contextvars.copy_context()
-        self.call_in_loop(self._return_from_thread, attempt, definition, error, result, context)
+        except BaseException as error:  # noqa: BLE001 (as above; SystemExit too)
+            outcome = self._failure(attempt, error)
+        else:
+            if inspect.iscoroutine(result):  # an async function behind a plain decorator
+                self.call_in_loop(self._go_on_in_loop, attempt, definition, result, contextvars.copy_context())
+                return
+            outcome = self._completion(attempt, definition, result)
+        self.call_in_loop(self._return_from_thread, attempt, outcome)
 
-    def _return_from_thread(
+    def _go_on_in_loop(
         self,
         attempt: Attempt,
         definition: ActivityDefinition,
-        error: BaseException | None,
-        result: Any,
+        coroutine: Coroutine[Any, Any, Any],
         context: contextvars.Context,
     ) -> None:
-        if inspect.iscoroutine(result):  # an async function behind a plain decorator
-            if not attempt.is_settled:
-                self._run_in_loop(attempt, definition, lambda: result, context)
-                return
-            result.close()
-        if error is not None:
-            self._fail(attempt, error)
+        if attempt.is_settled:
+            coroutine.close()
+            self._leave(attempt)
         else:
-            self._complete(attempt, definition, result)
+            self._run_in_loop(attempt, definition, lambda: coroutine, context)
+
+    def _return_from_thread(self, attempt: Attempt, outcome: HistoryEvent) -> None:
+        self._end(attempt, outcome)
         self._leave(attempt)
 
     # ---- outcomes
 
-    def _complete(self, attempt: Attempt, definition: ActivityDefinition, result: Any) -> None:
-        """Give the result as the attempt's outcome; one that cannot be stored fails it, for good."""
-        task_id = attempt.request.task_id
-        if attempt.is_settled:
-            self._on_late(attempt, ev.ActivityCompleted(task_id, None))
-            return
+    def _completion(self, attempt: Attempt, definition: ActivityDefinition, result: Any) -> HistoryEvent:
+        """Return the outcome for a result, from any thread. One that cannot be stored is a failure, for good."""
         try:
             what = f"result of activity '{definition.name}'"
             plain = payloads.check(result, definition.result_annotation, what=what)
-            outcome = ev.ActivityCompleted(task_id, self.sealer.seal(plain))
+            return ev.ActivityCompleted(attempt.request.task_id, self.sealer.seal(plain))
         except Exception as misfit:  # noqa: BLE001 (serialisers are the user's code and may raise anything)
-            self._fail(attempt, misfit, is_final=True)
-            return
-        self._give(attempt, outcome)
+            return self._failure(attempt, misfit, is_final=True)
 
-    def _fail(self, attempt: Attempt, error: BaseException, *, is_final: bool = False) -> None:
-        """Give an exception as the attempt's outcome; `is_final`: another attempt would end the same way."""
-        if attempt.is_settled and isinstance(error, asyncio.CancelledError):
-            return  # it has stopped, as it was asked to
+    def _failure(self, attempt: Attempt, error: BaseException, *, is_final: bool = False) -> HistoryEvent:
+        """Return the outcome for an exception, from any thread; `is_final`: another attempt would end the same way."""
         details = describe(error)
-        if is_final:
-            details = dataclasses.replace(details, non_retryable=True)
-        outcome = ev.ActivityFailed(attempt.request.task_id, details, last_heartbeat=_latest_heartbeat(attempt))
+        return ev.ActivityFailed(
+            attempt.request.task_id, dataclasses.replace(details, non_retryable=True) if is_final else details
+        )
+
+    def _end(self, attempt: Attempt, outcome: HistoryEvent) -> None:
+        """Give the outcome of a function that has ended, unless its attempt has one or is given up."""
+        if isinstance(outcome, ev.ActivityFailed):
+            error_type = outcome.details.error_type
+            if attempt.is_settled and error_type == CANCELLED:
+                return  # it has stopped, as it was asked to
+            outcome = dataclasses.replace(outcome, last_heartbeat=_latest_heartbeat(attempt))
+            logger.info(
+                "attempt %d of activity '%s' of '%s' failed: %s",
+                attempt.request.attempt,
+                attempt.request.name,
+                attempt.address.key.id,
+                error_type,
+                extra={"instance_id": attempt.address.key.id, "run_id": attempt.address.run_id},
+            )
         if attempt.is_settled:
             self._on_late(attempt, outcome)
-            return
-        logger.info(
-            "attempt %d of activity '%s' of '%s' failed: %s",
-            attempt.request.attempt,
-            attempt.request.name,
-            attempt.address.key.id,
-            details.error_type,
-            extra={"instance_id": attempt.address.key.id, "run_id": attempt.address.run_id},
-        )
-        self._give(attempt, outcome)
+        else:
+            self._give(attempt, outcome)
 
     def _give(self, attempt: Attempt, outcome: HistoryEvent) -> None:
         self._settle(attempt)

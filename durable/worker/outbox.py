@@ -7,7 +7,7 @@ from durable.engine.turn import Outgoing, Sender
 from durable.errors import FailureDetails, InstanceAlreadyExistsError, qualified_name
 from durable.events import InstanceKey, TaskRef
 from durable.messages import dropped_memo, encode_arrivals, new_row
-from durable.provider import Expects, InstanceRow, Memo, Message, Priority, partition_of
+from durable.provider import Expects, InstanceRow, Memo, Message, Priority, StoredMessage, partition_of
 
 
 def to_message(outgoing: Outgoing, row: InstanceRow, depth: int, partitions: int, now: int) -> Message:
@@ -15,19 +15,27 @@ def to_message(outgoing: Outgoing, row: InstanceRow, depth: int, partitions: int
     if outgoing.start is not None:
         return _start_message(outgoing.start, outgoing.sender, row, depth, partitions, now)
     assert outgoing.event is not None, "a message carries an event or a start"
-    undelivered: Memo | None = None
-    if outgoing.sender is not None and isinstance(outgoing.event, ev.EventRaised):
-        reason = f"instance '{outgoing.target.id}' is not there, or has ended"
-        # A microsecond apart, in their order: the same note about the same moment would be one.
-        undelivered = dropped_memo(row.run_id, "event sent", outgoing.event.name, reason, now + outgoing.sender.task_id)
     return Message(
         target=outgoing.target,
         partition=partition_of(outgoing.target, partitions),
         data=encode_arrivals([outgoing.event], outgoing.generation),
         priority=Priority.CONTROL if outgoing.is_control else Priority.NORMAL,
         run_id=outgoing.run_id,
-        otherwise=undelivered,
+        otherwise=_undelivered(outgoing, outgoing.event, row, now),
     )
+
+
+def _undelivered(outgoing: Outgoing, event: ev.HistoryEvent, row: InstanceRow, now: int) -> Memo | None:
+    """Return what is noted if the target is not there: an event with its sender, an outcome with the parent's run."""
+    if isinstance(event, ev.EventRaised) and outgoing.sender is not None:
+        reason = f"instance '{outgoing.target.id}' is not there, or has ended"
+        # A microsecond apart, in their order: the same note about the same moment would be one.
+        return dropped_memo(row.run_id, "event sent", event.name, reason, now + outgoing.sender.task_id)
+    if outgoing.run_id is None or outgoing.is_control:  # a cancel comes too late for a child that has ended: no loss
+        return None
+    reason = f"the end of '{row.key.id}' came after that of its parent"
+    name = str(getattr(event, "name", None) or getattr(event, "task_id", ""))
+    return dropped_memo(outgoing.run_id, type(event).__name__, name, reason, now)
 
 
 def _start_message(
@@ -86,6 +94,11 @@ def _start_message(
         expects=Expects.ABSENT if start.attempt == 1 else Expects.ABSENT_OR_FINISHED,
         otherwise=otherwise,
     )
+
+
+def begin_again(message: StoredMessage) -> Message:
+    """Return the start that a message brings once more: the run that it was to replace has ended by itself meanwhile."""
+    return Message(message.target, message.partition, message.data, start=message.start, expects=Expects.ANY)
 
 
 def sender_of(row: InstanceRow) -> Sender:

@@ -582,11 +582,12 @@ class Owner:
             return False
         return not any(live.is_busy for live in self._lives.values())
 
-    def close(self) -> None:
-        """Forget everything; nothing is written."""
+    async def close(self) -> None:
+        """Forget everything; nothing is written, and nothing goes on."""
         self._due_times.clear()
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for live in list(self._lives.values()):
             self._turns.close(live.drop_execution())
         self._lives.clear()

@@ -31,7 +31,7 @@ from durable.provider import (
 from durable.records import Record, encode_record, first_checksum, next_checksum
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
-from durable.worker.outbox import sender_of, to_message
+from durable.worker.outbox import begin_again, sender_of, to_message
 
 logger = logging.getLogger("durable.worker")
 
@@ -296,12 +296,17 @@ class Steps:
         return prepared
 
     def ended(self, live: LiveInstance, row: InstanceRow, taken: list[Pending]) -> Prepared | None:
-        """Consume what came too late."""
+        """Consume what came too late; but a run that was to replace this one begins all the same."""
         prepared = Prepared(live, taken=taken)
+        begun: set[int] = set()
         for pending in taken:
-            self.note_dropped(
-                prepared, row, pending.event, f"the instance had ended ({row.status.name})", pending.run_id
-            )
+            if replaces(pending, row):
+                assert pending.message is not None
+                begun.add(id(pending.message))
+                prepared.messages.append(begin_again(pending.message))
+            if id(pending.message) not in begun:
+                reason = f"the instance had ended ({row.status.name})"
+                self.note_dropped(prepared, row, pending.event, reason, pending.run_id)
         return self.without_step(prepared)
 
 

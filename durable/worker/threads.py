@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
-import queue
+import collections
+import itertools
 import threading
 from collections.abc import Callable
 
+IDLE_S = 10.0
+"""How long a thread waits for another task before it ends: a storm leaves nothing behind."""
+
 
 class DaemonThreads:
-    """A pool that grows on demand up to `limit`; a task beyond that waits its turn."""
+    """A pool that grows on demand up to `limit`, and shrinks when idle; a task beyond the limit waits its turn."""
 
     def __init__(self, limit: int, name: str) -> None:
         self._limit = limit
         self._name = name
-        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._count = 0
+        self._numbers = itertools.count(1)
+        self._changed = threading.Condition()  # guards what follows
+        self._tasks: collections.deque[Callable[[], None]] = collections.deque()
+        self._threads = 0
+        self._waiting = 0  # threads without a task, also those that are just being started
+        self._is_closed = False
 
     def submit(self, task: Callable[[], None]) -> None:
         """Run `task` in a thread. It must not raise."""
-        if not self._idle.acquire(blocking=False) and self._count < self._limit:
-            self._count += 1
-            threading.Thread(target=self._run, name=f"{self._name}-{self._count}", daemon=True).start()
-        self._tasks.put(task)
+        with self._changed:
+            self._tasks.append(task)
+            is_short = len(self._tasks) > self._waiting and self._threads < self._limit
+            self._threads += is_short
+            self._waiting += is_short
+            self._changed.notify()
+        if is_short:
+            threading.Thread(target=self._run, name=f"{self._name}-{next(self._numbers)}", daemon=True).start()
 
     def close(self) -> None:
         """Let idle threads end; a busy one ends after its task."""
-        for _ in range(self._count):
-            self._tasks.put(None)
-        self._count = 0
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
 
     def _run(self) -> None:
-        while (task := self._tasks.get()) is not None:
+        while (task := self._next()) is not None:
             task()
             del task
-            self._idle.release()
+            with self._changed:
+                self._waiting += 1
+
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for a task; None if the thread is to end."""
+        with self._changed:
+            while not self._tasks:
+                is_told = not self._is_closed and self._changed.wait(IDLE_S)
+                if not is_told and not self._tasks:
+                    self._threads -= 1
+                    self._waiting -= 1
+                    return None
+            self._waiting -= 1
+            return self._tasks.popleft()

@@ -183,11 +183,12 @@ class Turns:
     def _take(self, live: LiveInstance, row: InstanceRow) -> list[Pending]:
         """Take what this turn is about; put a start aside that has replaced a run and is not yet due itself."""
         limit = ARRIVALS_MAX
-        if row.status.is_finished or ending(live, row) is not None:
+        is_ending = row.status.is_finished or ending(live, row) is not None
+        if is_ending:
             live.begin_early()
             limit = max(limit, len(live.control))  # all steering, so that the end is among it
         taken = list(live.take(limit))
-        if row.records == 0 and row.scheduled_at > self._clock.now() and not row.status.is_finished:
+        if not is_ending and row.records == 0 and row.scheduled_at > self._clock.now():
             live.early += [item for item in taken if item.starts(row.run_id)]
             taken = [item for item in taken if not item.starts(row.run_id)]
         return taken
@@ -450,6 +451,10 @@ def _leave_unreached(prepared: Prepared, turn: Turn) -> list[Pending]:
     begun = {id(item.message) for item in prepared.taken if item.message and id(item.event) not in unreached}
     left = [item for item in prepared.taken if id(item.event) in unreached]
     kept = [item for item in left if not is_end and id(item.message) not in begun]
+    if is_end:  # cancelled before it was due: its start goes with it
+        early, prepared.live.early = prepared.live.early, []
+        left += early
+        prepared.taken = [*prepared.taken, *early]
     gone = {id(item) for item in kept}
     prepared.carried = [item.event for item in left if id(item) not in gone]
     prepared.taken = [item for item in prepared.taken if id(item) not in gone]

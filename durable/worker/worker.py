@@ -14,7 +14,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
-from durable.app import App
+from durable.app import App, check_name
 from durable.client import Client
 from durable.engine.execution import Execution
 from durable.errors import DurableError, StoreError
@@ -79,6 +79,8 @@ class Worker:
     ) -> None:
         if isinstance(queues, str):
             raise TypeError(f"queues must be a sequence of names, not the string {queues!r}; write ({queues!r},)")
+        for queue in queues:
+            check_name("queue", queue)
         if max_activities < 1:
             raise ValueError(f"max_activities must be 1 or more, not {max_activities!r}")
         if max_cached_orchestrations < 0:
@@ -116,7 +118,7 @@ class Worker:
             await self._parts.begin()
         except BaseException:
             if self._parts is not None:
-                self._parts.abandon()
+                await self._parts.abandon()
             await self._provider.close()
             raise
         self._failed = asyncio.get_running_loop().create_future()
@@ -136,7 +138,7 @@ class Worker:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            parts.abandon()
+            await parts.abandon()
             with contextlib.suppress(StoreError):
                 await parts.release()
             await parts.client.__aexit__(None, None, None)
@@ -297,11 +299,11 @@ class _Parts:
         while not (self.owner.is_settled and self.claims.is_settled) and loop.time() < until:
             await asyncio.sleep(0.002)
 
-    def abandon(self) -> None:
+    async def abandon(self) -> None:
         """Let go of everything in memory."""
         if self._unlisten is not None:
             self._unlisten()
-        self.owner.close()
+        await self.owner.close()
         self.watchdog.stop()
 
     async def release(self) -> None:

@@ -96,7 +96,7 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_at_once_and_in_little_memory(name: str) -> None:
     data = BOMBS[name]
-    began = time.perf_counter()
+    began = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(PayloadError, match=r"^value: "):
@@ -104,7 +104,7 @@ def test_a_bomb_is_refused_at_once_and_in_little_memory(name: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 5.0
 
 
 def test_the_deepest_value_is_read() -> None:

@@ -239,3 +239,14 @@ async def open_store(store_url: str, app: App | None = None) -> AsyncIterator[Cl
     """A client that stays while workers come and go; a memory store would be gone with its last user."""
     async with Client(store_url, app) as client:
         yield client
+
+
+def delay_commits(worker: Any, seconds: float) -> None:
+    """Let each commit of a worker wait a moment, so that what comes meanwhile comes in between."""
+    commit = worker._provider.commit
+
+    async def late_commit(*arguments: Any) -> Any:
+        await asyncio.sleep(seconds)
+        return await commit(*arguments)
+
+    worker._provider.commit = late_commit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any, Never
 
 import pytest
@@ -180,6 +181,26 @@ async def test_a_group_has_its_first_exception_inside() -> None:
     assert (seen["type"], seen["inner"]) == ("ExceptionGroup", "KeyError")
     seen = await seen_of(BaseExceptionGroup("wild", [SystemExit(1)]))
     assert (seen["type"], seen["inner"]) == ("BaseExceptionGroup", "SystemExit")
+
+
+async def test_a_sync_activity_is_described_and_encoded_in_its_own_thread() -> None:
+    """However long that takes, the loop goes on."""
+    app = App()
+    threads: list[str] = []
+
+    class Slow(Exception):
+        def __str__(self) -> str:
+            threads.append(threading.current_thread().name)
+            return "slow"
+
+    @app.activity
+    def fails() -> None:
+        raise Slow
+
+    calls_and_tells(app, lambda ctx: ctx.call_activity(fails))
+    assert (await run(app, "memory://"))["message"] == "slow"
+    assert threads
+    assert all(name.startswith("durable-activity") for name in threads)
 
 
 async def test_a_real_endless_recursion_is_a_failure() -> None:

@@ -291,6 +291,29 @@ async def test_after_a_stop_nothing_is_left_running(store_url: str) -> None:
         assert (len(asyncio.all_tasks()), threads(), open_files()) == before
 
 
+async def test_after_a_storm_of_sync_activities_a_running_worker_has_no_threads_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They end when they have been idle for a while, and come again when there is work."""
+    monkeypatch.setattr("durable.worker.threads.IDLE_S", 0.02)
+    app = App()
+    together = threading.Barrier(20)
+
+    @app.activity
+    def works() -> str:
+        together.wait(10)
+        return threading.current_thread().name
+
+    @app.orchestrator
+    async def main(ctx: OrchestrationContext) -> list[str]:
+        return await when_all([ctx.call_activity(works) for _ in range(20)])
+
+    async with Worker(app, "memory://") as worker:
+        for _ in range(3):
+            assert len(set(await worker.client.run(main, timeout=10))) == 20
+            await holds(lambda: not any("durable-activity" in name for name in threads()))
+
+
 async def test_a_running_worker_keeps_nothing_of_activities_that_have_ended() -> None:
     app = App()
 

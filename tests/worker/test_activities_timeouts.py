@@ -123,10 +123,12 @@ async def test_except_timeout_error_catches_it(style: str, release: threading.Ev
     assert await run(app, "memory://") == "in time"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", ["returns", "raises"])
+@pytest.mark.parametrize("place", ["held", "claimed"])
+@pytest.mark.parametrize(
+    ("kind", "how"), [("async", "returns"), ("async", "raises"), ("sync", "returns"), ("sync", "raises")]
+)
 async def test_a_late_outcome_is_ignored_and_told_of(
-    store_url: str, kind: str, how: str, release: threading.Event
+    store_url: str, kind: str, how: str, place: str, release: threading.Event
 ) -> None:
     """The history has one outcome; what came too late is listed among what was dropped."""
     app = App()
@@ -162,7 +164,8 @@ async def test_a_late_outcome_is_ignored_and_told_of(
             await ctx.wait_for_external_event("go")
         return "done"
 
-    async with Worker(app, store_url) as worker:
+    side = Worker(app, store_url, orchestrations=False, activities=place == "claimed", name="side")
+    async with Worker(app, store_url, activities=place == "held") as worker, side:
         handle = await worker.client.start(main)
 
         async def has_timed_out() -> bool:
@@ -413,6 +416,22 @@ async def test_the_total_timeout_of_a_call_that_ends_in_time_leaves_no_timer(sto
         assert await handle.result(timeout=10) == 1
         names = await names_in(handle)
     assert names.count("TimerCreated") == names.count("TimerCancelled") == 1
+
+
+async def test_a_timeout_of_any_length_is_taken(store_url: str) -> None:
+    """Longer than any machine runs: as good as none."""
+    app = App()
+
+    @app.activity
+    async def works(ctx: ActivityContext) -> bool:
+        return ctx.deadline is not None
+
+    for number, long in enumerate([timedelta.max, float("inf"), 1e12]):
+        options = {f"{name}timeout": long for name in ("", "heartbeat_", "queue_", "total_")}
+        calls(app, lambda ctx, options=options: ctx.call_activity(works, **options), name=f"main {number}")
+    side = Worker(app, store_url, orchestrations=False, name="side")
+    async with Worker(app, store_url, activities=False) as worker, side:
+        assert [await worker.client.run(f"main {number}", timeout=10) for number in range(3)] == [True] * 3
 
 
 @pytest.mark.parametrize("option", ["timeout", "heartbeat_timeout", "queue_timeout", "total_timeout"])

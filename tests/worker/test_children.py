@@ -24,12 +24,13 @@ from durable import (
     when_all,
 )
 from durable.context import orchestration
+from durable.worker import turns
 from tests.worker.lives import CACHED, STYLES, becomes_true, lives_app, names_of, open_store, until
 
 RUNNING, COMPLETED, FAILED = OrchestrationStatus.RUNNING, OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED
 CANCELLED, TERMINATED = OrchestrationStatus.CANCELLED, OrchestrationStatus.TERMINATED
 
-WIDE = 1_700 if CACHED else 700  # in several commits either way
+WIDE = 1_700 if CACHED else 300
 
 
 @dataclasses.dataclass
@@ -361,6 +362,7 @@ async def test_children_run_on_when_their_parent_ends_by_itself(store_url: str, 
         await until(child, status="waiting")
         await child.raise_event("go", 1)
         assert await child.result(timeout=10) == ["left", 1]
+        assert [item.kind for item in await handle.dropped()] == ["SubOrchestrationCompleted"]
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -449,6 +451,29 @@ async def test_cancel_and_terminate_reach_the_whole_tree(store_url: str, steer: 
 
 async def _running(client: Any, count: int) -> bool:
     return bool(await client.count(status=RUNNING) == count)
+
+
+async def test_a_termination_reaches_more_children_than_one_turn_sends(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were not yet sent never begin; no child is left behind."""
+    monkeypatch.setattr(turns, "INLINE_MESSAGES_MAX", 50)
+    own = tree_app("generator")
+    async with Worker(own, store_url) as worker:
+        for count in (1, 120, 300):
+            handle = await worker.client.start("tree", [300, 1], instance_id=f"top {count}")
+            await becomes_true(lambda: _children(worker.client, handle, count))  # noqa: B023
+            await handle.terminate()
+            assert (await handle.wait(timeout=10)).status is TERMINATED
+            await becomes_true(lambda: _none_running(worker.client))
+
+
+async def _children(client: Any, handle: Any, count: int) -> bool:
+    return bool(await client.count(parent=handle.instance_id) >= count)
+
+
+async def _none_running(client: Any) -> bool:
+    return bool(await client.count(status=[RUNNING, OrchestrationStatus.PENDING]) == 0)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -575,8 +600,11 @@ async def test_2_000_children_are_quick(store_url: str, style: str) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-async def test_a_wide_fan_out_interrupted_by_a_restart_starts_each_child_once(store_url: str, style: str) -> None:
+async def test_a_wide_fan_out_interrupted_by_a_restart_starts_each_child_once(
+    store_url: str, style: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The sending of many starts is cut off by the end of the worker; the next one goes on from where it stood."""
+    monkeypatch.setattr(turns, "INLINE_MESSAGES_MAX", WIDE // 4)
     own = family_app()
     runs: list[str] = []
 
@@ -597,7 +625,7 @@ async def test_a_wide_fan_out_interrupted_by_a_restart_starts_each_child_once(st
 
     async with open_store(store_url, own) as client:
         handle = await client.start(f"wide-{style}")
-        for some in (1, 600):
+        for some in (1, WIDE // 3):
             async with Worker(own, store_url):
                 await becomes_true(lambda: _started(client, some))  # noqa: B023
         async with Worker(own, store_url):
@@ -659,8 +687,6 @@ async def test_the_depth_counts_on_after_a_restart_in_the_middle_of_a_fan_out(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Starts that are sent by a second worker, from the record, stand as deep as those that the first one sent."""
-    from durable.worker import turns
-
     monkeypatch.setattr(turns, "INLINE_MESSAGES_MAX", 2)
     own = family_app()
     refused: list[str] = []

@@ -18,20 +18,50 @@ from durable import (
     ReusePolicy,
     Worker,
 )
-from tests.worker.lives import STYLES, lives_app, open_store, until
+from tests.worker.lives import STYLES, delay_commits, lives_app, open_store, until
 
 app = lives_app()
 
-SITUATIONS = ("absent", "running", "finished", "delayed")
+SITUATIONS = ("absent", "running", "suspended", "finished", "delayed")
 
 NEW, EXISTING, REFUSED = "new", "existing", "refused"
 
 OUTCOMES = {
-    ReusePolicy.REJECT: {"absent": NEW, "running": REFUSED, "finished": REFUSED, "delayed": REFUSED},
-    ReusePolicy.USE_EXISTING: {"absent": NEW, "running": EXISTING, "finished": EXISTING, "delayed": EXISTING},
-    ReusePolicy.USE_RUNNING: {"absent": NEW, "running": EXISTING, "finished": NEW, "delayed": EXISTING},
-    ReusePolicy.REPLACE_FINISHED: {"absent": NEW, "running": REFUSED, "finished": NEW, "delayed": REFUSED},
-    ReusePolicy.TERMINATE_AND_REPLACE: {"absent": NEW, "running": NEW, "finished": NEW, "delayed": NEW},
+    ReusePolicy.REJECT: {
+        "absent": NEW,
+        "running": REFUSED,
+        "suspended": REFUSED,
+        "finished": REFUSED,
+        "delayed": REFUSED,
+    },
+    ReusePolicy.USE_EXISTING: {
+        "absent": NEW,
+        "running": EXISTING,
+        "suspended": EXISTING,
+        "finished": EXISTING,
+        "delayed": EXISTING,
+    },
+    ReusePolicy.USE_RUNNING: {
+        "absent": NEW,
+        "running": EXISTING,
+        "suspended": EXISTING,
+        "finished": NEW,
+        "delayed": EXISTING,
+    },
+    ReusePolicy.REPLACE_FINISHED: {
+        "absent": NEW,
+        "running": REFUSED,
+        "suspended": REFUSED,
+        "finished": NEW,
+        "delayed": REFUSED,
+    },
+    ReusePolicy.TERMINATE_AND_REPLACE: {
+        "absent": NEW,
+        "running": NEW,
+        "suspended": NEW,
+        "finished": NEW,
+        "delayed": NEW,
+    },
 }
 
 DELAY = timedelta(seconds=0.5)
@@ -43,8 +73,11 @@ async def bring_about(client: Client, situation: str, style: str) -> Handle[Any]
         return None
     at = DELAY if situation == "delayed" else None
     handle = await client.start(f"waits-{style}", "old", instance_id="the-one", at=at)
-    if situation == "running":
+    if situation in ("running", "suspended"):
         await until(handle, status="waiting")
+    if situation == "suspended":
+        await handle.suspend()
+        await until(handle, OrchestrationStatus.SUSPENDED)
     if situation == "finished":
         await handle.raise_event("go", "done")
         assert await handle.result(timeout=10) == ["old", "done"]
@@ -91,6 +124,8 @@ async def test_each_reuse_policy_does_what_it_says(
         handle = await start()
         assert handle.instance_id == "the-one"
         assert (handle.run_id == (old.run_id if old else None)) == (outcome == EXISTING)
+        if outcome == EXISTING and situation == "suspended":
+            await handle.resume()
         assert await handle.result(timeout=10) == ["new" if outcome == NEW else "old", "come"]
         assert [(item.kind, item.name) for item in await handle.dropped()] == [("EventRaised", "spare")]
         if old is not None and outcome == NEW and situation != "finished":
@@ -186,6 +221,7 @@ async def test_a_replacing_start_is_pending_until_the_worker_comes(store_url: st
 async def test_a_run_started_the_moment_another_ends_is_never_lost(store_url: str) -> None:
     """End, event to the ended, start anew, end, … as fast as it goes: what comes late for one run harms no other."""
     async with Worker(app, store_url) as worker, Client(store_url, app) as other:
+        delay_commits(worker, 0.002)
         for number in range(40):
             handle = await worker.client.start(
                 "waits-async", number, instance_id="one", reuse_policy=ReusePolicy.REPLACE_FINISHED
@@ -198,22 +234,98 @@ async def test_a_run_started_the_moment_another_ends_is_never_lost(store_url: st
             await late
 
 
-async def test_replacing_a_running_instance_with_a_delayed_one_ends_it_now(store_url: str) -> None:
-    """The old run ends at the next turn, the new one begins when it is due."""
+@pytest.mark.parametrize("style", STYLES)
+async def test_a_replacement_that_races_with_the_end_of_the_old_run_takes_place(store_url: str, style: str) -> None:
+    """The old run ends by itself or by the replacement, whichever commits first; the new one runs in either case.
+
+    Commits wait a moment here, so that the start is often stored while the end is on its way.
+    """
+    async with Worker(app, store_url) as worker, Client(store_url, app) as other:
+        delay_commits(worker, 0.003)
+        old = await worker.client.start(f"waits-{style}", 0, instance_id="one")
+        ends = set()
+        for number in range(1, 60):
+            await old.raise_event("go", number)
+            if number % 2:
+                await asyncio.sleep(0.001 * (number % 5))
+            new = await other.start(
+                f"waits-{style}",
+                number,
+                instance_id="one",
+                events=[("spare", number)],
+                reuse_policy=ReusePolicy.TERMINATE_AND_REPLACE,
+            )
+            ends.add((await old.wait(timeout=10)).status)
+            await until(new, status="waiting")
+            old = new
+        assert OrchestrationStatus.COMPLETED in ends
+        assert ends <= {OrchestrationStatus.COMPLETED, OrchestrationStatus.TERMINATED}
+
+
+@pytest.mark.parametrize("situation", ["absent", "running", "finished"])
+@pytest.mark.parametrize("restart", [False, True], ids=["one worker", "two workers"])
+async def test_replacing_with_a_delayed_start_ends_the_old_now_and_begins_the_new_when_due(
+    store_url: str, situation: str, restart: bool
+) -> None:
+    async with open_store(store_url, app) as client:
+        async with Worker(app, store_url):
+            old = await bring_about(client, situation, "async")
+            new = await client.start(
+                "waits-async",
+                "new",
+                instance_id="the-one",
+                at=timedelta(seconds=1),
+                events=[("go", 1)],
+                reuse_policy=ReusePolicy.TERMINATE_AND_REPLACE,
+            )
+            if old is not None and situation == "running":
+                assert (await old.wait(timeout=0.9)).status is OrchestrationStatus.TERMINATED
+            assert (await new.state()).status is OrchestrationStatus.PENDING
+            if not restart:
+                assert await new.result(timeout=10) == ["new", 1]
+        async with Worker(app, store_url):
+            assert await new.result(timeout=10) == ["new", 1]
+            state = await new.state()
+            assert state.last_updated_at >= state.scheduled_at
+
+
+@pytest.mark.parametrize("steer", ["cancel", "terminate", "replace", "suspend"])
+async def test_a_delayed_start_that_has_replaced_another_can_be_steered_before_it_is_due(
+    store_url: str, steer: str
+) -> None:
     async with Worker(app, store_url) as worker:
         client = worker.client
-        old = await client.start("waits-async", "old", instance_id="one")
-        await until(old, status="waiting")
-        new = await client.start(
+        await bring_about(client, "running", "async")
+        options: Any = {"instance_id": "the-one", "reuse_policy": ReusePolicy.TERMINATE_AND_REPLACE}
+        new = await client.start("waits-async", "new", at=timedelta(seconds=0.6), events=[("go", 1)], **options)
+        if steer == "replace":
+            third = await client.start("waits-async", "third", events=[("go", 3)], **options)
+            assert await third.result(timeout=0.5) == ["third", 3]
+            assert (await new.wait(timeout=1)).status is OrchestrationStatus.TERMINATED
+            return
+        await getattr(new, steer)("early")
+        if steer == "suspend":
+            await until(new, OrchestrationStatus.SUSPENDED)
+            await new.resume()
+            assert await new.result(timeout=10) == ["new", 1]
+            state = await new.state()
+            assert state.last_updated_at >= state.scheduled_at
+            return
+        end = OrchestrationStatus.CANCELLED if steer == "cancel" else OrchestrationStatus.TERMINATED
+        assert (await new.wait(timeout=0.5)).status is end
+        assert [item.name for item in await new.dropped()] == ["go"]
+
+
+async def test_a_stalled_instance_is_replaced_by_one_that_can_run(store_url: str) -> None:
+    async with Worker(app, store_url) as worker:
+        stalled = await worker.client.start("nobody knows it", instance_id="the-one")
+        await until(stalled, OrchestrationStatus.STALLED)
+        new = await worker.client.start(
             "waits-async",
             "new",
-            instance_id="one",
-            at=timedelta(seconds=1),
+            instance_id="the-one",
             events=[("go", 1)],
             reuse_policy=ReusePolicy.TERMINATE_AND_REPLACE,
         )
-        assert (await old.wait(timeout=0.9)).status is OrchestrationStatus.TERMINATED
-        assert (await new.state()).status is OrchestrationStatus.PENDING
         assert await new.result(timeout=10) == ["new", 1]
-        state = await new.state()
-        assert state.last_updated_at >= state.scheduled_at
+        assert (await stalled.wait(timeout=1)).status is OrchestrationStatus.TERMINATED

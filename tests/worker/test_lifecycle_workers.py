@@ -244,3 +244,15 @@ async def test_clients_in_other_hands_see_the_same(store_url: str) -> None:
         for index, handle in enumerate(handles):
             found = await clients[(index + 1) % 3].get(handle.instance_id).result(timeout=10)
             assert found == list(range(6)), "in the order in which they were accepted, whoever sent them"
+
+
+@pytest.mark.parametrize("cached", [0, 1, 3])
+async def test_a_small_cache_changes_nothing_but_time(store_url: str, cached: int) -> None:
+    app = busy_app()
+    async with Worker(app, store_url, max_cached_orchestrations=cached) as worker:
+        handles = [await worker.client.start(f"busy-{STYLES[n % 2]}", 8) for n in range(20)]
+        await asyncio.gather(*(feed(handle, 8) for handle in handles))
+        for handle in handles:
+            await check(handle, 8)
+        assert worker._parts is not None
+        assert len(worker._parts.owner._cached) <= cached

@@ -88,6 +88,9 @@ async def test_a_worker_serves_all_of_its_queues() -> None:
 async def test_queues_are_a_sequence_of_names() -> None:
     with pytest.raises(TypeError, match="gpu"):
         Worker(App(), "memory://", queues="gpu")
+    for bad in ("", " ", "a\0b"):
+        with pytest.raises(ValueError, match="queue"):
+            Worker(App(), "memory://", queues=("default", bad))
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -511,7 +511,8 @@ async def test_a_flood_for_a_stalled_instance_stays_in_the_store_and_in_order(st
             for first in range(2, 2_002, 100):
                 await asyncio.gather(*(handle.raise_event("item", n) for n in range(first, first + 100)))
             assert worker._parts is not None
-            assert len(worker._parts.owner.receiver.held) < 600
+            owner = worker._parts.owner
+            await becomes_true(lambda: len(owner.receiver.held) < 600)
             assert (await handle.state()).status is STALLED
         async with Worker(good, store_url):
             for number in range(2_002, 2_100):

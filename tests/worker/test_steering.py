@@ -381,3 +381,38 @@ async def test_a_cancel_held_while_suspended_outlives_a_continue_as_new(store_ur
         with pytest.raises(OrchestrationCancelledError, match="enough"):
             await handle.result(timeout=10)
         assert (await handle.state()).generation == 1
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("steer", ["cancel", "terminate", "suspend"])
+async def test_an_instance_that_never_rests_can_be_steered(store_url: str, steer: str, style: str) -> None:
+    """It continues as new without ever waiting, so that it always has a turn to run."""
+    app = steered_app()
+
+    @app.orchestrator(name="restless-async")
+    async def restless_async(ctx: OrchestrationContext, number: int) -> None:
+        await ctx.create_timer(timedelta(0))
+        ctx.continue_as_new(number + 1)
+
+    @app.orchestrator(name="restless-generator")
+    def restless(ctx: OrchestrationContext, number: int) -> Orchestration[None]:
+        yield ctx.create_timer(timedelta(0))
+        ctx.continue_as_new(number + 1)
+
+    async with Worker(app, store_url) as worker:
+        handle = await worker.client.start(f"restless-{style}", 0)
+        await becomes_true(lambda: _generation_over(handle, 5))
+        await getattr(handle, steer)("enough")
+        end = {"cancel": CANCELLED, "terminate": TERMINATED, "suspend": SUSPENDED}[steer]
+        state = await until(handle, end)
+        assert await worker.client.run("returns-async", 1, timeout=10) == 1
+        if steer == "suspend":
+            assert (await handle.state()).generation == state.generation
+            await handle.resume()
+            await becomes_true(lambda: _generation_over(handle, state.generation + 5))
+            await handle.terminate()
+            await handle.wait(timeout=10)
+
+
+async def _generation_over(handle: Any, generation: int) -> bool:
+    return bool((await handle.state()).generation > generation)

@@ -58,8 +58,9 @@ async def test_a_step_costs_the_same_at_the_end_of_a_long_history(tmp_path: Any)
     async with Worker(app, f"sqlite:///{tmp_path}/long.db") as worker:
         assert await worker.client.run(long, 10_001, timeout=100) == 10_001
     spans = [after - before for before, after in itertools.pairwise(marks)]
-    early, late = sorted(spans[1:6]), sorted(spans[-5:])
-    assert late[2] <= 1.2 * early[2], (early, late)
+    # The least of several spans: whatever else the machine does only adds to one.
+    early, late = min(spans[1:8]), min(spans[-7:])
+    assert late <= 1.2 * early, spans
 
 
 @pytest.mark.size

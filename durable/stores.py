@@ -5,6 +5,7 @@ The core imports no storage engine. Anyone can add one: a package that names `mo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Final, cast
@@ -37,11 +38,15 @@ def connect(store: str | Provider, ports: Ports) -> Provider:
     scheme, separator, _ = store.partition("://")
     if not separator or not scheme:
         raise StoreError(f"{store!r:.200} is not the URL of a store: write sqlite:///app.db for a file, or memory://")
+    return _engine(scheme)(store, ports)
+
+
+@functools.cache
+def _engine(scheme: str) -> Callable[[str, Ports], Provider]:
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if scheme not in found:
         raise StoreError(_unknown(scheme, sorted(found)))
-    engine = cast("Callable[[str, Ports], Provider]", found[scheme].load())
-    return engine(store, ports)
+    return cast("Callable[[str, Ports], Provider]", found[scheme].load())
 
 
 def _unknown(scheme: str, known: list[str]) -> str:

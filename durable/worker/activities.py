@@ -26,7 +26,7 @@ from durable.events import ActivityScheduled, HistoryEvent
 from durable.failures import describe
 from durable.provider import TaskAddress
 from durable.worker.clock import StoreClock
-from durable.worker.threads import DaemonThreads
+from durable.worker.threads import Threads
 
 if TYPE_CHECKING:
     from durable.client import Client
@@ -97,6 +97,7 @@ class ActivityRunner:
         clock: StoreClock,
         slots: int,
         *,
+        threads: Threads,
         on_outcome: Callable[[Attempt, HistoryEvent], None],
         on_late: Callable[[Attempt, HistoryEvent], None],
         on_beat: Callable[[Attempt], None],
@@ -115,7 +116,7 @@ class ActivityRunner:
         self._on_beat = on_beat
         self._on_free = on_free
         self._waiting: collections.deque[Attempt] = collections.deque()
-        self._threads = DaemonThreads(slots, "durable-activity")
+        self._threads = threads
         self._loop = asyncio.get_running_loop()
         # What the worker was started in. Each attempt gets a copy: none sees what another one, or a client, has set.
         self._context = contextvars.copy_context()

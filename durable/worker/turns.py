@@ -55,7 +55,7 @@ from durable.worker.steps import (
     is_stale,
     replaces,
 )
-from durable.worker.watchdog import Watchdog
+from durable.worker.watchdog import TurnWatch
 
 logger = logging.getLogger("durable.worker")
 
@@ -92,7 +92,7 @@ class Turns:
         app: App,
         sealer: Sealer,
         clock: StoreClock,
-        watchdog: Watchdog,
+        watchdog: TurnWatch,
         partitions: int,
         *,
         strict: bool,

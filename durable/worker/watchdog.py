@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import Protocol
 
 from durable.engine.driver import TurnInterrupted
 from durable.engine.execution import Execution
@@ -25,6 +26,42 @@ BUDGET_LONGEST_S = 30.0
 CHECK_S = 0.1
 AGAIN_S = 0.001
 """Code that catches everything is hit again and again, until it is hit where it does not."""
+
+
+class TurnWatch(Protocol):
+    """Who watches over turns."""
+
+    def start(self) -> None:
+        """Turns begin to be run, in the calling thread."""
+        ...
+
+    def stop(self) -> None:
+        """No more turns."""
+        ...
+
+    def begin(self, execution: Execution) -> None:
+        """A turn (or the replay of one record) begins."""
+        ...
+
+    def end(self) -> None:
+        """It is over."""
+        ...
+
+
+class Unwatched:
+    """Watches over nothing: where no thread may be started, an endless loop is for a person to interrupt."""
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+    def begin(self, execution: Execution) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
 
 
 class Watchdog:

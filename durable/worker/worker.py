@@ -27,8 +27,9 @@ from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import Announcement, LeaseKeeper
 from durable.worker.owner import Owner
+from durable.worker.threads import DaemonThreads, NoThreads, Threads
 from durable.worker.turns import Turns
-from durable.worker.watchdog import Watchdog
+from durable.worker.watchdog import TurnWatch, Unwatched, Watchdog
 
 logger = logging.getLogger("durable.worker")
 
@@ -163,17 +164,21 @@ class Worker:
         for number in numbers:
             loop.add_signal_handler(number, asked_to_stop)
         try:
-            async with self:
-                assert self._failed is not None
-                waiting = loop.create_task(stop.wait())
-                ends: set[asyncio.Future[Any]] = {waiting, self._failed}
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
-                if self._failed.done():
-                    self._failed.result()
+            await self.serve(stop)
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then stop as `async with` does. Raises what made the worker itself fail."""
+        async with self:
+            assert self._failed is not None
+            waiting = asyncio.get_running_loop().create_task(stop.wait())
+            ends: set[asyncio.Future[Any]] = {waiting, self._failed}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if self._failed.done():
+                self._failed.result()
 
     @property
     def client(self) -> Client:
@@ -213,7 +218,7 @@ class _Parts:
         self.clock = StoreClock(ports.monotonic)
         self.clock.agree(hub.now)
         self.client = Client.sharing(provider, hub, app, ports)
-        self.watchdog = Watchdog(self._mark_slow)
+        self.watchdog: TurnWatch = Watchdog(self._mark_slow) if ports.may_start_threads else Unwatched()
         announcement = Announcement(
             settings.orchestrations,
             settings.queues,
@@ -236,6 +241,7 @@ class _Parts:
             sealer,
             self.clock,
             settings.max_activities,
+            threads=_threads(ports, settings.max_activities),
             on_outcome=lambda attempt, event: self.owner.attempts.outcome(attempt, event),
             on_late=lambda attempt, event: self.owner.attempts.late(attempt, event),
             on_beat=lambda attempt: self.owner.attempts.beat(attempt),
@@ -320,3 +326,9 @@ class _Parts:
                 self._provider.mark_slow_turn(lease, execution.key, execution.run_id)
             except StoreError as error:
                 logger.warning("the slow turn of '%s' could not be marked: %s", execution.key.id, error)
+
+
+def _threads(ports: Ports, limit: int) -> Threads:
+    if ports.may_start_threads:
+        return DaemonThreads(limit, "durable-activity")
+    return NoThreads(asyncio.get_running_loop())

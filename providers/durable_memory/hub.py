@@ -87,7 +87,7 @@ class MemoryHub:
     def __init__(self, name: str, now_us: Callable[[], int]) -> None:
         self.name = name
         self.users = 0
-        self.listeners: set[Listener] = set()
+        self.listeners: dict[Listener, None] = {}  # in the order in which they came
         self._now_us = now_us
         self._lock = threading.RLock()
         self._sequence = 0

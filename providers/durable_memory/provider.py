@@ -79,7 +79,7 @@ class MemoryProvider:
         if hub is None:
             return
         for listener in self._listeners:
-            hub.listeners.discard(listener)
+            hub.listeners.pop(listener, None)
         self._listeners.clear()
         if self._name[0]:
             with _registry_lock:
@@ -199,12 +199,12 @@ class MemoryProvider:
         """See `durable.provider.Provider.listen`."""
         hub = self._hub
         listener = Listener(asyncio.get_running_loop(), callback)
-        hub.listeners.add(listener)
+        hub.listeners[listener] = None
         self._listeners.append(listener)
 
         def end() -> None:
             listener.end()
-            hub.listeners.discard(listener)
+            hub.listeners.pop(listener, None)
             if listener in self._listeners:
                 self._listeners.remove(listener)
 

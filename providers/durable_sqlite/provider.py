@@ -73,7 +73,7 @@ class _Opened:
         self.partitions = found.partitions
         self.write = found.write
         self.read = found.read
-        self.writer = Writer(found.write, ports.now_us, self.tell)
+        self.writer = Writer(found.write, ports.now_us, self.tell, threaded=ports.may_start_threads)
         self.slow_reads = aiosqlite.Connection(functools.partial(ReadConnection.open, path), 64)
         self.is_slow_open = False
         self.slow_lock = asyncio.Lock()
@@ -299,6 +299,8 @@ class SqliteProvider:
 
     async def _fetch(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Read what may be much, in a thread."""
+        if not self._ports.may_start_threads:
+            return self._read(lambda database: database.execute(statement, values).fetchall())
         opened = self._opened
         try:
             async with opened.slow_lock:

@@ -13,6 +13,7 @@ from typing import Final, cast
 from durable.errors import StoreError
 from durable.ports import Ports
 from durable.provider import Provider
+from durable.urls import shown
 
 GROUP: Final = "durable.providers"
 
@@ -37,7 +38,7 @@ def connect(store: str | Provider, ports: Ports) -> Provider:
         return store
     scheme, separator, _ = store.partition("://")
     if not separator or not scheme:
-        raise StoreError(f"{store!r:.200} is not the URL of a store: write sqlite:///app.db for a file, or memory://")
+        raise StoreError(f"{shown(store)} is not the URL of a store: write sqlite:///app.db for a file, or memory://")
     return _engine(scheme)(store, ports)
 
 
@@ -54,4 +55,4 @@ def _unknown(scheme: str, known: list[str]) -> str:
     names = ", ".join(f"{name}://" for name in known) or "none"
     package = INSTALLED_BY.get(scheme)
     remedy = f"pip install '{package}'" if package else f"install a package with an entry point in {GROUP!r} for it"
-    return f"no storage engine for '{scheme}://' is installed (known: {names}); {remedy}"
+    return f"no storage engine for '{scheme:.60}://' is installed (known: {names}); {remedy}"

@@ -548,9 +548,13 @@ def _place(row: InstanceRow) -> tuple[int, str, str]:
 def _last_place(page: bytes) -> tuple[int, str, str]:
     try:
         created_at, key_id, kind = json.loads(page)
-    except ValueError:
-        raise StoreError(f"{page[:40]!r} is not the end of a page of this store") from None
-    return created_at, key_id, kind
+        if type(created_at) is int and -(2**63) <= created_at < 2**63:
+            key_id.encode()
+            kind.encode()
+            return created_at, key_id, kind
+    except (ValueError, TypeError, AttributeError, RecursionError):  # no JSON, not three of them, no text, a bomb
+        pass
+    raise StoreError(f"{page[:40]!r} is not the end of a page of this store")
 
 
 def _is_wanted(row: InstanceRow, wanted: InstanceFilter) -> bool:

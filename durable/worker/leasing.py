@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Collection
@@ -10,7 +11,8 @@ from collections.abc import Awaitable, Callable, Collection
 import msgpack
 
 from durable.errors import LeaseLostError, StoreError
-from durable.provider import LEASE_US, Lease, LeaseView, Provider
+from durable.provider import LEASE_US, Lease, LeaseView, OtherLease, Provider
+from durable.records import reason_of, require, unpack
 from durable.worker.clock import StoreClock
 
 logger = logging.getLogger("durable.worker")
@@ -38,11 +40,17 @@ class Announcement:
 
     @classmethod
     def decode(cls, data: bytes) -> Announcement:
-        """Read another worker's."""
+        """Read another worker's. Raises StoreError for what is none."""
         if not data:
             return cls(False, (), frozenset())
-        orchestrations, queues, activities = msgpack.unpackb(data)[:3]
-        return cls(orchestrations, tuple(queues), frozenset(activities))
+        try:
+            orchestrations, queues, activities = unpack(data)[:3]
+            require(bool, orchestrations)
+            require(list, queues, activities)
+            require(str, *queues, *activities)
+            return cls(orchestrations, tuple(queues), frozenset(activities))
+        except Exception as error:  # whatever garbage does to the decoder is one fact: this is no announcement
+            raise StoreError(f"a worker's announcement cannot be read: {reason_of(error)}") from error
 
 
 class LeaseKeeper:
@@ -73,6 +81,7 @@ class LeaseKeeper:
         self._announcement = announcement
         self._partitions = partitions
         self._seen: list[Announcement] = []
+        self._unreadable: collections.deque[str] = collections.deque(maxlen=100)  # leases that were warned about
         self._on_taken = on_taken
         self._on_leaving = on_leaving
         self._on_staying = on_staying
@@ -165,10 +174,20 @@ class LeaseKeeper:
         view = await self._provider.renew(lease)
         self._clock.agree(view.now)
         self.renewed(asked_at)
-        self._seen = [Announcement.decode(other.announcement) for other in view.others if other.is_live]
+        self._seen = [self._announced(other) for other in view.others if other.is_live]
         self.others = sum(bool(seen.queues) for seen in self._seen)
         if self._announcement.orchestrations:
             await self._balance(lease, view, sum(seen.orchestrations for seen in self._seen) + 1)
+
+    def _announced(self, other: OtherLease) -> Announcement:
+        """Return what another worker runs; of one whose announcement cannot be read, nothing is known."""
+        try:
+            return Announcement.decode(other.announcement)
+        except StoreError as error:
+            if other.lease_id not in self._unreadable:
+                self._unreadable.append(other.lease_id)
+                logger.warning("worker '%s' takes no account of worker '%s': %s", self._name, other.name, error)
+            return Announcement.decode(b"")
 
     async def _balance(self, lease: Lease, view: LeaseView, workers: int) -> None:
         share = -(-self._partitions // workers)

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
+from types import NoneType
 from typing import Any
 
 import msgpack
@@ -14,7 +15,7 @@ from durable.engine.execution import Execution
 from durable.engine.turn import Outgoing
 from durable.events import HistoryEvent, InstanceKey
 from durable.provider import InstanceRow, Priority, StoredMessage, TaskAddress
-from durable.records import decode_event, encode_event
+from durable.records import decode_event, encode_event, require, unpack
 
 
 @dataclasses.dataclass(slots=True)
@@ -85,16 +86,25 @@ class OwnerState:
         if not data:
             return cls()
         try:
-            deliveries, queued, cursor, stalls, farewells = msgpack.unpackb(data, strict_map_key=False)[:5]
-            return cls(
-                deliveries,
-                queued,
-                tuple(cursor) if cursor else None,
-                stalls,
-                {name: _farewell_from_plain(plain) for name, plain in farewells.items()},
-            )
+            deliveries, queued, cursor, stalls, farewells = unpack(data)[:5]
+            require(int, stalls, *deliveries)
+            _require_numbers(2, *deliveries.values(), *queued)
+            if cursor is not None:
+                _require_numbers(3, cursor)
+                cursor = tuple(cursor)
+            require(str, *farewells)
+            known = {name: _farewell_from_plain(plain) for name, plain in farewells.items()}
+            return cls(deliveries, queued, cursor, stalls, known)
         except Exception:  # noqa: BLE001 (whatever garbage does to the decoder is one fact)
             return cls(unreadable=data)
+
+
+def _require_numbers(count: int, *items: Any) -> None:
+    for item in items:
+        require(list, item)
+        require(int, *item)
+        if len(item) != count:
+            raise ValueError(f"{count} numbers expected, not {len(item)}")
 
 
 def _farewell_to_plain(message: Outgoing) -> list[Any]:
@@ -104,7 +114,12 @@ def _farewell_to_plain(message: Outgoing) -> list[Any]:
 
 def _farewell_from_plain(plain: list[Any]) -> Outgoing:
     instance_id, kind, run_id, generation, event = plain
-    unpacked = decode_event(msgpack.unpackb(event, strict_map_key=False))
+    require(str, instance_id, kind)
+    require((str, NoneType), run_id)
+    require((int, NoneType), generation)
+    unpacked = decode_event(unpack(event))
+    if unpacked is None:
+        raise ValueError("a farewell of a later version")
     return Outgoing(InstanceKey(instance_id, kind), unpacked, run_id, generation)
 
 

@@ -30,18 +30,11 @@ from durable.engine.ports import Ports, Program
 from durable.engine.seeds import Seeds
 from durable.engine.tasks import Task
 from durable.engine.timers import Timers
-from durable.engine.turn import (
-    UNCHANGED,
-    Outgoing,
-    Sender,
-    Turn,
-    Unchanged,
-    opening_record,
-    outgoing_messages,
-)
+from durable.engine.turn import UNCHANGED, Outgoing, Sender, Turn, Unchanged, opening_record, outgoing_messages
 from durable.errors import DivergenceError, DurableError, StoredValueError, TurnBudgetExceededError
 from durable.events import HistoryEvent, InstanceKey
 from durable.records import Record
+from durable.retry import FailedAttempt
 
 E = TypeVar("E", bound=HistoryEvent)
 
@@ -69,6 +62,7 @@ class Execution:
         self.interruption: str | None = None
         self.open_activities: dict[int, ev.ActivityScheduled] = {}
         self.open_children: dict[int, ev.SubOrchestrationScheduled] = {}
+        self.failed_attempts: list[FailedAttempt] = []
         self.farewells: dict[str, Outgoing] = {}
         self.attachment: bytes | None = None
         self.cancel_reason: str | None = None
@@ -148,7 +142,7 @@ class Execution:
 
     def _finish_record(self, events: int, size_bytes: int) -> None:
         self._events_before += events
-        self._events = []
+        self._events, self.failed_attempts = [], []
         self._cursor = 0
         self.history_bytes += size_bytes
 
@@ -179,6 +173,7 @@ class Execution:
         dropped = tuple(event.task_id for event in record.events if isinstance(event, ev.ActivityCancelled))
         status, self._custom_status = self._custom_status, UNCHANGED
         memos, self._memos = self._memos, []
+        failed = self.failed_attempts
         self._finish_record(len(self._events), 0)
         return Turn(
             record=record,
@@ -197,6 +192,7 @@ class Execution:
             farewells=dict(self.farewells),
             activities=[event for event in scheduled if event.task_id in self.open_activities],
             dropped_activities=dropped,
+            failed_attempts=failed,
         )
 
     def sender(self) -> Sender:

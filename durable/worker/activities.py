@@ -12,7 +12,6 @@ import collections
 import contextvars
 import dataclasses
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -26,12 +25,11 @@ from durable.events import ActivityScheduled, HistoryEvent
 from durable.failures import describe
 from durable.provider import TaskAddress
 from durable.worker.clock import StoreClock
+from durable.worker.failure_log import log_failed_here
 from durable.worker.threads import Threads
 
 if TYPE_CHECKING:
     from durable.client import Client
-
-logger = logging.getLogger("durable.activity")
 
 CANCELLED = qualified_name(asyncio.CancelledError)
 
@@ -355,20 +353,14 @@ class ActivityRunner:
             if attempt.is_settled and error_type == CANCELLED:
                 return  # it has stopped, as it was asked to
             outcome = dataclasses.replace(outcome, last_heartbeat=_latest_heartbeat(attempt))
-            logger.info(
-                "attempt %d of activity '%s' of '%s' failed: %s",
-                attempt.request.attempt,
-                attempt.request.name,
-                attempt.address.key.id,
-                error_type,
-                extra={"instance_id": attempt.address.key.id, "run_id": attempt.address.run_id},
-            )
         if attempt.is_settled:
             self._on_late(attempt, outcome)
         else:
             self._give(attempt, outcome)
 
     def _give(self, attempt: Attempt, outcome: HistoryEvent) -> None:
+        if attempt.is_claimed and isinstance(outcome, ev.ActivityFailed):
+            log_failed_here(attempt.address, attempt.request, outcome.details)  # it may have its owner elsewhere
         self._settle(attempt)
         self._on_outcome(attempt, outcome)
 

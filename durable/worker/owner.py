@@ -20,7 +20,6 @@ from typing import Any
 
 from durable.errors import DurableError, HistoryDamagedError, StoreError
 from durable.events import InstanceKey
-from durable.failures import decode_details
 from durable.messages import decode_arrivals, dropped_memo
 from durable.provider import (
     Batch,
@@ -41,6 +40,7 @@ from durable.worker.backlog import Backlog
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
+from durable.worker.failure_log import log_failed_attempts, log_failed_instance
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
@@ -483,15 +483,11 @@ class Owner:
         if live.execution is not None:
             live.execution.recorded(item.record_bytes)
         if item.turn is not None:
+            log_failed_attempts(row, item.turn.failed_attempts)
             for task_id in item.turn.dropped_activities:
                 self.attempts.stop(live, TaskAddress(live.key, step.run_id, step.before[0], task_id))
         if item.is_outcome:
-            if row.status is Status.FAILED and row.failure is not None:
-                details = decode_details(row.failure)
-                fields = {"instance_id": row.key.id}
-                logger.warning(
-                    "instance '%s' failed: %s: %s", row.key.id, details.error_type, details.message, extra=fields
-                )
+            log_failed_instance(row)
             self._end(live)
         if item.opening is not None:
             self._begin_generation(live, item.opening, item.opening_bytes)

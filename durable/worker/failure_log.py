@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from durable.errors import FailureDetails
+from durable.errors import FailureDetails, InvalidInputError, qualified_name
 from durable.events import ActivityScheduled
 from durable.failures import decode_details
+from durable.payloads import PayloadError
 from durable.provider import InstanceRow, Status, TaskAddress
 from durable.retry import FailedAttempt
 
 activity_logger = logging.getLogger("durable.activity")
 worker_logger = logging.getLogger("durable.worker")
+
+NO_CODE = frozenset({qualified_name(InvalidInputError), qualified_name(PayloadError)})
+"""A value did not fit: that was found by this package, and its own stack would explain nothing."""
 
 CHARACTERS_MAX = 4000
 """A log is read by people; the whole text is in the instance's history."""
@@ -72,6 +76,8 @@ def _what_comes_next(failed: FailedAttempt) -> str:
 
 
 def _stack(details: FailureDetails) -> str:
+    if NO_CODE & {details.error_type, *details.error_bases}:
+        return ""
     return f"\n{_cut(details.stack_trace.rstrip())}" if details.stack_trace else ""
 
 

@@ -51,6 +51,19 @@ def describe(exception: BaseException, *, limit: int = TEXT_BYTES_MAX) -> Failur
     return _nested(_outer_and_root(levels))
 
 
+def forget_own_frames(error: BaseException) -> None:
+    """Cut this package's frames off the end of an exception's stack, which then ends at the user's own line.
+
+    For a cancellation from outside, of which only that line is of interest: where in here the code waited says nothing.
+    """
+    last, stack = None, error.__traceback__
+    while stack is not None:
+        last = last if is_own_code(stack.tb_frame.f_code) else stack
+        stack = stack.tb_next
+    if last is not None:
+        last.tb_next = None
+
+
 def to_plain(details: FailureDetails) -> list[dict[str, Any]]:
     """Return the details as plain data: one dict for each level, the outermost first."""
     return [

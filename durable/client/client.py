@@ -33,6 +33,7 @@ from durable.client.states import state_of
 from durable.client.times import Timeout, seconds_of
 from durable.errors import DurableError, InstanceAlreadyExistsError, InstanceFinishedError, InstanceNotFoundError
 from durable.events import InstanceKey
+from durable.failures import forget_own_frames
 from durable.ids import check_instance_id
 from durable.model import OrchestrationState, ReusePolicy
 from durable.payloads import Sealer
@@ -105,6 +106,8 @@ class Client:
         error: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            forget_own_frames(error)
         self._entered -= 1
         if self._entered == 0:
             await self.close()

@@ -161,23 +161,38 @@ class ActivityRunner:
             self._settle(attempt)
             self._stop(attempt)
 
-    async def drain(self, timeout_s: float) -> None:
-        """Wait until nothing runs; then cancel what is left. Always returns soon after `timeout_s`."""
+    def close(self) -> None:
+        """Begin no more attempts; those that wait for a slot are left to whoever comes next."""
         self._is_closed = True
         for attempt in self._waiting:
             self._settle(attempt)
         self._waiting.clear()
-        await self._until_idle(timeout_s)
-        for attempt in list(self.attempts.values()):
+
+    async def drain(self, timeout_s: float) -> list[Attempt]:
+        """Wait until nothing runs; cancel what is left, and return it. Always returns soon after `timeout_s`."""
+        self.close()
+        given_up: list[Attempt] = []
+        try:
+            await self._until_idle(timeout_s)
+        finally:  # also when the wait itself is cancelled
+            given_up = self._give_up()
+            self._threads.close()
+        tasks = [attempt.task for attempt in self.attempts.values() if attempt.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        return given_up
+
+    def _give_up(self) -> list[Attempt]:
+        """Give up what still runs. What has its outcome already, or is wanted no more, is only asked to stop once more."""
+        left = list(self.attempts.values())
+        given_up = [attempt for attempt in left if not attempt.is_settled]
+        for attempt in left:
             attempt.is_given_up = not attempt.is_settled
             if "store" in attempt.timers:
                 self._store_beat(attempt)
             self._settle(attempt)
             self._stop(attempt)
-        tasks = [attempt.task for attempt in self.attempts.values() if attempt.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
-        self._threads.close()
+        return given_up
 
     async def _until_idle(self, timeout_s: float) -> None:
         if self.attempts and timeout_s > 0:
@@ -350,8 +365,11 @@ class ActivityRunner:
         """Give the outcome of a function that has ended, unless its attempt has one or is given up."""
         if isinstance(outcome, ev.ActivityFailed):
             error_type = outcome.details.error_type
-            if attempt.is_settled and error_type == CANCELLED:
-                return  # it has stopped, as it was asked to
+            if error_type == CANCELLED and (attempt.is_settled or self._is_closed):
+                self._settle(
+                    attempt
+                )  # it has stopped, as it was asked to; or the program, as it ends, cancels all there is
+                return
             outcome = dataclasses.replace(outcome, last_heartbeat=_latest_heartbeat(attempt))
         if attempt.is_settled:
             self._on_late(attempt, outcome)

@@ -18,11 +18,12 @@ from durable.app import App, check_name
 from durable.client import Client
 from durable.engine.execution import Execution
 from durable.errors import DurableError, StoreError
+from durable.failures import forget_own_frames
 from durable.payloads import Sealer
 from durable.ports import Ports, system_ports
 from durable.provider import Hub, Provider
 from durable.stores import connect
-from durable.worker.activities import ActivityRunner
+from durable.worker.activities import ActivityRunner, Attempt
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import Announcement, LeaseKeeper
@@ -35,6 +36,10 @@ logger = logging.getLogger("durable.worker")
 
 SETTLE_S = 5.0
 """How long a stop waits for commits that are on their way, after the activities."""
+
+
+ATTEMPTS_TOLD = 3
+"""How many activities a log line names one by one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,8 +138,10 @@ class Worker:
         parts = self._parts
         if parts is None:
             return
+        if isinstance(error, asyncio.CancelledError):
+            forget_own_frames(error)
         try:
-            await parts.drain(self._shutdown_s)
+            await self._drain(parts)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -145,6 +152,29 @@ class Worker:
             await parts.client.__aexit__(None, None, None)
             await self._provider.close()
             logger.info("worker '%s' has stopped", self.name)
+
+    async def _drain(self, parts: _Parts) -> None:
+        """Let activities end, and say what is waited for: a stop that takes its time looks like one that hangs."""
+        waiting = parts.runner.waiting
+        parts.close()
+        running = [attempt for attempt in parts.runner.attempts.values() if not attempt.is_settled]
+        if running:
+            logger.info(
+                "worker '%s' is stopping, it waits up to %g s for %s%s",
+                self.name,
+                self._shutdown_s,
+                _told(running),
+                f"; {waiting} more have not begun and are left for later" if waiting else "",
+            )
+        else:
+            logger.info("worker '%s' is stopping", self.name)
+        given_up = await parts.drain(self._shutdown_s)
+        if given_up:
+            logger.warning(
+                "worker '%s' does not wait any longer for %s: what has no outcome is delivered again by the next worker",
+                self.name,
+                _told(given_up),
+            )
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then stop as `async with` does; a second signal ends at once.
@@ -207,6 +237,13 @@ class Worker:
             assert error is not None
             self._failed.set_exception(error)
             self._failed.exception()  # looked at: `run` raises it; inside `async with` the log has it
+
+
+def _told(attempts: Sequence[Attempt]) -> str:
+    """Name attempts for the log, the first few one by one."""
+    names = [f"'{attempt.request.name}' of '{attempt.address.key.id}'" for attempt in attempts[:ATTEMPTS_TOLD]]
+    more = f" and {len(attempts) - len(names)} more" if len(attempts) > len(names) else ""
+    return f"{len(attempts)} {'activity' if len(attempts) == 1 else 'activities'}: {', '.join(names)}{more}"
 
 
 class _Parts:
@@ -295,15 +332,20 @@ class _Parts:
             self.claims.run_reports,
         ]
 
-    async def drain(self, timeout_s: float) -> None:
-        """Take nothing new, let activities end, commit their outcomes."""
+    def close(self) -> None:
+        """Take nothing new."""
         self.owner.is_draining = True
         self.claims.is_draining = True
-        await self.runner.drain(timeout_s)
+        self.runner.close()
+
+    async def drain(self, timeout_s: float) -> list[Attempt]:
+        """Let activities end, commit their outcomes; return those that took too long."""
+        given_up = await self.runner.drain(timeout_s)
         loop = asyncio.get_running_loop()
         until = loop.time() + SETTLE_S
         while not (self.owner.is_settled and self.claims.is_settled) and loop.time() < until:
             await asyncio.sleep(0.002)
+        return given_up
 
     async def abandon(self) -> None:
         """Let go of everything in memory."""

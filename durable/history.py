@@ -116,6 +116,16 @@ class History(Sequence[HistoryEvent]):
         """The records as the engine takes them: one per turn, payloads encoded."""
         return self._records
 
+    @property
+    def rows(self) -> Sequence[RecordRow]:
+        """The records as they are stored: their very bytes, each with its checksum."""
+        return self._rows
+
+    @property
+    def sealer(self) -> payloads.Sealer:
+        """What opens the payloads in the records."""
+        return self._sealer
+
     def __len__(self) -> int:
         return len(self._stored)
 

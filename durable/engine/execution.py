@@ -88,6 +88,7 @@ class Execution:
     def feed(self, record: Record, size_bytes: int = 0) -> None:
         """Replay one record. Raises DivergenceError if the code asks for something else than it holds."""
         if record.is_opening:
+            self.time_us = max(self.time_us, record.time)
             self._opening = [*self._opening, *record.events]
             self._finish_record(len(record.events), size_bytes)
             return
@@ -96,7 +97,8 @@ class Execution:
         self._cursor = 0
         self.is_replaying = True
         with self._running():
-            self._apply_opening()
+            if not isinstance(next(iter(self._events), None), ev.OrchestrationTerminated):  # no turn was taken there
+                self._apply_opening()
             while self._cursor < len(self._events):
                 event = self._events[self._cursor]
                 if event.is_request:
@@ -152,9 +154,7 @@ class Execution:
         with as_running(self.loop):
             try:
                 yield
-            except TurnInterrupted:
-                pass
-            except GenerationEnded:
+            except (TurnInterrupted, GenerationEnded):
                 pass
             if self.outcome is not None:
                 self.loop.close_everything()

@@ -584,6 +584,10 @@ class Owner:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.drop_everything()
+
+    def drop_everything(self) -> None:
+        """Forget all instances, and close what their orchestrators were in the middle of."""
         for live in list(self._lives.values()):
             self._turns.close(live.drop_execution())
         self._lives.clear()

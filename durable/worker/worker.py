@@ -210,6 +210,14 @@ class Worker:
             if self._failed.done():
                 self._failed.result()
 
+    def abandon(self) -> None:
+        """Forget everything in memory, as a process that is killed would: nothing is written, and no code goes on.
+
+        For whoever simulates that. What orchestrators were in the middle of is closed, with no effect outside.
+        """
+        if self._parts is not None:
+            self._parts.owner.drop_everything()
+
     @property
     def client(self) -> Client:
         """A client of the same hub; works while the worker runs."""

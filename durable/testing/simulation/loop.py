@@ -23,6 +23,9 @@ from durable.errors import DurableError
 
 T = TypeVar("T")
 
+FAR_S = 5.5
+"""Workers and clients look around every five seconds at the longest; who waits for longer waits for something."""
+
 
 class Process:
     """A simulated operating-system process: what can be killed and stopped as a whole."""
@@ -68,9 +71,9 @@ class SimulatedHandle(asyncio.Handle):
 
 
 class SimulatedTimer(asyncio.TimerHandle):
-    """A timer, with its process."""
+    """A timer, with its process. `is_far`: it was set for a time that no regular look around waits for."""
 
-    __slots__ = ("process",)
+    __slots__ = ("is_far", "process")
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class SimulatedTimer(asyncio.TimerHandle):
         context = context if context is not None else contextvars.copy_context()
         super().__init__(when, callback, args, loop, context)
         self.process = context.get(current_process)
+        self.is_far = when - loop.time() > FAR_S
 
 
 class NothingLeftToDoError(DurableError):
@@ -172,12 +176,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             self._ready.append(heapq.heappop(timers)[2])
         return True
 
-    def next_timer_after(self, when: float) -> float | None:
-        """Return the earliest time after `when` at which a timer is set, None for none."""
-        return min(
-            (at for at, _, timer in self._timers if at > when and not timer._cancelled and not _is_dead(timer)),
-            default=None,
-        )
+    def next_far_timer(self) -> float | None:
+        """Return the earliest time for which somebody has set a far timer, None for none."""
+        times = (at for at, _, timer in self._timers if timer.is_far and not timer._cancelled and not _is_dead(timer))
+        return min(times, default=None)
 
     def go_on(self, process: Process) -> None:
         """Let a stopped process do what it would have done meanwhile, and go on."""

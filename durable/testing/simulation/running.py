@@ -8,15 +8,19 @@ import dataclasses
 import itertools
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from durable.app import App
 from durable.client import Client
+from durable.testing.invariants import Moment
+from durable.testing.simulation.checking import broken_promises
 from durable.testing.simulation.faults import Schedule
-from durable.testing.simulation.world import World
+from durable.testing.simulation.world import Role, World
 from durable.testing.staging import Stage
+
+T = TypeVar("T")
 
 Scenario = Callable[[Client], Awaitable[Any]]
 """What happens: starts orchestrations, raises events, waits for results, and asserts what must hold."""
@@ -54,19 +58,23 @@ def run_schedule(
     schedule: Schedule,
     *,
     engine: str = "memory",
+    roles: Sequence[Role] = (Role(),),
+    is_replayed: bool = True,
     stage: Stage | None = None,
     is_traced: bool = False,
 ) -> Outcome:
     """Run a scenario under a schedule, in a fresh store of `engine` ("memory" or "sqlite").
 
-    Several apps are releases of one: a DEPLOY goes from one to the next.
+    Several apps are releases of one: a DEPLOY goes from one to the next. `roles`: see World. `is_replayed`: each history is
+    replayed at the end, with the last release.
     """
     apps = [app] if isinstance(app, App) else list(app)
     with _fresh_store(engine) as url, _quiet_logs() as alarms:
-        world = World(schedule, url, apps, stage=stage, is_traced=is_traced)
+        world = World(schedule, url, apps, roles=roles, stage=stage, is_traced=is_traced)
         try:
-            error = _run(world, scenario)
-            violations = [*world.monitor.violations, *world.loop.errors, *alarms]
+            violations: list[str] = []
+            error = _run(world, scenario, apps[-1] if is_replayed else None, violations)
+            violations += [*world.monitor.violations, *world.loop.errors, *alarms]
             return Outcome(
                 schedule,
                 tuple(violations),
@@ -80,24 +88,30 @@ def run_schedule(
             world.bury()
 
 
-def _run(world: World, scenario: Scenario) -> BaseException | None:
-    """Run it to the end; return what the scenario raised."""
+def _run(world: World, scenario: Scenario, replayed_with: App | None, violations: list[str]) -> BaseException | None:
+    """Run it to the end, and look at what is left; return what the scenario raised."""
     with world.loop.running():
-        _finish(world, world.loop.spawn(world.root, world.begin()))
+        _complete(world, world.begin())
         process, client = world.client()
         running = world.loop.spawn(process, _played(client, scenario))
-        _finish(world, running)
-        if not running.done():
-            running.cancel()
-            _finish(world, running)
-            return AssertionError(_stuck(world))
+        while not running.done() and not world.is_at_rest and world.loop.steps < STEPS_MAX and world.loop.step():
+            pass
+        error = _raised(running) if running.done() else AssertionError(_stuck(world))
         until = world.loop.time() + SETTLE_S
         while world.loop.time() < until and not (world.is_at_rest or world.is_settled):
             if world.loop.steps >= STEPS_MAX or not world.loop.step():
                 break
-        _finish(world, world.loop.spawn(world.root, world.end()))
-        _finish(world, world.loop.spawn(world.root, world.close()))
-        return running.exception() if not running.cancelled() else asyncio.CancelledError()
+        moment = Moment.SETTLED if world.is_settled or world.is_at_rest else Moment.STILL
+        _complete(world, world.end())
+        violations += _complete(
+            world, broken_promises(world.provider, world.answers, moment=moment, replayed_with=replayed_with)
+        )
+        _complete(world, world.close())
+        return error
+
+
+def _raised(task: asyncio.Task[None]) -> BaseException | None:
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
 async def _played(client: Client, scenario: Scenario) -> None:
@@ -105,11 +119,12 @@ async def _played(client: Client, scenario: Scenario) -> None:
         await scenario(client)
 
 
-def _finish(world: World, task: asyncio.Task[Any]) -> None:
-    """Run until a task is done, the system is at rest for ever, or does not come to rest."""
-    while not task.done() and not world.is_at_rest and world.loop.steps < STEPS_MAX:
-        if not world.loop.step():
-            break
+def _complete(world: World, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run something of the world's own to its end."""
+    task = world.loop.spawn(world.root, coroutine)
+    while not task.done() and world.loop.step():
+        pass
+    return task.result()
 
 
 def _stuck(world: World) -> str:

@@ -23,6 +23,8 @@ from durable.errors import LeaseLostError, StoreError, StoreUnavailableError
 from durable.ports import Ports
 from durable.provider import Lease, Provider, TaskAddress, Wakeup
 from durable.stores import connect
+from durable.testing.invariants import Answers
+from durable.testing.simulation.checking import note_answers, note_rows
 from durable.testing.simulation.faults import Fault, FaultKind, Schedule
 from durable.testing.simulation.loop import Process, SimulatedLoop
 from durable.testing.simulation.monitor import Monitor
@@ -51,6 +53,16 @@ CLIENT_REPEATS = frozenset({"submit", "lease"})
 """Calls that a client repeats by itself when the store does not answer; the others raise in the user's code."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Role:
+    """What a worker is for, in the words of `Worker`."""
+
+    queues: tuple[str, ...] = ("default",)
+    orchestrations: bool = True
+    activities: bool = True
+    max_activities: int = 100
+
+
 @dataclasses.dataclass(eq=False)
 class Machine:
     """A process with what belongs to it from outside: its provider, its lease, and how it is asked to stop."""
@@ -59,28 +71,42 @@ class Machine:
     name: str
     inner: Provider
     release: int  # which of the apps it runs
+    role: Role
     lease: Lease | None = None
     stop: asyncio.Event | None = None
     is_worker: bool = True
 
 
 class World:
-    """The system of one run. `apps`: the releases that a DEPLOY goes through, the first one first."""
+    """The system of one run. `apps`: the releases that a DEPLOY goes through, the first one first.
+
+    `roles`: what the workers are for; there are at least as many as roles, and more take the roles in turn.
+    """
 
     def __init__(
-        self, schedule: Schedule, url: str, apps: Sequence[App], *, stage: Stage | None = None, is_traced: bool = False
+        self,
+        schedule: Schedule,
+        url: str,
+        apps: Sequence[App],
+        *,
+        roles: Sequence[Role] = (Role(),),
+        stage: Stage | None = None,
+        is_traced: bool = False,
     ) -> None:
         self.loop = SimulatedLoop()  # type: ignore[abstract]  # what it lacks, it has no use for
         self.loop.before_time_moves = self._leap
         self.schedule = schedule
         self.monitor = Monitor()
+        self.answers = Answers()
         self.calls = 0
         self.struck: list[str] = []
         self.trace: list[str] | None = [] if is_traced else None
         self.is_at_rest = False  # nothing will ever happen again by itself
         self.machines: dict[Process, Machine] = {}
         self._all: list[Process] = []
+        self._workers: list[Worker] = []
         self._url = url
+        self._roles = roles
         self._stage = stage
         self._apps = [StagedApp(app, self._run_activity) for app in apps]
         self._random = random.Random(f"ids of {schedule.seed}")
@@ -110,8 +136,8 @@ class World:
     async def begin(self) -> None:
         """Create the store and start the workers."""
         await self._anchor.open()
-        for number in range(1, self.schedule.workers + 1):
-            self.start_worker(f"worker-{number}", 0)
+        for number in range(max(self.schedule.workers, len(self._roles))):
+            self.start_worker(f"worker-{number + 1}", 0, self._roles[number % len(self._roles)])
 
     def _process(self, name: str) -> Process:
         process = Process(name)
@@ -119,10 +145,10 @@ class World:
             self._all.append(process)
         return process
 
-    def start_worker(self, name: str, release: int) -> None:
+    def start_worker(self, name: str, release: int, role: Role) -> None:
         """Start a worker process; if it cannot start it is started again."""
         process = self._process(name)
-        machine = Machine(process, name, connect(self._url, self.ports), release)
+        machine = Machine(process, name, connect(self._url, self.ports), release, role)
         self.machines[process] = machine
         _ = self.loop.spawn(process, self._serve(machine))
 
@@ -132,23 +158,27 @@ class World:
             self._apps[min(machine.release, len(self._apps) - 1)],
             self._gated(machine),
             name=machine.name,
+            queues=machine.role.queues,
+            orchestrations=machine.role.orchestrations,
+            activities=machine.role.activities,
+            max_activities=machine.role.max_activities,
             max_cached_orchestrations=10_000 if self.schedule.is_cached else 0,
             shutdown_timeout=5,
             ports=self.ports,
         )
+        self._workers.append(worker)
         try:
             await worker.serve(machine.stop)
         except StoreError as error:
             self.note(f"{machine.name} cannot go on: {error}")
         self.machines.pop(machine.process, None)
-        self.loop.call_later(
-            AGAIN_S, self.start_worker, machine.name, machine.release, context=self.root.context.copy()
-        )
+        again = (machine.name, machine.release, machine.role)
+        self.loop.call_later(AGAIN_S, self.start_worker, *again, context=self.root.context.copy())
 
     def client(self, name: str = "client") -> tuple[Process, Client]:
         """Return a client of its own, not yet opened, and the process that it is to be used in."""
         process = self._process(name)
-        machine = Machine(process, name, connect(self._url, self.ports), 0, is_worker=False)
+        machine = Machine(process, name, connect(self._url, self.ports), 0, Role(), is_worker=False)
         self.machines[process] = machine
         return process, Client(self._gated(machine), self._apps[0], ports=self.ports)
 
@@ -176,6 +206,9 @@ class World:
         with self.loop.running():
             for process in self._all:
                 process.kill()
+            for worker in self._workers:
+                worker.abandon()
+            for process in self._all:
                 self.loop.bury(process)
             self.loop.close()
 
@@ -210,7 +243,19 @@ class World:
             answer = await self._made(process, name, call, arguments, number)
         if is_late:
             await asyncio.sleep(latency)
+        machine = self.machines.get(process)
+        if machine is not None and not machine.is_worker:
+            self._told(name, arguments, answer)
         return answer
+
+    def _told(self, name: str, arguments: tuple[Any, ...], answer: Any) -> None:
+        """A client has its answer: from now on it must hold."""
+        if name == "submit":
+            note_answers(self.answers, arguments[2], answer)
+        elif name == "load":
+            note_rows(self.answers, answer)
+        elif name == "purge":
+            self.answers.purged.update(run_id for _, run_id in arguments[0])
 
     async def _made(
         self, process: Process, name: str, call: Callable[[], Awaitable[Any]], arguments: tuple[Any, ...], number: int
@@ -255,7 +300,8 @@ class World:
         if FaultKind.STOP_BEFORE in kinds:
             await self._stop(machine, kinds[FaultKind.STOP_BEFORE])
         if FaultKind.SLOW in kinds:
-            await self._last(kinds[FaultKind.SLOW])
+            self._later(kinds[FaultKind.SLOW], lambda: None)
+            await asyncio.sleep(kinds[FaultKind.SLOW])
         if FaultKind.FAILS_BEFORE in kinds:
             raise StoreUnavailableError("simulated: the store cannot be reached")
         answer = await self._made(process, name, call, arguments, number)
@@ -290,18 +336,13 @@ class World:
 
     async def _crash(self, machine: Machine, seconds: float) -> None:
         self.kill(machine)
-        self._later(seconds, lambda: self.start_worker(machine.name, machine.release))
+        self._later(seconds, lambda: self.start_worker(machine.name, machine.release, machine.role))
         await self.loop.create_future()  # nothing of this process is ever run again, so this is where it ends
 
     async def _stop(self, machine: Machine, seconds: float) -> None:
         machine.process.is_stopped = True
         self._later(seconds, lambda: self.loop.go_on(machine.process))
         await asyncio.sleep(0)  # until then
-
-    async def _last(self, seconds: float) -> None:
-        self._pending += 1
-        await asyncio.sleep(seconds)
-        self._pending -= 1
 
     def _deploy(self, machine: Machine, seconds: float) -> None:
         machine.release += 1
@@ -343,7 +384,7 @@ class World:
         now = self.loop.time()
         if self._pending or now - self._changed_at < QUIET_S:
             return to
-        target = self._next_happening(now)
+        target = self._next_happening()
         if target is None:
             self.is_at_rest = True
             return to
@@ -368,10 +409,10 @@ class World:
         for machine in held:
             self.loop.go_on(machine.process)
 
-    def _next_happening(self, now: float) -> float | None:
+    def _next_happening(self) -> float | None:
         """Return when the next thing happens that is not somebody's regular look around."""
         due_us = self.monitor.next_due(self.now_us())
-        times = [self.loop.next_timer_after(now + QUIET_S)]
+        times = [self.loop.next_far_timer()]
         if due_us is not None:
             times.append((due_us - START_US - self._clock_error_us) / 1e6)
         return min((at for at in times if at is not None), default=None)

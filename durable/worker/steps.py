@@ -126,8 +126,7 @@ class Steps:
             "slow_since": 0,
         }
         after = dataclasses.replace(row, **columns, **step.changes)
-        shown = after.status is not row.status or "custom_status" in step.changes
-        prepared.step = dataclasses.replace(step, row=after) if shown else step
+        prepared.step = step
         prepared.row = after
         prepared.state = state
         prepared.is_outcome = after.status.is_finished

@@ -26,6 +26,7 @@ from durable.provider import (
     Received,
     RecordRow,
     Report,
+    TaskAddress,
     Wakeup,
 )
 from durable_memory.hub import MemoryHub
@@ -153,11 +154,17 @@ class MemoryProvider:
     # ---- activities
 
     async def claim(
-        self, lease: Lease, queues: Sequence[str], served: Collection[tuple[str, str | None]] | None, limit: int
+        self,
+        lease: Lease,
+        queues: Sequence[str],
+        served: Collection[tuple[str, str | None]] | None,
+        limit: int,
+        *,
+        held: Collection[TaskAddress] | None = None,
     ) -> Sequence[ActivityRow]:
         """See `durable.provider.Activities.claim`."""
         with self._hub.visit() as hub:
-            return hub.claim(lease, queues, served, limit)
+            return hub.claim(lease, queues, served, limit, held)
 
     async def report(self, lease: Lease, reports: Sequence[Report], beats: Sequence[Beat] = ()) -> Sequence[bool]:
         """See `durable.provider.Activities.report`."""
@@ -188,10 +195,10 @@ class MemoryProvider:
         with self._hub.visit() as hub:
             return sum(hub.purge(key, run_id) for key, run_id in targets)
 
-    async def read_memos(self, prefix: str, limit: int = 1000) -> Sequence[Memo]:
+    async def read_memos(self, prefix: str, limit: int = 1000, *, after: str = "") -> Sequence[Memo]:
         """See `durable.provider.Clients.read_memos`."""
         with self._hub.visit() as hub:
-            return hub.read_memos(prefix, limit)
+            return hub.read_memos(prefix, limit, after)
 
     # ---- wake-ups
 

@@ -196,10 +196,10 @@ def _singling_out(hub: int, wanted: InstanceFilter) -> list[tuple[str, list[Any]
     return found
 
 
-def memos(hub: int, prefix: str, now: int, limit: int) -> tuple[str, list[Any]]:
-    """Return the statement that reads memos by prefix, and its values."""
-    statement = "SELECT key, data, expires_at FROM memos WHERE hub = ? AND key >= ?"
-    values: list[Any] = [hub, prefix]
+def memos(hub: int, prefix: str, after: str, now: int, limit: int) -> tuple[str, list[Any]]:
+    """Return the statement that reads memos by prefix from after a key on, and its values."""
+    statement = "SELECT key, data, expires_at FROM memos WHERE hub = ? AND key >= ? AND key > ?"
+    values: list[Any] = [hub, prefix, after]
     end = after_prefix(prefix)
     if end is not None:
         statement += " AND key < ?"

@@ -32,6 +32,7 @@ from durable.provider import (
     Received,
     RecordRow,
     Report,
+    TaskAddress,
     Wakeup,
 )
 from durable_sqlite import failures, listings, schema
@@ -236,17 +237,23 @@ class SqliteProvider:
     # ---- activities
 
     async def claim(
-        self, lease: Lease, queues: Sequence[str], served: Collection[tuple[str, str | None]] | None, limit: int
+        self,
+        lease: Lease,
+        queues: Sequence[str],
+        served: Collection[tuple[str, str | None]] | None,
+        limit: int,
+        *,
+        held: Collection[TaskAddress] | None = None,
     ) -> Sequence[ActivityRow]:
         """See `durable.provider.Activities.claim`."""
         opened, now = self._opened, self._ports.now_us()
         is_lost = self._read(lambda database: opened.ownership.is_lost(database, lease))
         if is_lost:
             raise lease_lost(lease)
-        if not self._read(lambda database: opened.activities.is_any_free(database, queues, now)):
+        if held is None and not self._read(lambda database: opened.activities.is_any_free(database, queues, now)):
             return []
         return await opened.writer.write(
-            lambda transaction: opened.activities.claim(transaction, lease, queues, served, limit)
+            lambda transaction: opened.activities.claim(transaction, lease, queues, served, limit, held)
         )
 
     async def report(self, lease: Lease, reports: Sequence[Report], beats: Sequence[Beat] = ()) -> Sequence[bool]:
@@ -283,9 +290,9 @@ class SqliteProvider:
             lambda transaction: opened.clients.purge(transaction.database, targets)
         )
 
-    async def read_memos(self, prefix: str, limit: int = 1000) -> Sequence[Memo]:
+    async def read_memos(self, prefix: str, limit: int = 1000, *, after: str = "") -> Sequence[Memo]:
         """See `durable.provider.Clients.read_memos`."""
-        statement, values = listings.memos(self._opened.hub, prefix, self._ports.now_us(), limit)
+        statement, values = listings.memos(self._opened.hub, prefix, after, self._ports.now_us(), limit)
         return [Memo(*row) for row in await self._fetch(statement, values)]
 
     # ---- reading

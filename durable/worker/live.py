@@ -50,6 +50,7 @@ class OwnerState:
     `deliveries`: of attempts delivered more than once, [count, time of the first redelivery]. `queued`: ranges of task ids
     that went to the activity queue; the rest of the open ones is held by the owner. `cursor`: where the sending of a large
     turn stands: (generation, record index, messages sent). `stalls`: stalls in a row. `farewells`: see the engine's Turn.
+    `former`: of a run that took the place of an unfinished one, the sequence of its start, and the run before it.
     """
 
     deliveries: dict[int, list[int]] = dataclasses.field(default_factory=dict)
@@ -57,6 +58,7 @@ class OwnerState:
     cursor: tuple[int, int, int] | None = None
     stalls: int = 0
     farewells: dict[str, Outgoing] = dataclasses.field(default_factory=dict)
+    former: tuple[int, str] | None = None
     unreadable: bytes = b""
 
     def is_queued(self, task_id: int) -> bool:
@@ -74,10 +76,11 @@ class OwnerState:
         """Return the row's `state`; empty where there is nothing to note, as for most turns."""
         if self.unreadable:
             return self.unreadable
-        if not (self.deliveries or self.queued or self.cursor or self.stalls or self.farewells):
+        if not (self.deliveries or self.queued or self.cursor or self.stalls or self.farewells or self.former):
             return b""
         farewells = {name: _farewell_to_plain(message) for name, message in self.farewells.items()}
-        packed: bytes = msgpack.packb([self.deliveries, self.queued, self.cursor, self.stalls, farewells])
+        noted = [self.deliveries, self.queued, self.cursor, self.stalls, farewells, self.former]
+        packed: bytes = msgpack.packb(noted)
         return packed
 
     @classmethod
@@ -86,7 +89,7 @@ class OwnerState:
         if not data:
             return cls()
         try:
-            deliveries, queued, cursor, stalls, farewells = unpack(data)[:5]
+            deliveries, queued, cursor, stalls, farewells, *more = unpack(data)
             require(int, stalls, *deliveries)
             _require_numbers(2, *deliveries.values(), *queued)
             if cursor is not None:
@@ -94,7 +97,8 @@ class OwnerState:
                 cursor = tuple(cursor)
             require(str, *farewells)
             known = {name: _farewell_from_plain(plain) for name, plain in farewells.items()}
-            return cls(deliveries, queued, cursor, stalls, known)
+            former = _former_from_plain(more[0]) if more else None
+            return cls(deliveries, queued, cursor, stalls, known, former)
         except Exception:  # noqa: BLE001 (whatever garbage does to the decoder is one fact)
             return cls(unreadable=data)
 
@@ -105,6 +109,15 @@ def _require_numbers(count: int, *items: Any) -> None:
         require(int, *item)
         if len(item) != count:
             raise ValueError(f"{count} numbers expected, not {len(item)}")
+
+
+def _former_from_plain(plain: Any) -> tuple[int, str] | None:
+    if plain is None:
+        return None
+    sequence, run_id = plain
+    require(int, sequence)
+    require(str, run_id)
+    return sequence, run_id
 
 
 def _farewell_to_plain(message: Outgoing) -> list[Any]:

@@ -44,22 +44,15 @@ from durable.worker.failure_log import log_failed_attempts, log_failed_instance
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
-from durable.worker.receiving import POLL_S, Receiver
+from durable.worker.receiving import PARKED_KEPT_MAX, POLL_S, Receiver
 from durable.worker.steps import Prepared, blind_arrival
-from durable.worker.timers import HORIZON_US, DueTimes
+from durable.worker.timers import DueTimes
 from durable.worker.turns import Turns
 
 logger = logging.getLogger("durable.worker")
 
-PARKED_KEPT_MAX = 8
-"""Messages of a parked instance that are kept in memory; the others are received when its pause is over. Not none: what made
-it stall must be met again at its next try, or it would seem to have recovered."""
-
 SLICE_S = 0.02
 """How long `_pump` runs turns before it lets the loop do something else."""
-
-SETTLED_KEPT = 65_536
-"""Sequences of consumed messages that are remembered, against a wake-up or a read that is late."""
 
 
 class Owner:
@@ -89,7 +82,6 @@ class Owner:
         self._lives: dict[InstanceKey, LiveInstance] = {}
         self._cached: collections.OrderedDict[InstanceKey, LiveInstance] = collections.OrderedDict()
         self._ready: collections.deque[LiveInstance] = collections.deque()
-        self._settled: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._backlog = Backlog()
         self._due_times = DueTimes(clock, self._loop, self._come_due)
         self.receiver = Receiver(
@@ -99,7 +91,7 @@ class Owner:
             self._backlog,
             self._due_times,
             accept=self._accept,
-            is_parked=self._is_parked_key,
+            count_kept=self._count_kept,
         )
         self._is_pumping = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,12 +130,11 @@ class Owner:
 
     def _accept(self, message: StoredMessage, *, is_fresh: bool = False) -> None:
         """Queue a message on its instance, once. `is_fresh`: it was stored just now, and not read."""
-        sequence = message.sequence
-        if sequence in self.receiver.held or sequence in self._settled or message.partition in self._keeper.leaving:
+        if self.receiver.knows(message) or message.partition in self._keeper.leaving:
             return
-        if is_fresh and self._is_left_in_store(message):
+        if is_fresh and self.receiver.leaves_in_store(message):
             return
-        self.receiver.held.add(sequence)
+        self.receiver.held.add(message.sequence)
         live = self._live(message.target)
         try:
             generation, events = decode_arrivals(message.data)
@@ -168,30 +159,6 @@ class Owner:
             self._discard(live, message, "it holds nothing that this version knows")
         live.skips_pause = live.skips_pause or is_control
         self._make_ready(live)
-
-    def _is_left_in_store(self, message: StoredMessage) -> bool:
-        """Leave a message for later: not due, too many in memory, older ones unread, or its instance parked with enough."""
-        ahead = message.visible_at - self._clock.now()
-        if ahead > 0:
-            if ahead < HORIZON_US:
-                self._loop.call_later(ahead / 1e6, self.receiver.wake)
-            return True
-        if not self.receiver.has_room() and message.priority is not Priority.CONTROL:
-            self._backlog.fall_behind([message.partition])
-            return True
-        live = self._lives.get(message.target)
-        place = self._backlog.place_of(message)
-        is_control = message.priority is Priority.CONTROL
-        if live is not None and not is_control and self._is_parked(live):
-            if place is not None or len(live.normal) >= PARKED_KEPT_MAX:
-                self._backlog.fall_behind([live.key])
-                return True
-            return False
-        if place is None or (is_control and place == message.target):
-            return False
-        self._backlog.keep(message, place)
-        self.receiver.wake()
-        return True
 
     def _discard(self, live: LiveInstance, message: StoredMessage, reason: str) -> None:
         """Consume a message that nobody can read, and say so."""
@@ -259,7 +226,7 @@ class Owner:
             self._add(prepared)
 
     def _add(self, prepared: Prepared) -> None:
-        if prepared.step is not None:
+        if prepared.step is not None or prepared.messages:
             prepared.live.is_busy = True
         self.commits.add(prepared)
 
@@ -447,22 +414,19 @@ class Owner:
                     self._stall_refused(item, why)
                 continue
             for sequence in item.consumed if item.step is None else item.step.consumed:
-                self._settle(sequence)
+                self.receiver.settle(sequence)
             if not is_ours:
                 continue
             if item.step is not None:
                 self._apply_step(item)
-            elif not item.live.is_busy:
+                continue
+            if item.messages:  # another run has begun
+                item.live.is_busy, item.live.is_row_stale = False, True
+            if not item.live.is_busy:
                 self._rest(item.live)
         if self._ready:  # a full commit made them wait
             self._pump_soon()
         self.receiver.worked_off()
-
-    def _settle(self, sequence: int) -> None:
-        self.receiver.held.discard(sequence)
-        self._settled[sequence] = None
-        if len(self._settled) > SETTLED_KEPT:
-            self._settled.popitem(last=False)
 
     def _stall_refused(self, item: Prepared, why: str) -> None:
         """The store cannot hold what a turn asks for: the instance stalls, and is tried again."""
@@ -544,7 +508,7 @@ class Owner:
     def _begin_run(self, live: LiveInstance, row: InstanceRow) -> None:
         """Put the row of a new run in the place of the ended one; its start waits in the queue."""
         live.row = row
-        live.state = OwnerState()
+        live.state = OwnerState.decode(row.state)
         live.is_recovered = True
 
     def _come_due(self, key: InstanceKey) -> None:
@@ -556,9 +520,10 @@ class Owner:
         live.begin_early()
         self._make_ready(live)
 
-    def _is_parked_key(self, key: InstanceKey) -> bool:
+    def _count_kept(self, key: InstanceKey) -> int | None:
+        """Return how many messages of a parked instance are in memory; None for one that is not parked."""
         live = self._lives.get(key)
-        return live is not None and self._is_parked(live)
+        return len(live.normal) if live is not None and self._is_parked(live) else None
 
     # ---- ending
 

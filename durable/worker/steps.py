@@ -27,11 +27,13 @@ from durable.provider import (
     RecordRow,
     Status,
     Step,
+    StoredMessage,
 )
 from durable.records import Record, encode_record, first_checksum, next_checksum
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.outbox import begin_again, sender_of, to_message
+from durable.worker.succession import is_stale, next_start, parted, replaces, successor_row
 
 logger = logging.getLogger("durable.worker")
 
@@ -229,6 +231,8 @@ class Steps:
         self, live: LiveInstance, row: InstanceRow, prepared: Prepared, event: ev.OrchestrationTerminated
     ) -> Prepared:
         """End a run by force: no code runs, and no history needs to be readable."""
+        prepared.taken, later = parted(prepared.taken, row, next_start(prepared.taken, row))
+        live.put_back(later)
         for pending in prepared.taken:
             if pending.event is not event:
                 self.note_dropped(prepared, row, pending.event, "the instance was terminated", pending.run_id)
@@ -273,59 +277,37 @@ class Steps:
             consumed=consumed_by(prepared.taken),
         )
 
-    def replacement(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, start: InstanceRow) -> Prepared:
+    def replacement(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, start: StoredMessage) -> Prepared:
         """End the old run with its children, and put the new one in its place, in one commit.
 
         The message that brought the new run stays: it is that run's start.
         """
-        fresh = [pending for pending in prepared.taken if replaces(pending, row)]
-        older = prepared.taken[: prepared.taken.index(fresh[0])]
-        later = prepared.taken[prepared.taken.index(fresh[0]) :]
-        prepared.taken = older
+        prepared.taken, later = parted(prepared.taken, row, start)
         live.put_back(later)
-        for pending in older:
+        for pending in prepared.taken:
             self.note_dropped(prepared, row, pending.event, "the instance was replaced", pending.run_id)
         if live.execution is not None:
             self.note_undelivered(prepared, row, live.execution.buffered_events())
-        event = ev.OrchestrationTerminated(f"replaced by run {start.run_id}")
+        new = dataclasses.replace(successor_row(start, row), created_at=self._clock.now(), status=Status.PENDING)
+        event = ev.OrchestrationTerminated(f"replaced by run {new.run_id}")
         step = self._end_by_force(live, row, prepared, event)
-        new = dataclasses.replace(start, created_at=self._clock.now(), status=Status.PENDING)
         prepared = self.complete(prepared, row, OwnerState(), dataclasses.replace(step, replaced_by=new))
         prepared.is_outcome = True
         return prepared
 
     def ended(self, live: LiveInstance, row: InstanceRow, taken: list[Pending]) -> Prepared | None:
         """Consume what came too late; but a run that was to replace this one begins all the same."""
-        prepared = Prepared(live, taken=taken)
-        begun: set[int] = set()
-        for pending in taken:
-            if replaces(pending, row):
-                assert pending.message is not None
-                begun.add(id(pending.message))
-                prepared.messages.append(begin_again(pending.message))
-            if id(pending.message) not in begun:
-                reason = f"the instance had ended ({row.status.name})"
-                self.note_dropped(prepared, row, pending.event, reason, pending.run_id)
+        start = next_start(taken, row)
+        own, later = parted(taken, row, start)
+        prepared = Prepared(live, taken=own)
+        for pending in own:
+            reason = f"the instance had ended ({row.status.name})"
+            self.note_dropped(prepared, row, pending.event, reason, pending.run_id)
+        if start is not None:
+            prepared.messages.append(begin_again(start, successor_row(start, row)))
+            prepared.taken = [*own, *(item for item in later if item.message is start)]
+            live.put_back(item for item in later if item.message is not start)
         return self.without_step(prepared)
-
-
-def is_stale(pending: Pending, row: InstanceRow) -> bool:
-    """Tell whether an arrival was meant for an earlier run or generation."""
-    if pending.run_id is not None and pending.run_id != row.run_id:
-        return True
-    return pending.generation is not None and pending.generation != row.generation
-
-
-def replaces(pending: Pending, row: InstanceRow) -> bool:
-    """Tell whether an arrival brings a run that takes the place of the row's (a start onto an unfinished instance)."""
-    message = pending.message
-    return (
-        message is not None
-        and pending.is_control
-        and message.start is not None
-        and message.start.run_id != row.run_id
-        and isinstance(pending.event, ev.OrchestrationStarted)
-    )
 
 
 def ending(live: LiveInstance, row: InstanceRow) -> Pending | None:

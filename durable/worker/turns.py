@@ -52,9 +52,8 @@ from durable.worker.steps import (
     consumed_by,
     end_changes,
     ending,
-    is_stale,
-    replaces,
 )
+from durable.worker.succession import is_stale, name_former_run, replaces
 from durable.worker.watchdog import TurnWatch
 
 logger = logging.getLogger("durable.worker")
@@ -187,6 +186,8 @@ class Turns:
         if is_ending:
             live.begin_early()
             limit = max(limit, len(live.control))  # all steering, so that the end is among it
+        if live.state.former is not None:
+            name_former_run(live, row)
         taken = list(live.take(limit))
         if not is_ending and row.records == 0 and row.scheduled_at > self._clock.now():
             live.early += [item for item in taken if item.starts(row.run_id)]
@@ -201,8 +202,7 @@ class Turns:
                 return self.steps.termination(live, row, prepared, event)
             if replaces(pending, row):
                 assert pending.message is not None
-                assert pending.message.start is not None
-                return self.steps.replacement(live, row, prepared, pending.message.start)
+                return self.steps.replacement(live, row, prepared, pending.message)
             if is_stale(pending, row):
                 reason = "it was meant for an earlier run or generation"
                 self.steps.note_dropped(prepared, row, event, reason, pending.run_id)
@@ -288,8 +288,12 @@ class Turns:
         self._place_messages(live, row, prepared, turn, state, execution)
         is_over = turn.outcome is not None
         if is_over:
-            farewells = state.farewells if turn.next_generation is not None else {}
-            state = OwnerState(cursor=state.cursor, farewells=farewells)
+            goes_on = turn.next_generation is not None
+            state = OwnerState(
+                cursor=state.cursor,
+                farewells=state.farewells if goes_on else {},
+                former=state.former if goes_on else None,
+            )
         held_open = 0 if is_over else _held_count(state, execution, turn)
         progress = Progress(
             generation=generation,

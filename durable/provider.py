@@ -389,13 +389,15 @@ class Wakeup:
 
     `messages`: stored messages, where the sender is in this process. `rows`: rows as just committed, likewise: of runs that
     begin, end, or change their status or a column of `Step.changes`.
-    `anything`: the store was changed by somebody else; whoever listens should look. `activities`: rows to claim.
+    `anything`: the store was changed by somebody else; whoever listens should look. `activities`: rows to claim. `leases`: a
+    worker of this process came, went, announced something else or gave partitions up; other processes look in time.
     """
 
     messages: Sequence[StoredMessage] = ()
     rows: Sequence[InstanceRow] = ()
     anything: bool = False
     activities: bool = False
+    leases: bool = False
 
 
 class Ownership(Protocol):

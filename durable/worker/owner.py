@@ -18,6 +18,7 @@ import logging
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any
 
+from durable.engine.execution import DUE_MAX
 from durable.errors import DurableError, HistoryDamagedError, StoreError
 from durable.events import InstanceKey
 from durable.messages import decode_arrivals, dropped_memo
@@ -27,7 +28,6 @@ from durable.provider import (
     InstanceRow,
     Priority,
     Provider,
-    Status,
     StoredMessage,
     TaskAddress,
     Wakeup,
@@ -123,6 +123,8 @@ class Owner:
         for message in wakeup.messages:
             if message.partition in self._keeper.owned:
                 self._accept(message, is_fresh=True)
+        if wakeup.leases:
+            self._keeper.wake()
         if wakeup.anything:
             self.receiver.wake()
         if wakeup.activities or wakeup.anything:
@@ -477,7 +479,7 @@ class Owner:
     def _push_parked(self, live: LiveInstance, row: InstanceRow) -> None:
         if len(live.normal) > PARKED_KEPT_MAX:
             self._release(live, PARKED_KEPT_MAX)
-        if row.status is Status.STALLED:  # one that was suspended meanwhile waits for its resume
+        if row.parked_until != DUE_MAX:  # one that was suspended meanwhile waits for its resume
             self._due_times.push(row.parked_until, live.key, is_stored=False)
 
     def _release(self, live: LiveInstance, kept_max: int) -> None:

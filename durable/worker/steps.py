@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from durable import events as ev
 from durable.engine.execution import DUE_MAX, Execution
 from durable.engine.turn import Turn, outcome_messages
-from durable.errors import DurableError, FailureDetails, TurnBudgetExceededError
+from durable.errors import DurableError, FailureDetails, TurnBudgetExceededError, UnknownNameError
 from durable.events import HistoryEvent
 from durable.failures import TEXT_BYTES_MAX, encode_details
 from durable.messages import dropped_memo, encode_arrivals
@@ -43,7 +43,6 @@ TURN_BYTES_MAX = 64 * 1024 * 1024
 STALL_FIRST_US = 2_000_000
 STALL_LONGEST_US = 300_000_000
 """How long a stalled instance waits for its next try: doubled each time, up to five minutes."""
-
 
 UNDELIVERED = "the instance ended before anybody waited for it"
 
@@ -78,11 +77,15 @@ class Prepared:
 
 
 class Steps:
-    """Makes steps for the instances of one worker."""
+    """Makes steps for the instances of one worker.
 
-    def __init__(self, clock: StoreClock, partitions: int) -> None:
+    `leave_us(row)`: called for an instance whose orchestrator is not known here; tells how long it is left to other workers.
+    """
+
+    def __init__(self, clock: StoreClock, partitions: int, leave_us: Callable[[InstanceRow], int]) -> None:
         self._clock = clock
         self._partitions = partitions
+        self._leave_us = leave_us
         self._noted_at = 0
 
     # ---- what all steps share
@@ -106,7 +109,7 @@ class Steps:
             "status": row.status,
             "updated_at": max(self._clock.now(), row.updated_at),
             "due_at": row.due_at,
-            "open_work": row.open_work,
+            "open_work": row.open_work - is_left(row),
             "parked_until": row.parked_until,
             "state": state.encode(),
         } | progress
@@ -174,6 +177,10 @@ class Steps:
         """Say that an instance cannot go on, and when it is tried again. One that is suspended stays so meanwhile."""
         row = live.row
         assert row is not None
+        if isinstance(error, UnknownNameError):
+            wait = self._leave_us(row)
+            if wait and row.stall_reason is None:
+                return self._leave(live, row, wait)
         state = dataclasses.replace(live.state, stalls=live.state.stalls + 1)
         now = self._clock.now()
         if is_blindly_suspended(row, live.state):
@@ -185,6 +192,18 @@ class Steps:
         step = self.quiet(row, state, status=Status.STALLED, parked_until=now + wait)
         step = dataclasses.replace(step, changes={"stall_reason": reason})
         return self.complete(Prepared(live), row, state, step)
+
+    def _leave(self, live: LiveInstance, row: InstanceRow, wait: int) -> Prepared:
+        """Leave an instance to a worker that knows its orchestrator and is about to get the partition; look again later.
+
+        The turn that it wants is open work: its new owner finds it at once.
+        """
+        if not is_left(row):
+            fields = {"instance_id": row.key.id}
+            logger.info("instance '%s' waits for a worker that knows '%s'", row.key.id, row.name, extra=fields)
+        until, open_work = self._clock.now() + wait, row.open_work + (not is_left(row))
+        step = self.quiet(row, live.state, parked_until=until, open_work=open_work)
+        return self.complete(Prepared(live), row, live.state, step)
 
     def recovered(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, execution: Execution) -> Prepared:
         """Say that a stalled instance can go on, though it has nothing to do just now."""
@@ -317,6 +336,11 @@ def ending(live: LiveInstance, row: InstanceRow) -> Pending | None:
         if is_termination or replaces(pending, row):
             return pending
     return None
+
+
+def is_left(row: InstanceRow) -> bool:
+    """Tell whether an instance waits, not stalled, for a worker that knows its orchestrator."""
+    return row.parked_until > 0 and row.stall_reason is None
 
 
 def is_blindly_suspended(row: InstanceRow, state: OwnerState) -> bool:

@@ -84,7 +84,10 @@ STALLS = (
 
 
 class Turns:
-    """Runs turns. `is_held(partition, request)` decides, per activity, whether this worker keeps it or any may claim it."""
+    """Runs turns. `is_held(partition, request)` decides, per activity, whether this worker keeps it or any may claim it.
+
+    `leave_us(row)`: see `Steps`.
+    """
 
     def __init__(
         self,
@@ -96,10 +99,11 @@ class Turns:
         *,
         strict: bool,
         is_held: Callable[[int, ev.ActivityScheduled], bool],
+        leave_us: Callable[[InstanceRow], int],
     ) -> None:
         self._app = app
         self._sealer = sealer
-        self.steps = Steps(clock, partitions)
+        self.steps = Steps(clock, partitions, leave_us)
         self._clock = clock
         self._watchdog = watchdog
         self._partitions = partitions

@@ -24,9 +24,10 @@ from durable.ports import Ports, system_ports
 from durable.provider import Hub, Provider
 from durable.stores import connect
 from durable.worker.activities import ActivityRunner, Attempt
+from durable.worker.announcement import Announcement
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
-from durable.worker.leasing import Announcement, LeaseKeeper
+from durable.worker.leasing import LeaseKeeper
 from durable.worker.owner import Owner
 from durable.worker.threads import DaemonThreads, NoThreads, Threads
 from durable.worker.turns import Turns
@@ -264,11 +265,7 @@ class _Parts:
         self.clock.agree(hub.now)
         self.client = Client.sharing(provider, hub, app, ports)
         self.watchdog: TurnWatch = Watchdog(self._mark_slow) if ports.may_start_threads else Unwatched()
-        announcement = Announcement(
-            settings.orchestrations,
-            settings.queues,
-            frozenset(definition.name for definition in app.activities) if settings.activities else frozenset(),
-        )
+        announcement = Announcement.of(app.served(), settings.queues, orchestrations=settings.orchestrations)
         self.keeper = LeaseKeeper(
             provider,
             self.clock,
@@ -310,6 +307,7 @@ class _Parts:
             hub.partitions,
             strict=settings.strict,
             is_held=lambda partition, request: self.owner.attempts.is_held(partition, request),
+            leave_us=self.keeper.leave_us,
         )
         self.owner = Owner(
             provider,

@@ -203,6 +203,7 @@ class MemoryHub:
         self._disown(lease.lease_id, partitions)
         if partitions is None:
             del self._leases[lease.lease_id]
+        self.tell(Wakeup(anything=True, leases=row.is_worker))
 
     # ---- turns: reading
 

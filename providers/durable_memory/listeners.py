@@ -61,4 +61,5 @@ def joined(wakeups: list[Wakeup]) -> Wakeup:
         tuple(rows.values()),
         anything=any(wakeup.anything for wakeup in wakeups),
         activities=any(wakeup.activities for wakeup in wakeups),
+        leases=any(wakeup.leases for wakeup in wakeups),
     )

@@ -93,7 +93,7 @@ class MemoryProvider:
         with self._hub.visit() as hub:
             lease = hub.begin_lease(self._ports.new_id(), name, announcement, worker=worker)
             if worker:
-                hub.tell(Wakeup(anything=True))
+                hub.tell(Wakeup(anything=True, leases=True))
             return lease
 
     async def renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:
@@ -101,7 +101,7 @@ class MemoryProvider:
         with self._hub.visit() as hub:
             view = hub.renew(lease, announcement)
             if announcement is not None:
-                hub.tell(Wakeup(anything=True))
+                hub.tell(Wakeup(anything=True, leases=True))
             return view
 
     async def take(self, lease: Lease, partitions: Collection[int], *, from_live: bool = False) -> Collection[int]:
@@ -113,7 +113,6 @@ class MemoryProvider:
         """See `durable.provider.Ownership.release`."""
         with self._hub.visit() as hub:
             hub.release(lease, partitions)
-            hub.tell(Wakeup(anything=True))
 
     # ---- turns
 

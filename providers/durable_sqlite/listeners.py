@@ -26,13 +26,14 @@ class Changes:
     rows: list[InstanceRow] = dataclasses.field(default_factory=list)
     anything: bool = False
     activities: bool = False
+    leases: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.messages or self.rows or self.anything or self.activities)
+        return bool(self.messages or self.rows or self.anything or self.activities or self.leases)
 
     def told(self) -> Wakeup:
         """Return the wake-up that says it."""
-        return Wakeup(tuple(self.messages), tuple(self.rows), self.anything, self.activities)
+        return Wakeup(tuple(self.messages), tuple(self.rows), self.anything, self.activities, self.leases)
 
 
 class Listener:
@@ -86,6 +87,7 @@ def joined(wakeups: list[Wakeup]) -> Wakeup:
         tuple(rows.values()),
         anything=any(wakeup.anything for wakeup in wakeups),
         activities=any(wakeup.activities for wakeup in wakeups),
+        leases=any(wakeup.leases for wakeup in wakeups),
     )
 
 

@@ -41,7 +41,7 @@ from durable.ports import system_ports
 from durable.provider import Memo
 from durable.records import _LAYOUTS, Record, decode_record, encode_record, first_checksum, next_checksum
 from durable.versions import canonical_version
-from durable.worker.leasing import Announcement
+from durable.worker.announcement import Announcement, Offer
 from durable.worker.live import OwnerState
 from tests.fuzz.mutation import Mutator, bytes_changed, data_mutator, packed, text_mutator, text_of, value_changed
 from tests.fuzz.running import Decoder
@@ -163,6 +163,7 @@ def owner_states() -> list[bytes]:
         OwnerState({4: [2, 1_700_000_000_000_000], 9: [3, 5]}, [[1, 4], [7, 7]], (0, 12, 500), 3, {"lock": farewell}),
         OwnerState(stalls=1),
         OwnerState(cursor=(1, 2, 3)),
+        OwnerState(former=(17, "run")),
     ]
     return [state.encode() for state in states]
 
@@ -354,8 +355,13 @@ DECODERS: dict[str, Decoder] = dict(
             "announcement",
             data_mutator(
                 [
-                    Announcement(True, ("default", "slow"), frozenset({"a", "b"})).encode(),
-                    Announcement(False, (), frozenset()).encode(),
+                    Announcement(
+                        True,
+                        ("default", "slow"),
+                        {"activity": {"a": frozenset({"0", "1.2"})}, "orchestrator": {"b": frozenset({"0"})}},
+                        {3: Offer("lease", ("first", "second"))},
+                    ).encode(),
+                    Announcement(False, (), {}).encode(),
                 ]
             ),
             Announcement.decode,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Awaitable, Callable
 
 from durable.provider import (
     Expects,
@@ -155,6 +156,22 @@ class Wakeups(Promises):
         second.provider.listen(ear)
         await first.provider.release(first.lease)
         await wait_for(lambda: ear.anything)
+
+    async def test_workers_of_a_process_hear_that_one_comes_goes_or_gives_partitions_up(self, store: Store) -> None:
+        listener = await store.worker()
+        ear = _Ear()
+        listener.provider.listen(ear)
+        other = await store.worker(())
+        calls: list[Callable[[], Awaitable[object]]] = [
+            functools.partial(other.provider.renew, other.lease, b"announced"),
+            functools.partial(listener.provider.release, listener.lease, {1, 2}),
+            functools.partial(other.provider.release, other.lease),
+        ]
+        await wait_for(lambda: any(wakeup.leases for wakeup in ear.heard))
+        for call in calls:
+            ear.heard.clear()
+            await call()
+            await wait_for(lambda: any(wakeup.leases for wakeup in ear.heard))
 
     async def test_the_answer_comes_before_the_wake_up(self, store: Store) -> None:
         session = await store.worker()

@@ -264,7 +264,7 @@ class _Parts:
         self.clock = StoreClock(ports.monotonic)
         self.clock.agree(hub.now)
         self.client = Client.sharing(provider, hub, app, ports)
-        self.watchdog: TurnWatch = Watchdog(self._mark_slow) if ports.may_start_threads else Unwatched()
+        self.watch: TurnWatch = Watchdog(self._mark_slow) if ports.may_start_threads else Unwatched()
         announcement = Announcement.of(app.served(), settings.queues, orchestrations=settings.orchestrations)
         self.keeper = LeaseKeeper(
             provider,
@@ -303,7 +303,7 @@ class _Parts:
             app,
             sealer,
             self.clock,
-            self.watchdog,
+            self.watch,
             hub.partitions,
             strict=settings.strict,
             is_held=lambda partition, request: self.owner.attempts.is_held(partition, request),
@@ -323,7 +323,7 @@ class _Parts:
 
     async def begin(self) -> None:
         """Take a lease, listen, and find what is unfinished."""
-        self.watchdog.start()
+        self.watch.start()
         self._unlisten = self._provider.listen(self.owner.hear)
         await self.client.__aenter__()
         await self.keeper.begin()
@@ -358,7 +358,7 @@ class _Parts:
         if self._unlisten is not None:
             self._unlisten()
         await self.owner.close()
-        self.watchdog.stop()
+        self.watch.stop()
 
     async def release(self) -> None:
         """Give the partitions and the lease back, so that another worker need not wait."""
@@ -366,7 +366,7 @@ class _Parts:
             await self._provider.release(self.keeper.lease)
 
     def _mark_slow(self, execution: Execution) -> None:
-        """Called from the watchdog's thread."""
+        """Called by the watch, from its thread."""
         lease = self.keeper.lease
         logger.warning("a turn of '%s' takes over a second", execution.key.id)
         if lease is not None:

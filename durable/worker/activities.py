@@ -29,7 +29,7 @@ from durable.worker.failure_log import log_failed_here
 from durable.worker.threads import Threads
 
 if TYPE_CHECKING:
-    from durable.client import Client
+    from durable.client import Client, SyncClient
 
 CANCELLED = qualified_name(asyncio.CancelledError)
 
@@ -67,8 +67,8 @@ class Attempt:
         return None if stored is None else payloads.decode(self.runner.sealer.unseal(stored))
 
     @property
-    def client(self) -> Client:
-        """A client of the same hub."""
+    def client(self) -> Client | SyncClient:
+        """A client of the same hub: in the worker's loop the asynchronous one, in a thread its blocking face."""
         return self.runner.client()
 
     def heartbeat(self, details: Any = None) -> None:
@@ -100,7 +100,7 @@ class ActivityRunner:
         on_late: Callable[[Attempt, HistoryEvent], None],
         on_beat: Callable[[Attempt], None],
         on_free: Callable[[], None],
-        client: Callable[[], Client],
+        client: Callable[[], Client | SyncClient],
     ) -> None:
         self.app = app
         self.sealer = sealer

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from durable.app import App, check_name
-from durable.client import Client
+from durable.client import Client, GuestPortal, SyncClient, blocking_face
 from durable.engine.execution import Execution
 from durable.errors import DurableError, StoreError
 from durable.failures import forget_own_frames
@@ -264,6 +264,9 @@ class _Parts:
         self.clock = StoreClock(ports.monotonic)
         self.clock.agree(hub.now)
         self.client = Client.sharing(provider, hub, app, ports)
+        self.portal = GuestPortal()
+        self.blocking_client = blocking_face(self.client, self.portal)
+        self._loop = asyncio.get_running_loop()
         self.watch: TurnWatch = Watchdog(self._mark_slow) if ports.may_start_threads else Unwatched()
         announcement = Announcement.of(app.served(), settings.queues, orchestrations=settings.orchestrations)
         self.keeper = LeaseKeeper(
@@ -288,7 +291,7 @@ class _Parts:
             on_late=lambda attempt, event: self.owner.attempts.late(attempt, event),
             on_beat=lambda attempt: self.owner.attempts.beat(attempt),
             on_free=lambda: self.claims.slot_freed(),
-            client=lambda: self.client,
+            client=self._client_here,
         )
         self.claims = Claims(
             provider,
@@ -355,6 +358,7 @@ class _Parts:
 
     async def abandon(self) -> None:
         """Let go of everything in memory."""
+        self.portal.end()
         if self._unlisten is not None:
             self._unlisten()
         await self.owner.close()
@@ -364,6 +368,10 @@ class _Parts:
         """Give the partitions and the lease back, so that another worker need not wait."""
         if self.keeper.lease is not None:
             await self._provider.release(self.keeper.lease)
+
+    def _client_here(self) -> Client | SyncClient:
+        """Return the client that fits where it is asked for: in the worker's loop, or in the thread of an activity."""
+        return self.client if asyncio._get_running_loop() is self._loop else self.blocking_client
 
     def _mark_slow(self, execution: Execution) -> None:
         """Called by the watch, from its thread."""

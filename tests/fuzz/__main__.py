@@ -1,4 +1,5 @@
-"""`python -m tests.fuzz --inputs 100000 [--decoder NAME] [--seed N]`: one line for each decoder; 1 if anything was wrong.
+"""`python -m tests.fuzz --inputs 100000 [--decoder NAME] [--seed N]`: one line for each decoder, then
+the ledger; exit code 1 if anything was wrong.
 
 `--input HEX` feeds one input, which a violation has named.
 """
@@ -7,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 
 from tests.fuzz.decoders import DECODERS
-from tests.fuzz.running import Ledger, Violation, check, run
+from tests.fuzz.running import Tally, Violation, check, run
+from tests.ledger import Ledger
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,16 +26,26 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.decoder or list(DECODERS)
     if options.input is not None:
         return _feed_one(names, bytes.fromhex(options.input))
-    ledgers = [_reported(run(DECODERS[name], options.inputs, options.seed)) for name in names]
-    return int(any(ledger.violations for ledger in ledgers))
+    ledger = Ledger("fuzz", options.seed)
+    tallies = [_printed(run(DECODERS[name], options.inputs, options.seed)) for name in names]
+    return ledger.close(
+        [text for tally in tallies for text in _described(tally)],
+        decoders=len(tallies),
+        inputs=sum(tally.inputs for tally in tallies),
+        accepted=sum(tally.accepted for tally in tallies),
+        refused=sum(tally.refused for tally in tallies),
+    )
 
 
-def _reported(ledger: Ledger) -> Ledger:
-    print(ledger, flush=True)
-    for what, data in ledger.violations:
-        print(f"  {what}\n  seed {ledger.seed}, input {data.hex()}")
-        print(f"  again: python -m tests.fuzz --decoder {ledger.decoder} --input {data.hex() or repr('')}", flush=True)
-    return ledger
+def _printed(tally: Tally) -> Tally:
+    print(tally, flush=True)
+    return tally
+
+
+def _described(tally: Tally) -> Iterator[str]:
+    for what, data in tally.violations:
+        again = f"python -m tests.fuzz --decoder {tally.decoder} --input {data.hex() or repr('')}"
+        yield f"{tally.decoder}: {what}\n  seed {tally.seed}, input {data.hex()}\n  again: {again}"
 
 
 def _feed_one(names: list[str], data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Feeds a decoder with inputs and keeps the ledger.
+"""Feeds a decoder with inputs and keeps the tally.
 
 What must hold of each input: the answer is a value, or one of the errors that the decoder documents, with a text of a
 bounded length; it comes within `CPU_S_MAX`; and what was read, written again and read again, is the same value. Of a
@@ -53,7 +53,7 @@ class Decoder:
 
 
 @dataclasses.dataclass
-class Ledger:
+class Tally:
     """What became of the inputs of one decoder. `violations`: what was wrong, and the input."""
 
     decoder: str
@@ -74,23 +74,23 @@ VIOLATIONS_MAX = 5
 """So many are enough to begin with."""
 
 
-def run(decoder: Decoder, inputs: int, seed: int) -> Ledger:
+def run(decoder: Decoder, inputs: int, seed: int) -> Tally:
     """Feed so many inputs; the same seed makes the same ones."""
-    ledger = Ledger(decoder.name, seed)
+    tally = Tally(decoder.name, seed)
     chance = random.Random(f"{decoder.name} {seed}")
     for index in range(inputs):
         data = decoder.make(chance)
-        ledger.inputs += 1
+        tally.inputs += 1
         try:
             accepted = check(decoder, data, measured=index % MEASURED_EVERY == 0)
         except Violation as violation:
-            ledger.violations.append((str(violation), data))
-            if len(ledger.violations) == VIOLATIONS_MAX:
+            tally.violations.append((str(violation), data))
+            if len(tally.violations) == VIOLATIONS_MAX:
                 break
         else:
-            ledger.accepted += accepted
-            ledger.refused += not accepted
-    return ledger
+            tally.accepted += accepted
+            tally.refused += not accepted
+    return tally
 
 
 def check(decoder: Decoder, data: bytes, *, measured: bool = False) -> bool:

@@ -39,10 +39,10 @@ DATA_DECODERS = sorted(DECODERS.keys() - {"instance-id", "event-name", "version"
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_whatever_comes_in_is_answered(name: str) -> None:
-    ledger = run(DECODERS[name], INPUTS, seed=0)
-    assert not ledger.violations, [(what, data.hex()) for what, data in ledger.violations]
-    assert ledger.accepted, "nothing right was among the inputs, so that what was read was never written again"
-    assert ledger.refused
+    tally = run(DECODERS[name], INPUTS, seed=0)
+    assert not tally.violations, [(what, data.hex()) for what, data in tally.violations]
+    assert tally.accepted, "nothing right was among the inputs, so that what was read was never written again"
+    assert tally.refused
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.ledger import Ledger
 from tests.power_loss.checking import Battery
 from tests.power_loss.recorder import find_library
 
@@ -26,13 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("the sqlite3 module of this Python hides its SQLite, so that nothing can be recorded")
         return 2
     folder = options.folder or Path(tempfile.mkdtemp(prefix="power-loss-"))
-    ledger = Battery(folder, options.seed).run(options.images)
-    for violation in ledger.violations:
-        print(f"  {violation}")
-    print(ledger)
-    if not ledger.violations and options.folder is None:
+    ledger = Ledger("power loss", options.seed)
+    tally = Battery(folder, options.seed).run(options.images)
+    if not tally.violations and options.folder is None:
         folder.rmdir()
-    return int(bool(ledger.violations))
+    return ledger.close(tally.violations, **tally.figures())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Cuts the power at many places of a recording, and looks at what each image of the disk holds.
 
 What must hold of an image: the real provider opens it, SQLite finds it whole, it is exactly the state after the last
-transaction whose COMMIT had returned, or the one after it if that was on its way; all that was answered is there; each
-history is whole under its checksums, and what has ended shows its end. Workers that are started on a sample of the
-images finish all instances; the power is cut during that, too.
+transaction whose COMMIT had returned, or the one after it if that was on its way; all that was answered is there; and the
+invariants hold that can be read from a store at rest. Workers that are started on a sample of the images finish all
+instances; the power is cut during that, too.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from durable.history import read_history
 from durable.ports import system_ports
-from durable.provider import InstanceFilter, Status
 from durable.stores import connect
+from durable.testing.invariants import Moment, violations
 from tests.power_loss.disk import Disk, write_files
 from tests.power_loss.recorder import Mark, Synced
 from tests.power_loss.recording import DATABASE, Promise, Recording, record, state_of, url_of
@@ -36,7 +35,7 @@ class Cut:
 
 
 @dataclasses.dataclass
-class Ledger:
+class Tally:
     """What was done and found; `violations` with the folder in which the image was kept."""
 
     seed: int
@@ -48,12 +47,9 @@ class Ledger:
     finished: int = 0
     violations: list[str] = dataclasses.field(default_factory=list)
 
-    def __str__(self) -> str:
-        return (
-            f"power loss: {self.images:,} images ({self.distinct:,} distinct) of {self.runs:,} runs "
-            f"with {self.commits:,} commits and {self.syncs:,} syncs; {self.finished:,} finished by workers; "
-            f"{len(self.violations)} violations"
-        )
+    def figures(self) -> dict[str, int]:
+        """Return what a ledger shows besides the violations."""
+        return {name: getattr(self, name) for name in ("images", "distinct", "runs", "commits", "syncs", "finished")}
 
 
 def cuts(recording: Recording, count: int, chance: random.Random) -> Iterator[Cut]:
@@ -120,18 +116,21 @@ async def problems_of(cut: Cut, folder: Path) -> list[str]:
         if cut.states is not None and state_of(database) not in cut.states:
             problems.append("its state is neither that of the last commit nor that of the one on its way")
         problems += [problem async for problem in _broken_promises(cut, provider)]
-        rows = (await provider.list_instances(InstanceFilter(kind=None), limit=10_000)).rows
-        for row in rows:
-            history = await read_history(provider, row.key, row.run_id)  # raises what a checksum finds
-            if len(history.records) != row.records:
-                problems.append(f"{row.key.id}: {len(history.records)} records, its row says {row.records}")
-            if (row.status is Status.COMPLETED) != (row.output is not None):
-                problems.append(f"{row.key.id}: {row.status.name} with the output {row.output!r:.40}")
+        problems += await violations(provider, moment=Moment.STILL)
     except Exception as error:
         problems.append(f"it cannot be read: {error!r}")
     finally:
         await provider.close()
     return problems
+
+
+async def _problems_at_the_end(folder: Path) -> list[str]:
+    provider = connect(url_of(folder), system_ports())
+    await provider.open()
+    try:
+        return await violations(provider, moment=Moment.SETTLED)
+    finally:
+        await provider.close()
 
 
 async def _broken_promises(cut: Cut, provider: Any) -> Any:
@@ -155,41 +154,41 @@ class Battery:
 
     def __init__(self, folder: Path, seed: int, *, instances: int = 21, finished_each: int = 40) -> None:
         """Of `finished_each` images one is given to workers, which finish all `instances`."""
-        self.ledger = Ledger(seed)
+        self.tally = Tally(seed)
         self._folder = folder
         self._chance = random.Random(seed)
         self._instances = instances
         self._finished_each = finished_each
         self._seen: set[int] = set()
 
-    def run(self, images: int, *, images_each_run: int = 1_000) -> Ledger:
+    def run(self, images: int, *, images_each_run: int = 1_000) -> Tally:
         """Record the workload, as often as that many images need, and check them."""
-        while self.ledger.images < images and not self.ledger.violations:
-            folder = self._folder / f"run-{self.ledger.runs}"
+        while self.tally.images < images and not self.tally.violations:
+            folder = self._folder / f"run-{self.tally.runs}"
             folder.mkdir()
             recording = record(folder, self._instances, self._chance)
             shutil.rmtree(folder)
-            self.check(recording, min(images_each_run, images - self.ledger.images))
-        return self.ledger
+            self.check(recording, min(images_each_run, images - self.tally.images))
+        return self.tally
 
     def check(self, recording: Recording, images: int, *, is_second: bool = False) -> None:
         """Check so many images of one recording. `is_second`: it began on such an image itself."""
-        self.ledger.runs += 1
-        self.ledger.syncs += sum(isinstance(entry, Synced) for entry in recording.log)
-        self.ledger.commits += sum(isinstance(entry, Mark) and entry.what == "committed" for entry in recording.log)
+        self.tally.runs += 1
+        self.tally.syncs += sum(isinstance(entry, Synced) for entry in recording.log)
+        self.tally.commits += sum(isinstance(entry, Mark) and entry.what == "committed" for entry in recording.log)
         for number, cut in enumerate(cuts(recording, images, self._chance)):
-            self.ledger.images += 1
+            self.tally.images += 1
             mark = hash((cut.states, *sorted(cut.files.items())))
             if mark in self._seen:
                 continue
             self._seen.add(mark)
-            self.ledger.distinct += 1
+            self.tally.distinct += 1
             self._check(cut)
             if not is_second and number % self._finished_each == self._finished_each // 2:
                 self._finish(cut)
 
     def _check(self, cut: Cut) -> None:
-        folder = self._folder / f"image-{self.ledger.images}"
+        folder = self._folder / f"image-{self.tally.images}"
         write_files(folder, cut.files)
         problems = asyncio.run(problems_of(cut, folder))
         shutil.rmtree(folder)
@@ -198,19 +197,23 @@ class Battery:
 
     def _finish(self, cut: Cut) -> None:
         """Let workers finish what an image holds; then cut the power in the middle of that."""
-        folder = self._folder / f"finished-{self.ledger.images}"
+        folder = self._folder / f"finished-{self.tally.images}"
         write_files(folder, cut.files)
         try:
             second = record(folder, self._instances, self._chance)
+            problems = asyncio.run(_problems_at_the_end(folder))
         except Exception as error:
             self._keep(cut, f"workers cannot finish it: {error!r}")
             return
         finally:
             shutil.rmtree(folder)
-        self.ledger.finished += 1
+        if problems:
+            self._keep(cut, f"after workers have finished it: {'; '.join(problems[:3])}")
+            return
+        self.tally.finished += 1
         self.check(second, self._finished_each // 4, is_second=True)
 
     def _keep(self, cut: Cut, problem: str) -> None:
-        kept = self._folder / f"violation-{len(self.ledger.violations)}"
+        kept = self._folder / f"violation-{len(self.tally.violations)}"
         write_files(kept, cut.files)
-        self.ledger.violations.append(f"cut at entry {cut.place} of the log: {problem}; the image is in {kept}")
+        self.tally.violations.append(f"cut at entry {cut.place} of the log: {problem}; the image is in {kept}")

@@ -18,8 +18,9 @@ import pytest
 from durable_sqlite import provider as providers
 from durable_sqlite.connection import WriteConnection, make_durable
 
+from tests.ledger import read_line
 from tests.power_loss import __main__ as command
-from tests.power_loss.checking import Battery, Ledger, cuts
+from tests.power_loss.checking import Battery, Tally, cuts
 from tests.power_loss.disk import Disk
 from tests.power_loss.recorder import Deleted, Entry, Mark, Opened, Recorder, Synced, Truncated, Written, find_library
 from tests.power_loss.recording import DATABASE, Recording, record
@@ -32,11 +33,11 @@ IMAGES = 80
 
 
 def test_a_power_cut_at_any_sync_loses_nothing_that_was_answered(tmp_path: Path) -> None:
-    ledger = Battery(tmp_path, seed=1).run(IMAGES)
-    assert not ledger.violations, ledger.violations
-    assert ledger.images >= IMAGES
-    assert ledger.distinct > IMAGES // 2
-    assert ledger.finished >= 2
+    tally = Battery(tmp_path, seed=1).run(IMAGES)
+    assert not tally.violations, tally.violations
+    assert tally.images >= IMAGES
+    assert tally.distinct > IMAGES // 2
+    assert tally.finished >= 2
     assert not list(tmp_path.glob("*/*")), "images are left only where something was wrong"
 
 
@@ -79,22 +80,22 @@ def _in_two_halves(connection: WriteConnection) -> None:
     database.execute("COMMIT")
 
 
-def _battery(tmp_path: Path) -> Ledger:
+def _battery(tmp_path: Path) -> Tally:
     return Battery(tmp_path, seed=3, finished_each=10_000).run(60)
 
 
 @pytest.mark.parametrize("defect", [_synced_less, _never_synced])
 def test_a_store_that_does_not_sync_each_commit_is_found(tmp_path: Path, defect: Any) -> None:
     with mock.patch.object(providers, "make_durable", defect):
-        ledger = _battery(tmp_path)
-    assert any("its state is neither" in violation for violation in ledger.violations)
+        tally = _battery(tmp_path)
+    assert any("its state is neither" in violation for violation in tally.violations)
     assert (tmp_path / "violation-0" / DATABASE).exists() or list((tmp_path / "violation-0").iterdir())
 
 
 def test_a_turn_that_is_committed_in_two_halves_is_found(tmp_path: Path) -> None:
     with mock.patch.object(WriteConnection, "commit", _in_two_halves):
-        ledger = _battery(tmp_path)
-    assert any("its state is neither" in violation for violation in ledger.violations)
+        tally = _battery(tmp_path)
+    assert any("its state is neither" in violation for violation in tally.violations)
 
 
 def test_an_answer_before_its_commit_is_found(tmp_path: Path) -> None:
@@ -102,9 +103,9 @@ def test_an_answer_before_its_commit_is_found(tmp_path: Path) -> None:
     early = Recording(recording.before, list(_with_early_answers(recording.log)))
     battery = Battery(tmp_path / _made(tmp_path, "images"), seed=5, finished_each=10_000)
     battery.check(recording, 60)
-    assert not battery.ledger.violations
+    assert not battery.tally.violations
     battery.check(early, 60)
-    assert any("answered" in violation for violation in battery.ledger.violations), battery.ledger.violations
+    assert any("answered" in violation for violation in battery.tally.violations), battery.tally.violations
 
 
 def _made(folder: Path, name: str) -> str:
@@ -128,7 +129,8 @@ def _with_early_answers(log: Any) -> Iterator[Entry]:
 
 def test_the_command_prints_its_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--images", "5", "--seed", "7", "--folder", str(tmp_path)]) == 0
-    assert "power loss: 5 images" in capsys.readouterr().out
+    line = read_line(capsys.readouterr().out)
+    assert (line["battery"], line["images"], line["violations"]) == ("power loss", 5, 0)
     with mock.patch.object(providers, "make_durable", _never_synced):
         assert command.main(["--images", "60", "--folder", str(tmp_path)]) == 1
     assert "the image is in" in capsys.readouterr().out

@@ -67,6 +67,8 @@ class UsedStores:
         monkeypatch.setattr(Turns, "new_execution", noting_execution)
 
     async def _note(self, worker: Worker, url: str | Provider) -> None:
+        if not worker.ports.may_start_threads:
+            return  # a simulated one: its store ends with the run, and what it holds is looked at there
         if not isinstance(url, str) or url.partition("?")[0] == "memory://":  # private to the worker's own provider
             url = worker._provider
             self._providers[url] = url

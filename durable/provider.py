@@ -415,9 +415,8 @@ class Ownership(Protocol):
         ...
 
     async def lease(self, name: str, announcement: bytes, *, worker: bool) -> Lease:
-        """Begin a new lease, epoch 1, that owns nothing.
-
-        A worker's lease expires LEASE_US after its last sign of life: `lease`, `renew`, `take` or `commit`.
+        """Begin a lease, epoch 1, that owns nothing. A worker's expires LEASE_US after its last sign of life: `lease`,
+        `renew`, `take` or `commit`.
         """
         ...
 
@@ -523,11 +522,10 @@ class Activities(Protocol):
     ) -> Sequence[ActivityRow]:
         """Claim attempts in these queues, by priority (a low number first) and then age; each counts a delivery.
 
-        Free are rows that nobody claimed and rows whose claimer's lease is dead, once `visible_at` has passed. With
-        `served` only those names and versions. Rows that nobody ever claimed and whose `start_by` has passed come first,
-        whatever their queue and name: whoever asks reports their timeout. At most `limit`. With `held` rows that this very
-        lease has claimed and that are not in it are free as well: so asks who got no answer to a claim. Raises
-        LeaseLostError for a lease that is itself lost.
+        Free are rows that nobody claimed and rows whose claimer's lease is dead, once `visible_at` has passed; with `held`
+        also those that this very lease has claimed and that are not in it: so asks who got no answer to a claim. With
+        `served` only those names and versions. Rows never claimed whose `start_by` has passed come first, whatever their
+        queue and name: whoever asks reports their timeout. At most `limit`. Raises LeaseLostError for a lost lease.
         """
         ...
 

@@ -189,7 +189,7 @@ def full(kind: type[HistoryEvent]) -> HistoryEvent:
     for field in dataclasses.fields(kind):
         if not field.kw_only:
             value = BY_ANNOTATION[hints[field.name]]
-            values[field.name] = not field.default if field.default in (True, False) else value
+            values[field.name] = not field.default if type(field.default) is bool else value
     return kind(**values)
 
 

@@ -23,16 +23,13 @@ def calls_of(case: Case, engine: str) -> int:
     return outcome.calls
 
 
-def told(case: Case, seed: int, engine: str, outcome: Outcome) -> str:
+def told(case: Case, schedule: Schedule, engine: str, outcome: Outcome) -> str:
     """Say what went wrong, and how to see it again."""
-    lines = [f"{case.name}, seed {seed}, {engine}:"]
+    lines = [f"{case.name}, seed {schedule.seed}, {engine}:"]
     lines += [f"  {violation}" for violation in outcome.violations]
     if outcome.error is not None:
         lines.append(f"  {type(outcome.error).__name__}: {outcome.error}")
     lines += [f"    {step}" for step in outcome.struck]
-    lines.append(
-        f"  python -m tests.simulation --case {case.name} --engine {engine} --seed {seed} --schedules 1 --trace"
-    )
     return "\n".join(lines)
 
 
@@ -58,7 +55,10 @@ def main() -> int:
         if asked.trace:
             print("\n".join(line[:400] for line in outcome.trace))
         if not outcome.is_good:
-            broken.append(told(case, seed, asked.engine, outcome))
+            command = f"--case {case.name} --engine {asked.engine} --seed {seed} --schedules 1 --trace"
+            broken.append(
+                f"{told(case, outcome.schedule, asked.engine, outcome)}\n  python -m tests.simulation {command}"
+            )
             print(broken[-1], file=sys.stderr, flush=True)
     return ledger.close(broken, schedules=asked.schedules, faults=struck, virtual_hours=round(hours))
 

@@ -625,6 +625,7 @@ async def many_at_once(client: Client) -> None:
 async def an_event_for_nobody(client: Client) -> None:
     handle = await client.start(lasting, "x", events=[("other", 1), ("go", None), ("go", 2)])
     assert await handle.result() == "x"
+    await asyncio.sleep(90)  # while the store's clock is wrong, notes may seem to have expired
     undelivered = [item.name for item in await handle.dropped()]
     assert sorted(undelivered) == ["go", "other"]
 

@@ -48,6 +48,7 @@ from durable.worker.receiving import PARKED_KEPT_MAX, POLL_S, Receiver
 from durable.worker.steps import Prepared, blind_arrival
 from durable.worker.timers import DueTimes
 from durable.worker.turns import Turns
+from durable.worker.unserved import Unserved
 
 logger = logging.getLogger("durable.worker")
 
@@ -84,15 +85,6 @@ class Owner:
         self._ready: collections.deque[LiveInstance] = collections.deque()
         self._backlog = Backlog()
         self._due_times = DueTimes(clock, self._loop, self._come_due)
-        self.receiver = Receiver(
-            provider,
-            keeper,
-            clock,
-            self._backlog,
-            self._due_times,
-            accept=self._accept,
-            count_kept=self._count_kept,
-        )
         self._is_pumping = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
@@ -103,6 +95,17 @@ class Owner:
             on_written=self._apply,
             on_refused=self._drop,
             is_alone=lambda: not self._ready,
+        )
+        self._unserved = Unserved(keeper, clock, self.commits.add_memo)
+        self.receiver = Receiver(
+            provider,
+            keeper,
+            clock,
+            self._backlog,
+            self._due_times,
+            accept=self._accept,
+            count_kept=self._count_kept,
+            unserved=self._unserved,
         )
         self.attempts = OwnerAttempts(
             provider,
@@ -369,6 +372,7 @@ class Owner:
             self._abandon(live)
         self.commits.forget()
         self.attempts.unreserve_all()
+        self._unserved.forget()
         self.receiver.held.clear()
         self._backlog.forget()
         self._due_times.clear()

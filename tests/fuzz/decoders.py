@@ -17,7 +17,7 @@ from unittest import mock
 import durable_memory
 import durable_sqlite
 import msgpack
-from durable_memory.hub import _last_place
+from durable_memory.listings import _last_place
 from durable_sqlite.listings import _last_place_of
 
 from durable import events as ev

@@ -45,7 +45,7 @@ from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
 from durable.worker.receiving import PARKED_KEPT_MAX, POLL_S, Receiver
-from durable.worker.steps import Prepared, blind_arrival
+from durable.worker.steps import Prepared, blind_arrival, is_left, is_of_unknown_code
 from durable.worker.timers import DueTimes
 from durable.worker.turns import Turns
 from durable.worker.unserved import Unserved
@@ -481,8 +481,10 @@ class Owner:
             self._due_times.push(row.due_at, live.key)
 
     def _push_parked(self, live: LiveInstance, row: InstanceRow) -> None:
-        if len(live.normal) > PARKED_KEPT_MAX:
-            self._release(live, PARKED_KEPT_MAX)
+        # Code that is not there is not there without its messages too: there may be very many such instances.
+        kept_max = 0 if is_left(row) or is_of_unknown_code(row) else PARKED_KEPT_MAX
+        if len(live.normal) > kept_max:
+            self._release(live, kept_max)
         if row.parked_until != DUE_MAX:  # one that was suspended meanwhile waits for its resume
             self._due_times.push(row.parked_until, live.key, is_stored=False)
 

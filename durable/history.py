@@ -40,15 +40,16 @@ READ_TRIES_MAX: Final = 5
 """An eternal orchestration may drop a generation while it is being read; then the next one is."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = datetime.min.replace(tzinfo=UTC)
 _LAST = datetime.max.replace(tzinfo=UTC)
 
 
 def utc_datetime(us: int) -> datetime:
-    """Return the aware time of microseconds since 1970 UTC; what no datetime can show is shown as the last one."""
+    """Return the aware time of microseconds since 1970 UTC; what no datetime can show, as the first or last one."""
     try:
         return _EPOCH + timedelta(microseconds=us)
     except OverflowError:
-        return _LAST
+        return _LAST if us > 0 else _FIRST
 
 
 def plain_value(payload: bytes | None, sealer: payloads.Sealer, what: str, instance_id: str) -> Any:

@@ -428,3 +428,15 @@ def values(event: HistoryEvent) -> tuple[bytes | None, bytes | None, int | None]
     """Return a request's values: its payload, the digest of the payload's plaintext if it is not itself plain, its due time."""
     payload = getattr(event, event.payload_field) if event.payload_field else None
     return payload, getattr(event, "digest", None), getattr(event, "due", None)
+
+
+_TOLD = {"name": "", "version": "version ", "purpose": "", "instance_id": "", "task_id": "task ", "attempt": "attempt "}
+"""Which fields of a request tell people which one it is."""
+
+
+def describe_request(event: HistoryEvent | None) -> str:
+    """Say in words what a request asks for, for explanations; version 0 is none."""
+    if event is None:
+        return "nothing"
+    told = [(label, getattr(event, field, None)) for field, label in _TOLD.items()]
+    return f"{event.shape[0]}({', '.join(f'{label}{value}' for label, value in told if value not in (None, '', '0'))})"

@@ -29,6 +29,7 @@ from durable.records import (
     require,
     unpack,
 )
+from durable.versions import UNVERSIONED
 
 logger = logging.getLogger("durable.history")
 
@@ -74,6 +75,8 @@ class Generation(NamedTuple):
 
 class History(Sequence[HistoryEvent]):
     """The events of one generation, in order. `sequence` and `timestamp` are set, and payloads are plain data.
+
+    A `version` is None for a function without one, as in `OrchestrationState`.
 
     Made by `handle.history()` and by `History.load`; both have checked its checksums.
     """
@@ -148,6 +151,8 @@ class History(Sequence[HistoryEvent]):
         if shown is None:
             event, time = self._stored[index]
             changes: dict[str, Any] = {"sequence": index, "timestamp": utc_datetime(time)}
+            if getattr(event, "version", None) == UNVERSIONED:
+                changes["version"] = None
             for field in _payload_fields(type(event)):
                 what = f"{type(event).__name__}.{field}"
                 changes[field] = plain_value(getattr(event, field), self._sealer, what, self.instance_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from durable import events as ev
 from durable.errors import FailureDetails
@@ -148,11 +147,3 @@ def opening_record(
     start = dataclasses.replace(started, version=outcome.version, input=outcome.input)
     cancels = [event for event in held if isinstance(event, ev.OrchestrationCancelRequested)]
     return Record(time_us, [start, *cancels, *(events if outcome.carry_over_events else ())], is_opening=True)
-
-
-def describe_request(event: HistoryEvent | None) -> str:
-    """Say in words what a request asks for, for explanations."""
-    if event is None:
-        return "nothing"
-    fields: list[Any] = [part for part in event.shape[1:] if part not in (None, "", ev.ORCHESTRATION)]
-    return f"{event.shape[0]}({', '.join(str(part) for part in fields)})"

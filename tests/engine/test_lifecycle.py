@@ -423,5 +423,6 @@ def test_a_task_that_is_returned_instead_of_awaited_fails_with_what_was_forgotte
 
     (outcome,) = [event for event in play(main).start().record.events if isinstance(event, ev.OrchestrationFailed)]
     assert outcome.details.message == (
-        "result of orchestrator 'main': object of type Task cannot be stored: write `await` before it (or `yield`, in a generator)"
+        "result of orchestrator 'main': object of type Task cannot be stored: write `await` before it "
+        "(or `yield`, in a generator)"
     )

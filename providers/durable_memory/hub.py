@@ -548,7 +548,7 @@ class MemoryHub:
     def _is_awaited(self, key: InstanceKey, run_id: str) -> bool:
         """Tell whether a start waits to take the place of this run."""
         starts = (message.start for message in self._inbox.values() if message.target == key)
-        return any(start is not None and start.run_id != run_id for start in starts)
+        return any(start is not None and start.run_id not in (run_id, *self._ended) for start in starts)
 
     def read_memos(self, prefix: str, limit: int, after: str) -> list[Memo]:
         """Return what has not expired, by key."""

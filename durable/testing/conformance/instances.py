@@ -233,7 +233,8 @@ class Instances(Promises):
             start_of(_child("instance")),
         )
         outcome = Report(claimed.task, event_to("instance", b"outcome", run_id=row.run_id))
-        await session.provider.report(session.lease, [outcome], [Beat(claimed.task, b"beat")])
+        await session.provider.report(session.lease, [], [Beat(claimed.task, b"beat")])
+        await session.provider.report(session.lease, [outcome])
         await session.receive()
         await session.provider.recover(session.lease, range(PARTITIONS))
         await session.provider.renew(session.lease)
@@ -417,6 +418,17 @@ class Instances(Promises):
         store.turn_clock(LATER_US)
         await session.provider.renew(session.lease)
         assert not await session.receive()
+
+    async def test_an_earlier_start_that_came_too_late_holds_nobody_back(self, store: Store) -> None:
+        session = await store.worker()
+        row = new_row("instance")
+        await session.submit(start_of(row, visible_at=store.now + LATER_US))
+        await session.commit(end_of(row, status=Status.TERMINATED))
+        new = new_row("instance")
+        [start] = await session.submit(start_of(new, Expects.ABSENT_OR_FINISHED))
+        await session.commit(end_of(new, consumed=[start.sequence]))
+        assert await session.provider.purge([(new.key, new.run_id)]) == 1
+        assert await session.find("instance", row.run_id) is None
 
     async def test_a_run_is_removed_once(self, store: Store) -> None:
         session = await store.worker()

@@ -266,6 +266,7 @@ class Leases(Promises):
         await second.provider.take(second.lease, [1])
         view = await second.provider.renew(second.lease)
         assert (set(view.partitions), set(view.unowned)) == ({1}, ALL - {1})
+        assert not any(other.partitions for other in view.others)
         assert not await first.receive()
 
     async def test_a_live_lease_is_fenced_only_on_demand(self, store: Store) -> None:

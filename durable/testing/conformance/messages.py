@@ -229,6 +229,8 @@ class Messages(Promises):
     async def test_a_client_is_not_fenced(self, store: Store) -> None:
         session = await store.worker()
         client = await store.client()
+        store.turn_clock(60 * SECOND_US)
+        assert (await _only(client, start_of(new_row("after a minute")))).verdict is Verdict.STORED
         store.turn_clock(24 * LATER_US)
         await session.provider.renew(session.lease)
         assert (await _only(client, start_of(new_row("late")))).verdict is Verdict.STORED

@@ -150,7 +150,7 @@ class Reads(Promises):
         session = await store.worker()
         rows = [await session.start(f"i{n}", created_at=n) for n in range(1, 9)]
         first = await session.provider.list_instances(InstanceFilter(), limit=3, newest_first=newest_first)
-        for row in (rows[0], rows[-1], rows[3]):
+        for row in (rows[0], rows[1], rows[-1], rows[-2]):
             ended = await session.finish(row)
             await session.provider.purge([(ended.key, ended.run_id)])
         await session.submit(start_of(new_row("older", created_at=0)), start_of(new_row("newer", created_at=9)))
@@ -159,7 +159,7 @@ class Reads(Promises):
         )
         seen = [row.key.id for row in (*first.rows, *rest.rows)]
         assert len(seen) == len(set(seen))
-        assert {"i2", "i3", "i5", "i6", "i7"} <= set(seen)
+        assert {"i3", "i4", "i5", "i6"} <= set(seen)
 
     async def test_a_wrong_page_is_an_error(self, store: Store) -> None:
         session = await store.client()
@@ -245,17 +245,18 @@ class Reads(Promises):
 
     async def test_memos_are_read_by_prefix_until_they_expire(self, store: Store) -> None:
         session = await store.worker()
-        keys = ["a/1", "a/2", "a/10", "b", "A/1", "a%", "a_", "é"]
+        keys = ["a/1", "a/2", "a/10", "b", "b/a/1", "A/1", "a%", "a_", "é"]
         soon, later = store.now + SECOND_US, store.now + LATER_US
-        memos = [memo(key, key.encode(), expires_at=soon if key == "a/2" else later) for key in keys]
+        memos = [memo(key, key.encode(), expires_at=soon if key == "a/1" else later) for key in keys]
         await session.commit(memos=memos)
         assert await session.memos("a/") == {key: key.encode() for key in ("a/1", "a/10", "a/2")}
         assert list(await session.memos()) == sorted(keys)
         assert [found.key for found in await session.provider.read_memos("", 2)] == sorted(keys)[:2]
         store.turn_clock(SECOND_US)
-        assert list(await session.memos("a/")) == ["a/1", "a/10"]
-        await session.provider.renew(session.lease)
-        assert list(await session.memos("a/")) == ["a/1", "a/10"]
+        for _ in range(2):
+            assert list(await session.memos("a/")) == ["a/10", "a/2"]
+            assert [found.key for found in await session.provider.read_memos("a/", 2)] == ["a/10", "a/2"]
+            await session.provider.renew(session.lease)
 
     async def test_memos_are_read_piece_by_piece(self, store: Store) -> None:
         session = await store.worker()

@@ -261,9 +261,11 @@ def memo(key: str, data: bytes = b"memo", *, expires_at: int) -> Memo:
 
 async def wait_for(condition: Callable[[], object]) -> None:
     """Wait until a condition holds; fail if it never does."""
-    async with asyncio.timeout(WAIT_S_MAX):
-        while not condition():
-            await asyncio.sleep(0.002)
+    deadline = asyncio.get_running_loop().time() + WAIT_S_MAX
+    while not condition():
+        if asyncio.get_running_loop().time() > deadline:
+            pytest.fail(f"{inspect.getsource(condition).strip()}: this never came to hold")
+        await asyncio.sleep(0.002)
 
 
 # ---- tests

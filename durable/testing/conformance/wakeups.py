@@ -150,6 +150,15 @@ class Wakeups(Promises):
         await writer.commit(end_of(row))
         await wait_for(lambda: ear.anything or Status.COMPLETED in ear.statuses)
 
+    async def test_all_who_listen_are_told(self, store: Store) -> None:
+        session = await store.worker()
+        await session.start("instance")
+        ears = [_Ear() for _ in range(3)]
+        for ear in ears:
+            session.provider.listen(ear)
+        await session.submit(event_to("instance", b"event"))
+        await wait_for(lambda: all(ear.data == [b"event"] for ear in ears))
+
     async def test_others_hear_that_partitions_are_free(self, store: Store) -> None:
         first, second = await store.worker(), await store.worker(())
         ear = _Ear()
@@ -215,7 +224,7 @@ class Wakeups(Promises):
         end = other.provider.listen(quiet)
         session.provider.listen(ear)
         await other.provider.close()
-        end()
         await session.submit(event_to("instance", b"event"))
         await wait_for(lambda: ear.data)
         assert not quiet.heard
+        end()

@@ -203,6 +203,10 @@ class TaskAddress(NamedTuple):
     task_id: int
 
 
+Served = Collection[tuple[str, str | None]] | None  # names and versions that a claimer can run; None: any
+Held = Collection[TaskAddress] | None  # what a claimer knows that it has claimed; None: all that it has
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ActivityRow:
     """An attempt of an activity that any worker serving `queue` may claim, unless it lacks that name and version."""
@@ -384,13 +388,11 @@ class Ownership(Protocol):
         ...
 
     async def lease(self, name: str, announcement: bytes, *, worker: bool) -> Lease:
-        """Begin a lease, epoch 1, that owns nothing. A worker's expires LEASE_US after its last sign of life: `lease`,
-        `renew`, `take` or `commit`.
-        """
+        """Begin a new lease, epoch 1, that owns nothing. A worker's expires LEASE_US after its last prolonging call."""
         ...
 
     async def renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:
-        """Prolong the lease and look around. Raises LeaseLostError if its epoch was raised or it is gone.
+        """Prolong the lease (as `take`, `commit` do); look around. Raises LeaseLostError if its epoch was raised or it is gone.
 
         An expired lease whose epoch nobody raised is alive again: nobody took anything from it.
         """
@@ -490,13 +492,7 @@ class Activities(Protocol):
     """Attempts that any worker may run."""
 
     async def claim(
-        self,
-        lease: Lease,
-        queues: Sequence[str],
-        served: Collection[tuple[str, str | None]] | None,
-        limit: int,
-        *,
-        held: Collection[TaskAddress] | None = None,
+        self, lease: Lease, queues: Sequence[str], served: Served, limit: int, *, held: Held = None
     ) -> Sequence[ActivityRow]:
         """Claim attempts in these queues, by priority (a low number first) and then age; each counts a delivery.
 

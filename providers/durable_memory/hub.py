@@ -22,6 +22,7 @@ from durable.provider import (
     Committed,
     Delivery,
     Expects,
+    Held,
     Hub,
     InstanceFilter,
     InstanceKey,
@@ -37,6 +38,7 @@ from durable.provider import (
     Received,
     RecordRow,
     Report,
+    Served,
     Status,
     Step,
     StoredMessage,
@@ -460,9 +462,9 @@ class MemoryHub:
         self,
         lease: Lease,
         queues: Collection[str],
-        served: Collection[tuple[str, str | None]] | None,
+        served: Served,
         limit: int,
-        held: Collection[TaskAddress] | None,
+        held: Held,
     ) -> list[ActivityRow]:
         """Claim the oldest free rows of the lowest priority number."""
         self._row_of(lease)

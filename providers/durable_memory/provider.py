@@ -14,6 +14,7 @@ from durable.provider import (
     Beat,
     Committed,
     Delivery,
+    Held,
     Hub,
     InstanceFilter,
     InstanceKey,
@@ -26,7 +27,7 @@ from durable.provider import (
     Received,
     RecordRow,
     Report,
-    TaskAddress,
+    Served,
     Wakeup,
 )
 from durable_memory.hub import MemoryHub
@@ -164,10 +165,10 @@ class MemoryProvider:
         self,
         lease: Lease,
         queues: Sequence[str],
-        served: Collection[tuple[str, str | None]] | None,
+        served: Served,
         limit: int,
         *,
-        held: Collection[TaskAddress] | None = None,
+        held: Held = None,
     ) -> Sequence[ActivityRow]:
         """See `durable.provider.Activities.claim`."""
         with self._hub.visit() as hub:

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from durable.provider import LEASE_US, ActivityRow, Beat, InstanceKey, Lease, Report, TaskAddress
+from durable.provider import LEASE_US, ActivityRow, Beat, Held, InstanceKey, Lease, Report, Served, TaskAddress
 from durable_sqlite import refusal
 from durable_sqlite.deliveries import Deliveries
 from durable_sqlite.ownership import Ownership, lease_lost
@@ -51,8 +51,6 @@ _BEAT = f"UPDATE queue SET heartbeat = ifnull(?, heartbeat) WHERE {_THE_TASK} AN
 SERVED_MAX = 15_000
 """More pairs of queue and name than this are not left out: a statement takes 32,766 values."""
 
-Served = Collection[tuple[str, str | None]] | None
-
 
 class Activities:
     """The activity calls of one provider, each inside a transaction."""
@@ -78,7 +76,7 @@ class Activities:
         queues: Sequence[str],
         served: Served,
         limit: int,
-        held: Collection[TaskAddress] | None,
+        held: Held,
     ) -> list[ActivityRow]:
         """See `durable.provider.Activities.claim`."""
         database, hub, now = transaction.database, self._hub, transaction.now

@@ -20,6 +20,7 @@ from durable.provider import (
     Beat,
     Committed,
     Delivery,
+    Held,
     Hub,
     InstanceFilter,
     InstanceKey,
@@ -32,7 +33,7 @@ from durable.provider import (
     Received,
     RecordRow,
     Report,
-    TaskAddress,
+    Served,
     Wakeup,
 )
 from durable_sqlite import activities, failures, listings, schema
@@ -252,10 +253,10 @@ class SqliteProvider:
         self,
         lease: Lease,
         queues: Sequence[str],
-        served: Collection[tuple[str, str | None]] | None,
+        served: Served,
         limit: int,
         *,
-        held: Collection[TaskAddress] | None = None,
+        held: Held = None,
     ) -> Sequence[ActivityRow]:
         """See `durable.provider.Activities.claim`."""
         opened, now = self._opened, self._ports.now_us()

@@ -147,7 +147,7 @@ hub(
     "a handover is noted in the instance's row",
     "release",
     "self._disown(lease.lease_id, partitions)",
-    "self._disown(lease.lease_id, partitions)\n    for key, row in self._instances.items():\n        self._instances[key] = dataclasses.replace(row, open_work=row.open_work + 1)",
+    "self._disown(lease.lease_id, partitions)\n    for key, found in self._instances.items():\n        self._instances[key] = dataclasses.replace(found, open_work=found.open_work + 1)",
 )
 hub("what has ended is written on", "_check_step", " or row.status.is_finished", "")
 hub("a turn of what has ended is marked", "mark_slow_turn", " and not row.status.is_finished", "")

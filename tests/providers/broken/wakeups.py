@@ -56,8 +56,11 @@ hub(
     "refused: dict[int, str] = {}\n",
     "refused: dict[int, str] = {}\n    self.tell(Wakeup(tuple(StoredMessage(0, m.target, m.partition, m.data) for m in batch.messages)))\n",
 )
-provider("a release is not told", "release", "hub.tell(Wakeup(anything=True))", "pass")
-provider("who has closed the store is told on", "close", "hub.listeners.discard(listener)", "pass")
+hub("a release is not told", "release", "self.tell(Wakeup(anything=True, leases=row.is_worker))", "pass")
+hub("who gives partitions up is not told as a worker", "release", "leases=row.is_worker", "leases=False")
+provider("a worker that comes is not told", "lease", "leases=True", "leases=False")
+provider("a worker that announces something else is not told", "renew", "leases=True", "leases=False")
+provider("who has closed the store is told on", "close", "hub.listeners.pop(listener, None)", "pass")
 CATALOGUE.add("who has stopped listening is told on", text(PROVIDER, "listen", "listener.end()", "return"))
 
 

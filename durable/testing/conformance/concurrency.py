@@ -6,6 +6,7 @@ Each racer has a provider object of its own. Every race is run a few times over;
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable
 from typing import Any
 
@@ -20,6 +21,7 @@ from durable.provider import (
     Expects,
     InstanceRow,
     Report,
+    StoredMessage,
     Verdict,
 )
 from durable.testing.conformance.store import (
@@ -267,6 +269,51 @@ class Concurrency(Promises):
         assert (await session.load("slow")).slow_turns == 5
         assert len(await session.receive()) == 20
 
+    @pytest.mark.parametrize("seed", [1, 2, 3])
+    async def test_each_message_is_consumed_once_whoever_robs_whom(self, store: Store, seed: int) -> None:
+        """Clients send while workers take the partitions from each other, alive; at the end all is counted."""
+        chance, key_ids = random.Random(seed), [f"i{n}" for n in range(6)]
+        first = await store.worker()
+        run_ids = {key_id: (await first.start(key_id)).run_id for key_id in key_ids}
+        sent: dict[str, list[bytes]] = {key_id: [] for key_id in key_ids}
+        is_done = False
+
+        async def send(name: str) -> None:
+            client = await store.client()
+            for n in range(25):
+                key_id, data = chance.choice(key_ids), f"{name}{n} ".encode()
+                if (await client.submit(event_to(key_id, data)))[0].verdict is Verdict.STORED:
+                    sent[key_id].append(data)
+                await asyncio.sleep(0)
+
+        async def work() -> None:
+            session = await store.worker(())
+            while not is_done:
+                try:
+                    if chance.random() < 0.2:
+                        await session.provider.take(session.lease, chance.sample(range(PARTITIONS), 32), from_live=True)
+                    await _consume_some(session, chance.randint(1, 8))
+                except LeaseLostError:
+                    session = await store.worker((), provider=session.provider)
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(work())
+            await asyncio.gather(*(send(name) for name in "abc"))
+            is_done = True
+        last = await store.worker((), provider=first.provider)
+        assert set(await last.provider.take(last.lease, range(PARTITIONS), from_live=True)) == set(range(PARTITIONS))
+        assert not [await _consume_some(last, 50) for _ in range(3)][-1]
+        for key_id, run_id in run_ids.items():
+            records = await last.history(run_id)
+            assert len(records) == (await last.load(key_id)).records
+            consumed = b"".join(records).split()
+            assert sorted(consumed) == sorted(data.strip() for data in sent[key_id])
+            for name in (b"a", b"b", b"c"):
+                numbers = [int(data[1:]) for data in consumed if data.startswith(name)]
+                assert numbers == sorted(numbers)
+
     # ---- activities
 
     async def test_each_attempt_is_claimed_by_one(self, store: Store) -> None:
@@ -302,6 +349,24 @@ class Concurrency(Promises):
             assert [message.data for message in received] == [str(place).encode() for place in taken]
             assert len(taken) == 1
             await owner.commit(consumed=[message.sequence for message in received])
+
+
+async def _consume_some(session: Session, limit: int) -> int:
+    """Write a record with the data of each message that is received, and consume it; return how many there were."""
+    messages = await session.receive(limit=limit)
+    await asyncio.sleep(0)  # where somebody else may take what was received
+    by_target: dict[InstanceKey, list[StoredMessage]] = {}
+    for message in messages:
+        by_target.setdefault(message.target, []).append(message)
+    rows = await session.provider.load([(key, None) for key in by_target])
+    await asyncio.sleep(0)
+    steps = [
+        step_of(row, b"".join(message.data for message in found), consumed=[message.sequence for message in found])
+        for row, found in zip(rows, by_target.values(), strict=True)
+        if row is not None
+    ]
+    await session.commit(*steps)
+    return len(messages)
 
 
 async def _error_of(call: Awaitable[Any]) -> Exception | None:

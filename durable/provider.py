@@ -141,10 +141,10 @@ class Message:
     """A message on its way to an inbox. `data` is opaque. With `start` it brings the row of the run that it begins.
 
     `run_id` limits it to that run (another current run counts as FINISHED, unless the run of that id still waits in a
-    message of Expects.ANY: then it is stored, and received after that start). If `expects` does not hold or the store
-    refuses the message, it is not stored and the verdict says why; `otherwise` is then written in its place, in the same
-    transaction (a message of `otherwise` is held to its own `expects`; its own `otherwise` is not looked at). If the store
-    refuses `otherwise` too, nothing is written, and the verdict is that refusal (TOO_LARGE or REFUSED).
+    message of Expects.ANY: then it is stored, and received after that start, which is never delayed). If `expects` does
+    not hold or the store refuses the message, it is not stored and the verdict says why; `otherwise` is then written in
+    its place, in the same transaction (a message of `otherwise` is held to its own `expects`; its own `otherwise` is not
+    looked at). If the store refuses `otherwise` too, nothing is written, and the verdict is that refusal.
     A start (`start` is set) with ABSENT whose id is in use by a row with the same `parent_run_id` and `parent_task` (both
     not None) is ADOPTED: nothing is written and `otherwise` is not used.
     """

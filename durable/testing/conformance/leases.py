@@ -69,6 +69,12 @@ class Leases(Promises):
         assert await provider.open() == hub
         await provider.close()
 
+    async def test_a_provider_says_what_it_can_hold_and_how_it_knows_the_dead(self, store: Store) -> None:
+        provider = await store.open()
+        for limit in (provider.message_bytes_max, provider.batch_bytes_max):
+            assert limit is None or (type(limit) is int and limit > 0)
+        assert type(provider.is_fenced_by_lock) is bool
+
     async def test_a_hub_is_the_same_for_all_who_open_it(self, store: Store) -> None:
         providers = [store.connect() for _ in range(2)]
         first, second = [await provider.open() for provider in providers]

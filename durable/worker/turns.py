@@ -55,7 +55,7 @@ from durable.worker.steps import (
     is_stale,
     replaces,
 )
-from durable.worker.watchdog import Watchdog
+from durable.worker.watchdog import TurnWatch
 
 logger = logging.getLogger("durable.worker")
 
@@ -92,7 +92,7 @@ class Turns:
         app: App,
         sealer: Sealer,
         clock: StoreClock,
-        watchdog: Watchdog,
+        watch: TurnWatch,
         partitions: int,
         *,
         strict: bool,
@@ -102,7 +102,7 @@ class Turns:
         self._sealer = sealer
         self.steps = Steps(clock, partitions)
         self._clock = clock
-        self._watchdog = watchdog
+        self._watch = watch
         self._partitions = partitions
         self._strict = strict
         self._is_held = is_held
@@ -135,10 +135,10 @@ class Turns:
                 logger.debug("closing '%s' was interrupted", execution.key.id)
 
     def watched(self, execution: Execution, function: Callable[[], T]) -> T:
-        """Run a piece of an execution under the watchdog, and leave the thread as it was."""
+        """Run a piece of an execution under the watch, and leave the thread as it was."""
         outer = asyncio._get_running_loop()
         hooks = sys.get_asyncgen_hooks()
-        self._watchdog.begin(execution)
+        self._watch.begin(execution)
         try:
             return function()
         except TurnInterrupted:
@@ -146,9 +146,9 @@ class Turns:
         finally:
             while True:
                 try:
-                    self._watchdog.end()
+                    self._watch.end()
                     break
-                except TurnInterrupted:  # raised again just now: the watchdog has not yet seen that the turn is over
+                except TurnInterrupted:  # raised again just now: the watch has not yet seen that the turn is over
                     continue
             if execution.interruption is not None:
                 asyncio._set_running_loop(outer)

@@ -28,7 +28,7 @@ from durable.worker.clock import StoreClock
 from durable.worker.leasing import Announcement, LeaseKeeper
 from durable.worker.owner import Owner
 from durable.worker.turns import Turns
-from durable.worker.watchdog import Watchdog
+from durable.worker.watchdog import MarkSlow, TurnWatch, Watchdog
 
 logger = logging.getLogger("durable.worker")
 
@@ -47,6 +47,7 @@ class _Settings:
     max_activities: int = dataclasses.field(kw_only=True)
     max_cached: int = dataclasses.field(kw_only=True)
     strict: bool = dataclasses.field(kw_only=True)
+    make_watch: Callable[[MarkSlow], TurnWatch] = dataclasses.field(default=Watchdog, kw_only=True)
 
 
 class Worker:
@@ -213,7 +214,7 @@ class _Parts:
         self.clock = StoreClock(ports.monotonic)
         self.clock.agree(hub.now)
         self.client = Client.sharing(provider, hub, app, ports)
-        self.watchdog = Watchdog(self._mark_slow)
+        self.watch = settings.make_watch(self._mark_slow)
         announcement = Announcement(
             settings.orchestrations,
             settings.queues,
@@ -255,7 +256,7 @@ class _Parts:
             app,
             sealer,
             self.clock,
-            self.watchdog,
+            self.watch,
             hub.partitions,
             strict=settings.strict,
             is_held=lambda partition, request: self.owner.attempts.is_held(partition, request),
@@ -274,7 +275,7 @@ class _Parts:
 
     async def begin(self) -> None:
         """Take a lease, listen, and find what is unfinished."""
-        self.watchdog.start()
+        self.watch.start()
         self._unlisten = self._provider.listen(self.owner.hear)
         await self.client.__aenter__()
         await self.keeper.begin()
@@ -304,7 +305,7 @@ class _Parts:
         if self._unlisten is not None:
             self._unlisten()
         await self.owner.close()
-        self.watchdog.stop()
+        self.watch.stop()
 
     async def release(self) -> None:
         """Give the partitions and the lease back, so that another worker need not wait."""
@@ -312,7 +313,7 @@ class _Parts:
             await self._provider.release(self.keeper.lease)
 
     def _mark_slow(self, execution: Execution) -> None:
-        """Called from the watchdog's thread."""
+        """Called by the watch, from its thread."""
         lease = self.keeper.lease
         logger.warning("a turn of '%s' takes over a second", execution.key.id)
         if lease is not None:

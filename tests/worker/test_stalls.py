@@ -30,6 +30,7 @@ from durable import (
 from durable.engine import loop
 from durable.worker import steps, timers
 from durable.worker.steps import Steps
+from durable.worker.watchdog import Watchdog
 from tests.worker.lives import (
     STYLES,
     Damage,
@@ -357,7 +358,8 @@ async def test_a_turn_over_its_time_stalls_with_its_stack_and_the_others_go_on(
     with said_once(lambda: handle):
         async with Worker(app, store_url) as worker:
             assert worker._parts is not None
-            worker._parts.watchdog.budget_s = 0.5
+            assert isinstance(worker._parts.watch, Watchdog)
+            worker._parts.watch.budget_s = 0.5
             handle = await worker.client.start(f"loops-{style}")
             await until(handle, status="before")
             await handle.raise_event("go")

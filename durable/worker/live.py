@@ -15,6 +15,7 @@ from durable.engine.turn import Outgoing
 from durable.events import HistoryEvent, InstanceKey
 from durable.provider import InstanceRow, Priority, StoredMessage, TaskAddress
 from durable.records import decode_event, encode_event
+from durable.worker.queued import QueuedAttempts
 
 
 @dataclasses.dataclass(slots=True)
@@ -46,28 +47,18 @@ class Pending:
 class OwnerState:
     """What an owner notes in the row for the next one.
 
-    `deliveries`: of attempts delivered more than once, [count, time of the first redelivery]. `queued`: ranges of task ids
-    that went to the activity queue; the rest of the open ones is held by the owner. `cursor`: where the sending of a large
-    turn stands: (generation, record index, messages sent). `stalls`: stalls in a row. `farewells`: see the engine's Turn.
+    `deliveries`: of attempts delivered more than once, [count, time of the first redelivery]. `queued`: the attempts that
+    went to the activity queue; it is changed in place, and read again from the row with the history. `cursor`: where the
+    sending of a large turn stands: (generation, record index, messages sent). `stalls`: stalls in a row. `farewells`: see
+    the engine's Turn.
     """
 
     deliveries: dict[int, list[int]] = dataclasses.field(default_factory=dict)
-    queued: list[list[int]] = dataclasses.field(default_factory=list)
+    queued: QueuedAttempts = dataclasses.field(default_factory=QueuedAttempts)
     cursor: tuple[int, int, int] | None = None
     stalls: int = 0
     farewells: dict[str, Outgoing] = dataclasses.field(default_factory=dict)
     unreadable: bytes = b""
-
-    def is_queued(self, task_id: int) -> bool:
-        """Tell whether an open attempt is in the activity queue."""
-        return any(first <= task_id <= last for first, last in self.queued)
-
-    def add_queued(self, task_id: int) -> None:
-        """Note an attempt that goes to the activity queue."""
-        if self.queued and self.queued[-1][1] == task_id - 1:
-            self.queued[-1][1] = task_id
-        else:
-            self.queued.append([task_id, task_id])
 
     def encode(self) -> bytes:
         """Return the row's `state`; empty where there is nothing to note, as for most turns."""
@@ -76,7 +67,7 @@ class OwnerState:
         if not (self.deliveries or self.queued or self.cursor or self.stalls or self.farewells):
             return b""
         farewells = {name: _farewell_to_plain(message) for name, message in self.farewells.items()}
-        packed: bytes = msgpack.packb([self.deliveries, self.queued, self.cursor, self.stalls, farewells])
+        packed: bytes = msgpack.packb([self.deliveries, self.queued.ranges, self.cursor, self.stalls, farewells])
         return packed
 
     @classmethod
@@ -88,7 +79,7 @@ class OwnerState:
             deliveries, queued, cursor, stalls, farewells = msgpack.unpackb(data, strict_map_key=False)[:5]
             return cls(
                 deliveries,
-                queued,
+                QueuedAttempts(queued),
                 tuple(cursor) if cursor else None,
                 stalls,
                 {name: _farewell_from_plain(plain) for name, plain in farewells.items()},

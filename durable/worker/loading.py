@@ -117,6 +117,8 @@ class Loader:
             raise HistoryDamagedError("what the owner had noted in the instance's row cannot be read")
         if live.execution is None and row.records > 0:
             live.execution = await self._replay(row)
+            live.state = OwnerState.decode(row.state)
+            live.state.queued.recount(live.execution.open_activities)
         if not live.is_recovered and live.execution is not None:
             await self._read_heartbeats(live, row)
             if live.state.cursor is not None:
@@ -209,7 +211,7 @@ class Loader:
         if live.execution is None or not live.execution.open_activities:
             return
         self._heartbeats.clear()
-        held = (task_id for task_id in live.execution.open_activities if not live.state.is_queued(task_id))
+        held = (task_id for task_id in live.execution.open_activities if task_id not in live.state.queued)
         for task_id in itertools.islice(held, self._slots):  # no more can have been running
             key = heartbeat_key(row.run_id, row.generation, task_id)
             memos = await self._provider.read_memos(key, 1)
@@ -227,16 +229,14 @@ class Loader:
 
     def lost_attempts(self, live: LiveInstance, now: int) -> LostAttempts:
         """Say which held attempts of an instance nobody runs, and count their delivery."""
-        state = dataclasses.replace(
-            live.state, deliveries=dict(live.state.deliveries), queued=[list(span) for span in live.state.queued]
-        )
+        state = dataclasses.replace(live.state, deliveries=dict(live.state.deliveries))
         found = LostAttempts([], [], state)
         execution, row = live.execution, live.row
         if execution is None or row is None:
             return found
         running = {address.task_id for address in live.held}
         for task_id, request in execution.open_activities.items():
-            if task_id in running or state.is_queued(task_id):
+            if task_id in running or task_id in state.queued:
                 continue
             count, since = state.deliveries.get(task_id, (1, now))
             if count >= DELIVERIES_MAX and now - since >= DELIVERIES_SPAN_US:

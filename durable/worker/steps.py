@@ -173,7 +173,9 @@ class Steps:
         """Say that an instance cannot go on, and when it is tried again. One that is suspended stays so meanwhile."""
         row = live.row
         assert row is not None
-        state = dataclasses.replace(live.state, stalls=live.state.stalls + 1)
+        # From the row: what the turn that failed has changed in memory does not count.
+        state = OwnerState.decode(row.state)
+        state.stalls = live.state.stalls + 1
         now = self._clock.now()
         if is_blindly_suspended(row, live.state):
             return self.complete(Prepared(live), row, state, self.quiet(row, state, parked_until=DUE_MAX))

@@ -83,6 +83,8 @@ STALLS = (
     UnknownNameError,
 )
 
+ATTEMPT_ENDS = (ev.ActivityCompleted, ev.ActivityFailed, ev.ActivityCancelled)
+
 
 class Turns:
     """Runs turns. `is_held(partition, request)` decides, per activity, whether this worker keeps it or any may claim it."""
@@ -290,7 +292,7 @@ class Turns:
         if is_over:
             farewells = state.farewells if turn.next_generation is not None else {}
             state = OwnerState(cursor=state.cursor, farewells=farewells)
-        held_open = 0 if is_over else _held_count(state, execution, turn)
+        held_open = 0 if is_over else turn.open_activities - state.queued.count
         progress = Progress(
             generation=generation,
             records=records,
@@ -355,15 +357,18 @@ class Turns:
         drops = [
             TaskAddress(row.key, row.run_id, row.generation, task_id)
             for task_id in turn.dropped_activities
-            if state.is_queued(task_id)
+            if task_id in state.queued
         ]
         if state.queued:
-            state.queued = [list(span) for span in state.queued] if execution.open_activities else []
+            for event in turn.record.events:
+                if isinstance(event, ATTEMPT_ENDS):
+                    state.queued.close(event.task_id)
         for request in turn.activities:
             if self._is_held(live.partition, request):
+                state.queued.skip()
                 prepared.held.append((request, execution.derived_id("activity", request.call_id)))
             else:
-                state.add_queued(request.task_id)
+                state.queued.add(request.task_id)
                 adds.append(self.queue_row(row, request, execution, turn.record.time))
         if state.deliveries:
             state.deliveries = {k: v for k, v in state.deliveries.items() if k in execution.open_activities}
@@ -383,7 +388,7 @@ class Turns:
                 held.append((request, idempotency_key))
                 continue
             count, since = state.deliveries.pop(request.task_id, (1, 0))
-            state.add_queued(request.task_id)
+            state.queued.add(request.task_id)
             queue_row = self.queue_row(row, request, execution, self._clock.now())
             offered.append(dataclasses.replace(queue_row, deliveries=count - 1, first_claimed_at=since))
         prepared = self.steps.redelivery(live, state, offered)
@@ -465,9 +470,3 @@ def _settled_version(record: Record) -> dict[str, str | None]:
     """Return the version that a start in this record settled on: from then on the instance keeps it."""
     started = next((event for event in record.events if isinstance(event, ev.OrchestrationStarted)), None)
     return {} if started is None else {"version": started.version}
-
-
-def _held_count(state: OwnerState, execution: Execution, turn: Turn) -> int:
-    if not state.queued:
-        return turn.open_activities
-    return sum(not state.is_queued(task_id) for task_id in execution.open_activities)

@@ -510,7 +510,9 @@ class Owner:
             return
         if before is not None and before.parked_until:
             self.receiver.wake()  # what was left in the store meanwhile is eligible now
-        if row.due_at is not None and (before is None or row.due_at != before.due_at or live.pushed_due is None):
+        if row.due_at is None:
+            self._due_times.drop(live.key)
+        elif before is None or row.due_at != before.due_at or live.pushed_due is None:
             live.pushed_due = row.due_at
             self._due_times.push(row.due_at, live.key)
 

@@ -108,6 +108,7 @@ class LiveInstance:
         "depth",
         "early",
         "execution",
+        "heartbeats",
         "held",
         "is_busy",
         "is_loading",
@@ -145,6 +146,7 @@ class LiveInstance:
         self.pushed_due: int | None = None
         self.depth = 0  # how many parents it has
         self.held: set[TaskAddress] = set()  # attempts of it that run here without a row
+        self.heartbeats: dict[str, bytes] = {}  # read with the history: what a former owner's attempts had told
         self.children: list[InstanceRow] | None = None  # unfinished ones, looked up before it is terminated
 
     @property

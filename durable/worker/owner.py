@@ -38,13 +38,14 @@ from durable.records import Record
 from durable.worker.activities import ActivityRunner
 from durable.worker.attempts import OwnerAttempts
 from durable.worker.backlog import Backlog
+from durable.worker.cache import Cache
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
-from durable.worker.receiving import POLL_S, Receiver
+from durable.worker.receiving import Receiver
 from durable.worker.steps import Prepared, blind_arrival
 from durable.worker.timers import HORIZON_US, DueTimes
 from durable.worker.turns import Turns
@@ -57,9 +58,6 @@ it stall must be met again at its next try, or it would seem to have recovered."
 
 SLICE_S = 0.02
 """How long `_pump` runs turns before it lets the loop do something else."""
-
-SETTLED_KEPT = 65_536
-"""Sequences of consumed messages that are remembered, against a wake-up or a read that is late."""
 
 
 class Owner:
@@ -83,13 +81,19 @@ class Owner:
         self._turns = turns
         self._claims = claims
         self._partitions = partitions
-        self._max_cached = max_cached
         self._loop = asyncio.get_running_loop()
-        self._loader = Loader(provider, turns, self._loop, is_parked=self._is_parked, slots=runner.slots)
+        self._loader = Loader(
+            provider,
+            turns,
+            self._loop,
+            is_parked=self._is_parked,
+            on_loaded=self._loaded,
+            on_unread=self._load_again,
+            slots=runner.slots,
+        )
         self._lives: dict[InstanceKey, LiveInstance] = {}
-        self._cached: collections.OrderedDict[InstanceKey, LiveInstance] = collections.OrderedDict()
+        self._cache = Cache(max_cached, close=turns.close, forget=self._forget)
         self._ready: collections.deque[LiveInstance] = collections.deque()
-        self._settled: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._backlog = Backlog()
         self._due_times = DueTimes(clock, self._loop, self._come_due)
         self.receiver = Receiver(
@@ -139,7 +143,7 @@ class Owner:
     def _accept(self, message: StoredMessage, *, is_fresh: bool = False) -> None:
         """Queue a message on its instance, once. `is_fresh`: it was stored just now, and not read."""
         sequence = message.sequence
-        if sequence in self.receiver.held or sequence in self._settled or message.partition in self._keeper.leaving:
+        if self.receiver.knows(sequence) or message.partition in self._keeper.leaving:
             return
         if is_fresh and self._is_left_in_store(message):
             return
@@ -244,7 +248,7 @@ class Owner:
             if self._loop.time() > until:
                 break
         if loading:
-            self._spawn(self._load(loading))
+            self._spawn(self._loader.load(loading))
         if self._ready and not self.commits.is_full:
             self._pump_soon()
 
@@ -270,62 +274,37 @@ class Owner:
 
     def _rest(self, live: LiveInstance) -> None:
         """A turn is over and durable: keep the instance cached, or forget it; go on if more has come."""
-        if live.execution is not None:
-            if self._max_cached == 0:
-                self._turns.close(live.drop_execution())
-            else:
-                self._cached[live.key] = live
-                self._cached.move_to_end(live.key)
-                self._evict()
+        self._cache.keep(live)
         if live.has_work:
             self._make_ready(live)
         elif live.execution is None and live.is_idle:
             self._forget(live)
 
-    def _evict(self) -> None:
-        while len(self._cached) > self._max_cached:
-            key, live = self._cached.popitem(last=False)
-            if live.is_busy or live.is_loading or live.outbox:
-                self._cached[key] = live
-                return
-            self._turns.close(live.drop_execution())
-            if live.is_idle:
-                self._forget(live)
-
     def _forget(self, live: LiveInstance) -> None:
         if self._lives.get(live.key) is live:
             del self._lives[live.key]
-            self._cached.pop(live.key, None)
+            self._cache.discard(live.key)
 
-    async def _load(self, lives: list[LiveInstance]) -> None:
-        unread = {live.key for live in lives if live.row is None}
-        try:
-            async for live, error in self._loader.load(lives):
-                live.is_loading = False
-                if self._lives.get(live.key) is not live:  # lost while it was being read
-                    self._turns.close(live.drop_execution())
-                    continue
-                if live.key in unread and live.row is not None and live.row.parked_until:
-                    self._release(live, 0)  # older messages may wait in the store
-                if error is not None:
-                    self._stall(live, error)
-                elif live.row is None:
-                    self._drop_unknown(live)
-                elif self._is_parked(live):
-                    self._push_parked(live, live.row)
-                elif not live.is_recovered and blind_arrival(live, live.row) is None:
-                    self._redeliver(live)
-                else:
-                    self._make_ready(live)
-                    self._rest_if_idle(live)
-        except StoreError as error:
-            logger.warning("instances could not be read, they are tried again: %s", error)
-            left = [live for live in lives if live.is_loading]
-            for live in left:
-                live.is_loading = False
-            self._loop.call_later(POLL_S, self._retry, left)
+    def _loaded(self, live: LiveInstance, error: BaseException | None, is_first: bool) -> None:
+        """Go on with an instance that was read back."""
+        if self._lives.get(live.key) is not live:  # lost while it was being read
+            self._turns.close(live.drop_execution())
+            return
+        if is_first and live.row is not None and live.row.parked_until:
+            self._release(live, 0)  # older messages may wait in the store
+        if error is not None:
+            self._stall(live, error)
+        elif live.row is None:
+            self._drop_unknown(live)
+        elif self._is_parked(live):
+            self._push_parked(live, live.row)
+        elif not live.is_recovered and blind_arrival(live, live.row) is None:
+            self._redeliver(live)
+        else:
+            self._make_ready(live)
+            self._rest_if_idle(live)
 
-    def _retry(self, lives: list[LiveInstance]) -> None:
+    def _load_again(self, lives: Sequence[LiveInstance]) -> None:
         for live in lives:
             if self._lives.get(live.key) is live:
                 self._make_ready(live)
@@ -416,7 +395,9 @@ class Owner:
         """
         while True:
             leaving = [live for live in self._lives.values() if live.partition in partitions]
-            if not any(live.is_busy or live.is_loading for live in leaving):
+            if not any(
+                live.is_busy for live in leaving
+            ):  # one that is being read can be let go: a replay may take long
                 break
             await asyncio.sleep(0.001)
         staying = {live.partition for live in leaving if live.runs_activities}
@@ -447,7 +428,7 @@ class Owner:
                     self._stall_refused(item, why)
                 continue
             for sequence in item.consumed if item.step is None else item.step.consumed:
-                self._settle(sequence)
+                self.receiver.settle(sequence)
             if not is_ours:
                 continue
             if item.step is not None:
@@ -457,12 +438,6 @@ class Owner:
         if self._ready:  # a full commit made them wait
             self._pump_soon()
         self.receiver.worked_off()
-
-    def _settle(self, sequence: int) -> None:
-        self.receiver.held.discard(sequence)
-        self._settled[sequence] = None
-        if len(self._settled) > SETTLED_KEPT:
-            self._settled.popitem(last=False)
 
     def _stall_refused(self, item: Prepared, why: str) -> None:
         """The store cannot hold what a turn asks for: the instance stalls, and is tried again."""
@@ -529,7 +504,7 @@ class Owner:
 
     def _end(self, live: LiveInstance) -> None:
         self._turns.close(live.drop_execution())
-        self._cached.pop(live.key, None)
+        self._cache.discard(live.key)
         for address in list(live.held):
             self.attempts.stop(live, address)
         live.outbox.clear()
@@ -540,7 +515,7 @@ class Owner:
         self._turns.close(live.drop_execution())
         live.wants_turn = True
         assert live.row is not None
-        if self._max_cached:
+        if not self._cache.is_off:
             try:
                 live.execution = self._turns.new_execution(live.row)
                 self._turns.feed(live.execution, opening, size_bytes)
@@ -593,7 +568,6 @@ class Owner:
         for live in list(self._lives.values()):
             self._turns.close(live.drop_execution())
         self._lives.clear()
-        self._cached.clear()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)

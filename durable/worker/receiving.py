@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 from collections.abc import Callable
 
@@ -23,6 +24,9 @@ RECEIVE_MAX = 1000
 HELD_MAX = 20_000
 """Messages in memory at which the worker stops receiving until it has worked some off."""
 
+SETTLED_KEPT = 65_536
+"""Sequences of consumed messages that are remembered, against a wake-up or a read that is late."""
+
 
 class Receiver:
     """Receives for one owner. `held` are the sequences of the messages in memory; the owner takes new ones by `accept`."""
@@ -41,6 +45,7 @@ class Receiver:
         self.held: set[int] = set()
         self.is_full = False  # too many messages in memory to receive more
         self.is_draining = False
+        self._settled: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._provider = provider
         self._keeper = keeper
         self._clock = clock
@@ -53,6 +58,17 @@ class Receiver:
     def wake(self) -> None:
         """Look now."""
         self._wake.set()
+
+    def knows(self, sequence: int) -> bool:
+        """Tell whether a message is in memory, or was consumed a short while ago."""
+        return sequence in self.held or sequence in self._settled
+
+    def settle(self, sequence: int) -> None:
+        """Note that a message was consumed."""
+        self.held.discard(sequence)
+        self._settled[sequence] = None
+        if len(self._settled) > SETTLED_KEPT:
+            self._settled.popitem(last=False)
 
     def has_room(self) -> bool:
         """Tell whether a fresh message may be taken into memory; if not, it is received later."""

@@ -240,8 +240,9 @@ class Step:
     Applies to the run `run_id`, which must be the current and unfinished one with exactly `before` = (generation,
     records); otherwise the whole commit raises `LeaseLostError`, for somebody else has written. `appends` are the new
     records by generation. `consumed` are sequences of this instance's messages; they are deleted. `changes` are further
-    columns of the row, by name. `drop_generations_below` deletes older history of the run. `queue_adds` and `queue_drops`
-    change the activity queue; a final status removes all queue rows of the run. `replaced_by`: the row
+    columns of the row, by name. `drop_generations_below` deletes older history of the run, `drop_generations` that of these
+    numbers. (An owner may keep something beside the history under a number that no generation reaches.) `queue_adds` and
+    `queue_drops` change the activity queue; a final status removes all queue rows of the run. `replaced_by`: the row
     (now final) is kept as an ended run and this row takes its place.
     `messages` and `memos` are the indexes, in the batch, of those that this step sends: if the step is refused they are
     left out with it. Each commit clears `slow_turns` and `slow_since`.
@@ -255,6 +256,7 @@ class Step:
     appends: Sequence[tuple[int, RecordRow]] = ()
     consumed: Sequence[int] = ()
     drop_generations_below: int | None = None
+    drop_generations: Collection[int] = ()
     queue_adds: Sequence[ActivityRow] = ()
     queue_drops: Sequence[TaskAddress] = ()
     replaced_by: InstanceRow | None = None

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from durable.engine.loop import user_frame
-from durable.engine.turn import describe_request
-from durable.events import HistoryEvent, values
+from durable.events import HistoryEvent, describe_request, values
 
 if TYPE_CHECKING:
     from durable.engine.execution import Execution

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -43,6 +43,15 @@ class Pending:
         return start is not None and start.run_id == run_id
 
 
+class Journal(NamedTuple):
+    """Where the journal of carried events stands: its number, its entries, the last one's checksum, the changes in them."""
+
+    number: int
+    entries: int
+    chain: bytes
+    changes: int
+
+
 @dataclasses.dataclass(slots=True)
 class OwnerState:
     """What an owner notes in the row for the next one.
@@ -50,7 +59,7 @@ class OwnerState:
     `deliveries`: of attempts delivered more than once, [count, time of the first redelivery]. `queued`: the attempts that
     went to the activity queue; it is changed in place, and read again from the row with the history. `cursor`: where the
     sending of a large turn stands: (generation, record index, messages sent). `stalls`: stalls in a row. `farewells`: see
-    the engine's Turn.
+    the engine's Turn. `carried`: where events are that earlier generations have left.
     """
 
     deliveries: dict[int, list[int]] = dataclasses.field(default_factory=dict)
@@ -58,16 +67,19 @@ class OwnerState:
     cursor: tuple[int, int, int] | None = None
     stalls: int = 0
     farewells: dict[str, Outgoing] = dataclasses.field(default_factory=dict)
+    carried: Journal | None = None
     unreadable: bytes = b""
 
     def encode(self) -> bytes:
         """Return the row's `state`; empty where there is nothing to note, as for most turns."""
         if self.unreadable:
             return self.unreadable
-        if not (self.deliveries or self.queued or self.cursor or self.stalls or self.farewells):
+        if not (self.deliveries or self.queued or self.cursor or self.stalls or self.farewells or self.carried):
             return b""
         farewells = {name: _farewell_to_plain(message) for name, message in self.farewells.items()}
-        packed: bytes = msgpack.packb([self.deliveries, self.queued.ranges, self.cursor, self.stalls, farewells])
+        packed: bytes = msgpack.packb(
+            [self.deliveries, self.queued.ranges, self.cursor, self.stalls, farewells, self.carried]
+        )
         return packed
 
     @classmethod
@@ -76,13 +88,14 @@ class OwnerState:
         if not data:
             return cls()
         try:
-            deliveries, queued, cursor, stalls, farewells = msgpack.unpackb(data, strict_map_key=False)[:5]
+            deliveries, queued, cursor, stalls, farewells, carried = msgpack.unpackb(data, strict_map_key=False)[:6]
             return cls(
                 deliveries,
                 QueuedAttempts(queued),
                 tuple(cursor) if cursor else None,
                 stalls,
                 {name: _farewell_from_plain(plain) for name, plain in farewells.items()},
+                Journal(*carried) if carried else None,
             )
         except Exception:  # noqa: BLE001 (whatever garbage does to the decoder is one fact)
             return cls(unreadable=data)

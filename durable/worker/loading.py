@@ -15,6 +15,7 @@ from durable.errors import HistoryDamagedError, StoreError
 from durable.messages import heartbeat_key
 from durable.provider import InstanceFilter, InstanceRow, Provider, RecordRow, Status
 from durable.records import decode_record, first_checksum, next_checksum
+from durable.worker.carrying import read_carried
 from durable.worker.claims import DELIVERIES_MAX, DELIVERIES_SPAN_US, worker_lost
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.receiving import POLL_S
@@ -172,6 +173,7 @@ class Loader:
         execution = self._turns.new_execution(row)
         try:
             await self._replay_into(execution, row)
+            execution.mailbox.carry(await read_carried(self._provider, row, OwnerState.decode(row.state).carried))
         except BaseException:
             self._turns.close(execution)
             raise

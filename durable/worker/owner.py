@@ -512,13 +512,16 @@ class Owner:
 
     def _begin_generation(self, live: LiveInstance, opening: Record, size_bytes: int) -> None:
         """Open the next generation in memory, as a replay of what was just written would."""
-        self._turns.close(live.drop_execution())
+        former = live.drop_execution()
+        self._turns.close(former)
         live.wants_turn = True
         assert live.row is not None
         if not self._cache.is_off:
             try:
                 live.execution = self._turns.new_execution(live.row)
                 self._turns.feed(live.execution, opening, size_bytes)
+                if former is not None:
+                    live.execution.mailbox.carry(former.mailbox.carried)
             except DurableError:  # found again, with its reason, when the instance is loaded for its turn
                 live.execution = None
 

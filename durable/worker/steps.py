@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from durable import events as ev
-from durable.engine.execution import DUE_MAX, Execution
+from durable.engine.execution import Execution
+from durable.engine.timers import DUE_MAX
 from durable.engine.turn import Turn, outcome_messages
 from durable.errors import DurableError, FailureDetails, TurnBudgetExceededError
 from durable.events import HistoryEvent
@@ -274,6 +275,7 @@ class Steps:
             changes=changes,
             appends=appends,
             consumed=consumed_by(prepared.taken),
+            drop_generations=(live.state.carried.number,) if live.state.carried else (),
         )
 
     def replacement(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, start: InstanceRow) -> Prepared:

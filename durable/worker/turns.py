@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from durable import events as ev
 from durable.app import App
+from durable.carried import CarriedChange
 from durable.engine.driver import TurnInterrupted
 from durable.engine.execution import Execution
 from durable.engine.turn import Turn, Unchanged, outcome_messages
@@ -40,6 +41,7 @@ from durable.provider import (
     TaskAddress,
 )
 from durable.records import Record, first_checksum
+from durable.worker.carrying import journal_step
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.outbox import sender_of, to_message
@@ -224,21 +226,24 @@ class Turns:
         if execution is None:
             assert not row.records, "what has a history is loaded before its turn"
             execution = live.execution = self.new_execution(row)
-        arrivals = self._fit_start(row, arrivals)
+        arrivals = self._fit(row, execution, arrivals)
         now = self._clock.now()
         due = execution.due_timers(now, ARRIVALS_MAX)
         live.wants_turn = live.wants_turn or len(due) == ARRIVALS_MAX
         opens = execution.has_opening
-        if not arrivals and not due and not opens:
+        if execution.held_count and not execution.is_suspended:
+            arrivals = [ev.OrchestrationResumed(at_most=ARRIVALS_MAX), *arrivals]
+        if not (arrivals or due or opens or execution.goes_on):
             if row.parked_until:
                 return self.steps.recovered(live, row, prepared, execution)
             return self.steps.without_step(prepared)
         turn: Turn = self.watched(execution, lambda: execution.turn([*due, *arrivals], now))
         prepared.turn = turn
+        live.wants_turn = live.wants_turn or turn.goes_on
         kept = _leave_unreached(prepared, turn)
         for event, reason in turn.refused:
             self.steps.note_dropped(prepared, row, event, reason)
-        is_empty = not turn.record.events and not turn.memos and isinstance(turn.custom_status, Unchanged)
+        is_empty = not (turn.record.events or turn.memos or turn.carried) and isinstance(turn.custom_status, Unchanged)
         if is_empty and not opens and not row.parked_until:
             made = self.steps.without_step(prepared)
         else:
@@ -246,13 +251,15 @@ class Turns:
         live.put_back(kept)
         return made
 
-    def _fit_start(self, row: InstanceRow, arrivals: list[HistoryEvent]) -> list[HistoryEvent]:
-        """Complete a start with what only the owner knows: the version that it runs in, and its Python."""
+    def _fit(self, row: InstanceRow, execution: Execution, arrivals: list[HistoryEvent]) -> list[HistoryEvent]:
+        """Complete arrivals with what only the owner knows: a start's version and Python, how much a resumption delivers."""
         fitted: list[HistoryEvent] = []
         for event in arrivals:
             if isinstance(event, ev.OrchestrationStarted):
                 definition = self._app.find_orchestrator(row.name, row.version)
                 fitted.append(dataclasses.replace(event, version=definition.exact_version, python=PYTHON))
+            elif isinstance(event, ev.OrchestrationResumed) and execution.held_count > ARRIVALS_MAX:
+                fitted.append(dataclasses.replace(event, at_most=ARRIVALS_MAX))
             else:
                 fitted.append(event)
         return fitted
@@ -271,13 +278,15 @@ class Turns:
         if row.version is None:
             changes.update(_settled_version(turn.record))
         appends, chain = self.steps.append(row, turn.record)
-        prepared.record_bytes = len(appends[0][1].data) if appends else 0
+        prepared.record_bytes = len(appends[0][1].data)
         generation, records = row.generation, row.records + len(appends)
         status = Status.SUSPENDED if turn.is_suspended else Status.RUNNING if started else Status.PENDING
         drop_below: int | None = None
+        carried = turn.carried
         if turn.next_generation is not None:
             drop_below, generation, records = generation, generation + 1, 1
-            opening = self._opening(row, turn.next_generation, self._carried(row, prepared, turn, execution))
+            carried = self._carry_over(row, prepared, turn, execution)
+            opening = self._opening(row, turn.next_generation)
             chain, opening_row = chained(first_checksum(row.key, row.run_id, generation), 0, opening)
             appends.append((generation, opening_row))
             first: Any = opening.events[0]
@@ -286,12 +295,16 @@ class Turns:
         elif turn.outcome is not None:
             status = end_changes(turn.outcome, changes, now)
             self.steps.note_undelivered(prepared, row, [*execution.buffered_events(), *prepared.carried])
+            execution.mailbox.carried.clear()
+        journal = journal_step(row, state.carried, execution.mailbox.carried, carried)
+        state.carried = journal.journal
+        appends += journal.appends
         drops = self._place_activities(live, row, prepared, turn, state, execution)
         self._place_messages(live, row, prepared, turn, state, execution)
         is_over = turn.outcome is not None
         if is_over:
             farewells = state.farewells if turn.next_generation is not None else {}
-            state = OwnerState(cursor=state.cursor, farewells=farewells)
+            state = OwnerState(cursor=state.cursor, farewells=farewells, carried=state.carried)
         held_open = 0 if is_over else turn.open_activities - state.queued.count
         progress = Progress(
             generation=generation,
@@ -300,7 +313,7 @@ class Turns:
             status=status,
             updated_at=now,
             due_at=None if is_over else turn.next_due,
-            open_work=held_open + (1 if turn.next_generation is not None or state.cursor else 0),
+            open_work=held_open + (1 if turn.next_generation is not None or state.cursor or turn.goes_on else 0),
             state=state.encode(),
         )
         return self.steps.complete(
@@ -316,23 +329,28 @@ class Turns:
                 appends=appends,
                 consumed=consumed_by(prepared.taken),
                 drop_generations_below=drop_below,
+                drop_generations=journal.drops,
                 queue_adds=drops[0],
                 queue_drops=drops[1],
             ),
         )
 
-    def _carried(
-        self, row: InstanceRow, prepared: Prepared, turn: Turn, execution: Execution
-    ) -> Sequence[HistoryEvent]:
-        """Return what the next generation gets of a message that is half consumed; record what it shall not get."""
+    def _carry_over(self, row: InstanceRow, prepared: Prepared, turn: Turn, execution: Execution) -> CarriedChange:
+        """Leave to the next generation what this one did not get to of a message, or record that it shall not have it."""
         assert isinstance(turn.outcome, ev.OrchestrationContinuedAsNew)
-        if turn.outcome.carry_over_events:
-            return prepared.carried
-        left = [*execution.buffered_events(), *prepared.carried]
-        self.steps.note_undelivered(prepared, row, left, "the orchestration continued as new without it")
-        return ()
+        carried = execution.mailbox.carried
+        unreached = [event for event in prepared.carried if isinstance(event, ev.EventRaised)]
+        if not turn.outcome.carry_over_events:
+            left = [*execution.buffered_events(), *unreached]
+            self.steps.note_undelivered(prepared, row, left, "the orchestration continued as new without it")
+            carried.clear()
+            return turn.carried
+        for event in unreached:
+            carried.add(event)
+        more = carried.change()
+        return CarriedChange((*turn.carried.added, *more.added), turn.carried.taken)
 
-    def _opening(self, row: InstanceRow, opening: Record, carried: Sequence[HistoryEvent]) -> Record:
+    def _opening(self, row: InstanceRow, opening: Record) -> Record:
         """Settle the version of the next generation: the newest one now, unless it is pinned."""
         started: Any = opening.events[0]
         if started.version is None:
@@ -341,7 +359,7 @@ class Turns:
             except UnknownNameError:  # it stalls there, with that reason
                 pass
         started = dataclasses.replace(started, python=PYTHON)
-        return Record(opening.time, [started, *opening.events[1:], *carried], is_opening=True)
+        return Record(opening.time, [started, *opening.events[1:]], is_opening=True)
 
     def _place_activities(
         self,

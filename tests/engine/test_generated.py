@@ -202,10 +202,12 @@ class World:
 
     def evict(self) -> None:
         one, before = self.one, snapshot(self.one.execution)
-        one.execution.close()
+        former = one.execution
+        former.close()
         one.execution = one.new_execution()
         for record, (_, _, data, _) in zip(one.records, one.history, strict=True):
             one.execution.feed(record, len(data))
+        one.execution.mailbox.carry(former.mailbox.carried)
         assert snapshot(one.execution) == before
 
     def arrivals(self, count: int) -> list[ev.HistoryEvent]:

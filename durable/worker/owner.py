@@ -360,7 +360,7 @@ class Owner:
     def _drop(self, prepared: Sequence[Prepared]) -> None:
         """Forget the instances of a batch that was not written; what they had taken is read again."""
         for item in prepared:
-            self.attempts.unreserve(len(item.held))
+            self.attempts.unreserve(item.held)
             self._abandon(item.live)
 
     def _abandon(self, live: LiveInstance) -> None:
@@ -420,7 +420,7 @@ class Owner:
         """Let out the effects of what is now durable."""
         refused = {id(batch.steps[index]): why for index, why in committed.refused.items()}
         for item in prepared:
-            self.attempts.unreserve(len(item.held))
+            self.attempts.unreserve(item.held)
             is_ours = self._lives.get(item.live.key) is item.live
             why = refused.get(id(item.step)) if item.step is not None else None
             if why is not None:

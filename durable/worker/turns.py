@@ -89,7 +89,10 @@ ATTEMPT_ENDS = (ev.ActivityCompleted, ev.ActivityFailed, ev.ActivityCancelled)
 
 
 class Turns:
-    """Runs turns. `is_held(partition, request)` decides, per activity, whether this worker keeps it or any may claim it."""
+    """Runs turns. `is_held(partition, request)` decides, per activity, whether this worker keeps it or any may claim it.
+
+    A kept one has a slot reserved; `unreserve(held)` gives it back where the turn comes to nothing.
+    """
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class Turns:
         *,
         strict: bool,
         is_held: Callable[[int, ev.ActivityScheduled], bool],
+        unreserve: Callable[[Sequence[tuple[ev.ActivityScheduled, str]]], None],
     ) -> None:
         self._app = app
         self._sealer = sealer
@@ -110,6 +114,7 @@ class Turns:
         self._partitions = partitions
         self._strict = strict
         self._is_held = is_held
+        self._unreserve = unreserve
         self._runners: dict[tuple[str, str | None], OrchestrationRunner] = {}
 
     # ---- executions
@@ -181,6 +186,7 @@ class Turns:
             if not isinstance(error, STALLS):
                 logger.exception("the turn of '%s' failed inside the engine", row.key.id)
             live.put_back(taken)
+            self._unreserve(prepared.held)
             self.close(live.drop_execution())
             return self.steps.stall(live, error)
 

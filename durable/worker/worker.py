@@ -260,6 +260,7 @@ class _Parts:
             hub.partitions,
             strict=settings.strict,
             is_held=lambda partition, request: self.owner.attempts.is_held(partition, request),
+            unreserve=lambda held: self.owner.attempts.unreserve(held),
         )
         self.owner = Owner(
             provider,

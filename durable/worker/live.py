@@ -12,10 +12,17 @@ import msgpack
 
 from durable.engine.execution import Execution
 from durable.engine.turn import Outgoing
-from durable.events import HistoryEvent, InstanceKey
+from durable.events import ActivityScheduled, HistoryEvent, InstanceKey
 from durable.provider import InstanceRow, Priority, StoredMessage, TaskAddress
 from durable.records import decode_event, encode_event
 from durable.worker.queued import QueuedAttempts
+
+
+class Offer(NamedTuple):
+    """An attempt that is to go to the activity queue."""
+
+    request: ActivityScheduled
+    idempotency_key: str
 
 
 @dataclasses.dataclass(slots=True)
@@ -120,6 +127,7 @@ class LiveInstance:
         "control",
         "depth",
         "early",
+        "ending",
         "execution",
         "heartbeats",
         "held",
@@ -148,7 +156,10 @@ class LiveInstance:
         self.control: collections.deque[Pending] = collections.deque()
         self.normal: collections.deque[Pending] = collections.deque()
         self.early: list[Pending] = []  # a start that has replaced a run and is not yet due itself
-        self.outbox: collections.deque[Outgoing] = collections.deque()
+        self.outbox: collections.deque[Outgoing | Offer] = (
+            collections.deque()
+        )  # of a large turn: what is still to be sent
+        self.ending: HistoryEvent | None = None  # the run's outcome, on record, final once the outbox is empty
         self.is_busy = False  # a turn of it is not yet durable
         self.is_loading = False
         self.is_queued = False  # in the ready queue

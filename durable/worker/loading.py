@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 
 from durable import events as ev
 from durable.engine.execution import Execution
-from durable.engine.turn import outgoing_messages
+from durable.engine.turn import Outgoing, outgoing_messages
 from durable.errors import HistoryDamagedError, StoreError
 from durable.messages import heartbeat_key
 from durable.provider import InstanceFilter, InstanceRow, Provider, RecordRow, Status
 from durable.records import decode_record, first_checksum, next_checksum
 from durable.worker.carrying import read_carried
 from durable.worker.claims import DELIVERIES_MAX, DELIVERIES_SPAN_US, worker_lost
-from durable.worker.live import LiveInstance, OwnerState, Pending
+from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
 from durable.worker.receiving import POLL_S
 from durable.worker.steps import blind_arrival, ending
 from durable.worker.turns import Turns
@@ -82,7 +82,7 @@ class Loader:
         if row.status.is_finished or blind_arrival(live, row) is not None:
             return False
         if ending(live, row) is not None:
-            return live.children is None
+            return live.children is None and not live.outbox
         if not live.is_recovered and row.open_work:
             return True
         return live.execution is None and row.records > 0
@@ -143,6 +143,8 @@ class Loader:
         if end is not None:
             live.children = await self._children(row) if _is_recursive(end) else []
             await self._look_for_undelivered(live, row)
+            if live.state.cursor is not None and live.execution is not None and not live.outbox:
+                await self._read_outbox(live, row)  # what is on record is sent all the same
             live.is_recovered = True
             return
         if live.state.unreadable:
@@ -254,14 +256,30 @@ class Loader:
             live.heartbeats.update({memo.key: memo.data for memo in memos})
 
     async def _read_outbox(self, live: LiveInstance, row: InstanceRow) -> None:
-        """Build again what a large turn had still to send."""
+        """Build again what a large turn had still to send: its messages, then its attempts for the queue."""
         assert live.state.cursor is not None
         assert live.execution is not None
-        generation, index, sent = live.state.cursor
+        execution, (generation, index, sent) = live.execution, live.state.cursor
         records = await self._provider.read_history(row.run_id, generation, index, 1)
-        messages = list(outgoing_messages(decode_record(records[0].data), live.execution.sender()))
-        live.depth = live.execution.started.depth if live.execution.started else 0
-        live.outbox.extend(messages[sent:])
+        if not records or records[0].index != index:
+            raise HistoryDamagedError(
+                f"record {index} of generation {generation}, which is still to be sent, is missing"
+            )
+        record = decode_record(records[0].data)
+        sender = dataclasses.replace(execution.sender(), generation=generation)
+        items: list[Outgoing | Offer] = list(outgoing_messages(record, sender))
+        last = record.events[-1] if record.events else None
+        is_end = isinstance(last, ev.OUTCOMES) and not isinstance(last, ev.OrchestrationContinuedAsNew)
+        live.ending = last if is_end else None
+        if is_end:
+            items += live.state.farewells.values()
+        for event in record.events:
+            if not isinstance(event, ev.ActivityScheduled) or event.task_id not in live.state.queued:
+                continue
+            if event.task_id in execution.open_activities:  # not given up in that very turn
+                items.append(Offer(event, execution.derived_id("activity", event.call_id)))
+        live.depth = execution.started.depth if execution.started else 0
+        live.outbox.extend(items[sent:])
 
     def lost_attempts(self, live: LiveInstance, now: int) -> LostAttempts:
         """Say which held attempts of an instance nobody runs, and count their delivery."""

@@ -444,6 +444,7 @@ class Owner:
         live = item.live
         live.is_busy = False
         live.outbox.clear()
+        live.ending = None
         live.is_recovered = False  # the rest of a large turn is read again from its record
         live.put_back(item.taken)
         self._stall(live, StoreError(why))
@@ -454,7 +455,7 @@ class Owner:
         assert row is not None
         assert item.state is not None
         before = live.row
-        live.row, live.state, live.is_busy, live.children = row, item.state, False, None
+        live.row, live.state, live.is_busy, live.children = row, item.state, False, item.children
         if live.execution is not None:
             live.execution.recorded(item.record_bytes)
         if item.turn is not None:
@@ -508,6 +509,7 @@ class Owner:
         for address in list(live.held):
             self.attempts.stop(live, address)
         live.outbox.clear()
+        live.ending = None
         live.begin_early()
 
     def _begin_generation(self, live: LiveInstance, opening: Record, size_bytes: int) -> None:

@@ -74,6 +74,7 @@ class Prepared:
     opening_bytes: int = 0
     record_bytes: int = 0
     is_outcome: bool = False
+    children: list[InstanceRow] | None = None  # those still to be terminated
 
 
 class Steps:
@@ -251,12 +252,7 @@ class Steps:
         appends, chain = self.append(row, Record(now, [event]))
         goodbyes = [*outcome_messages(event, sender_of(row)), *live.state.farewells.values()]
         prepared.messages = [to_message(item, row, 0, self._partitions, now) for item in goodbyes]
-        for child in live.children or ():
-            reason = f"its parent '{row.key.id}' was terminated"
-            data = encode_arrivals([ev.OrchestrationTerminated(reason)])
-            prepared.messages.append(
-                Message(child.key, child.partition, data, priority=Priority.CONTROL, run_id=child.run_id)
-            )
+        prepared.messages += [end_of_child(child, row) for child in live.children or ()]
         changes: dict[str, Any] = {"stall_reason": None}
         progress = Progress(
             generation=row.generation,
@@ -277,6 +273,13 @@ class Steps:
             consumed=consumed_by(prepared.taken),
             drop_generations=(live.state.carried.number,) if live.state.carried else (),
         )
+
+    def end_children(self, live: LiveInstance, row: InstanceRow, count: int) -> Prepared:
+        """Terminate some of the children of a run that is about to be ended by force; the others, and it, come later."""
+        children = live.children or []
+        prepared = Prepared(live, messages=[end_of_child(child, row) for child in children[:count]])
+        prepared.children = children[count:]
+        return self.complete(prepared, row, live.state, self.quiet(row, live.state))
 
     def replacement(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, start: InstanceRow) -> Prepared:
         """End the old run with its children, and put the new one in its place, in one commit.
@@ -312,6 +315,12 @@ class Steps:
                 reason = f"the instance had ended ({row.status.name})"
                 self.note_dropped(prepared, row, pending.event, reason, pending.run_id)
         return self.without_step(prepared)
+
+
+def end_of_child(child: InstanceRow, row: InstanceRow) -> Message:
+    """Return the message that ends a child of a run that is ended by force."""
+    data = encode_arrivals([ev.OrchestrationTerminated(f"its parent '{row.key.id}' was terminated")])
+    return Message(child.key, child.partition, data, priority=Priority.CONTROL, run_id=child.run_id)
 
 
 def is_stale(pending: Pending, row: InstanceRow) -> bool:

@@ -18,7 +18,7 @@ from durable.app import App
 from durable.carried import CarriedChange
 from durable.engine.driver import TurnInterrupted
 from durable.engine.execution import Execution
-from durable.engine.turn import Turn, Unchanged, outcome_messages
+from durable.engine.turn import Outgoing, Turn, Unchanged, outcome_messages
 from durable.errors import (
     DivergenceError,
     DurableError,
@@ -43,7 +43,7 @@ from durable.provider import (
 from durable.records import Record, first_checksum
 from durable.worker.carrying import journal_step
 from durable.worker.clock import StoreClock
-from durable.worker.live import LiveInstance, OwnerState, Pending
+from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
 from durable.worker.outbox import sender_of, to_message
 from durable.worker.steps import (
     Prepared,
@@ -67,7 +67,8 @@ ARRIVALS_MAX = 256
 """Arrivals that one turn takes."""
 
 INLINE_MESSAGES_MAX = 500
-"""A turn that sends more sends them afterwards, in steps of this many, from a cursor in the row."""
+"""A turn that sends more, to inboxes and to the activity queue, sends it afterwards, in steps of this many, from a cursor in
+the row."""
 
 SLOW_TURNS_MAX = 3
 SLOW_SPAN_US = 60_000_000
@@ -171,6 +172,8 @@ class Turns:
         assert row is not None, "an instance is loaded before its turn"
         if live.outbox:
             return self._send_more(live, row)
+        if live.children is not None and len(live.children) > INLINE_MESSAGES_MAX and ending(live, row) is not None:
+            return self.steps.end_children(live, row, INLINE_MESSAGES_MAX)
         live.wants_turn = False
         blind = blind_arrival(live, row)
         if blind is not None:
@@ -187,6 +190,8 @@ class Turns:
                 logger.exception("the turn of '%s' failed inside the engine", row.key.id)
             live.put_back(taken)
             self._unreserve(prepared.held)
+            live.outbox.clear()
+            live.ending = None
             self.close(live.drop_execution())
             return self.steps.stall(live, error)
 
@@ -280,13 +285,12 @@ class Turns:
             changes["custom_status"] = turn.custom_status
         if row.stall_reason is not None:
             changes["stall_reason"] = None
-        started = execution.started
         if row.version is None:
             changes.update(_settled_version(turn.record))
         appends, chain = self.steps.append(row, turn.record)
         prepared.record_bytes = len(appends[0][1].data)
         generation, records = row.generation, row.records + len(appends)
-        status = Status.SUSPENDED if turn.is_suspended else Status.RUNNING if started else Status.PENDING
+        status = Status.SUSPENDED if turn.is_suspended else Status.RUNNING if execution.started else Status.PENDING
         drop_below: int | None = None
         carried = turn.carried
         if turn.next_generation is not None:
@@ -299,17 +303,18 @@ class Turns:
             changes.update(input=first.input, version=first.version)
             prepared.opening, prepared.opening_bytes = opening, len(opening_row.data)
         elif turn.outcome is not None:
-            status = end_changes(turn.outcome, changes, now)
             self.steps.note_undelivered(prepared, row, [*execution.buffered_events(), *prepared.carried])
             execution.mailbox.carried.clear()
         journal = journal_step(row, state.carried, execution.mailbox.carried, carried)
         state.carried = journal.journal
         appends += journal.appends
-        drops = self._place_activities(live, row, prepared, turn, state, execution)
-        self._place_messages(live, row, prepared, turn, state, execution)
+        offers, drops = self._place_activities(live, row, prepared, turn, state, execution)
+        adds = self._place_messages(live, row, prepared, turn, state, execution, offers)
         is_over = turn.outcome is not None
-        if is_over:
-            farewells = state.farewells if turn.next_generation is not None else {}
+        if turn.outcome is not None:
+            if turn.next_generation is None and not state.cursor:
+                status = end_changes(turn.outcome, changes, now)
+            farewells = state.farewells if turn.next_generation is not None or state.cursor else {}
             state = OwnerState(cursor=state.cursor, farewells=farewells, carried=state.carried)
         held_open = 0 if is_over else turn.open_activities - state.queued.count
         progress = Progress(
@@ -319,7 +324,7 @@ class Turns:
             status=status,
             updated_at=now,
             due_at=None if is_over else turn.next_due,
-            open_work=held_open + (1 if turn.next_generation is not None or state.cursor or turn.goes_on else 0),
+            open_work=held_open + (turn.next_generation is not None or turn.goes_on) + (state.cursor is not None),
             state=state.encode(),
         )
         return self.steps.complete(
@@ -336,8 +341,8 @@ class Turns:
                 consumed=consumed_by(prepared.taken),
                 drop_generations_below=drop_below,
                 drop_generations=journal.drops,
-                queue_adds=drops[0],
-                queue_drops=drops[1],
+                queue_adds=adds,
+                queue_drops=drops,
             ),
         )
 
@@ -375,9 +380,9 @@ class Turns:
         turn: Turn,
         state: OwnerState,
         execution: Execution,
-    ) -> tuple[list[ActivityRow], list[TaskAddress]]:
-        """Decide who runs the turn's activities; return queue rows to add and to drop."""
-        adds: list[ActivityRow] = []
+    ) -> tuple[list[Offer], list[TaskAddress]]:
+        """Decide who runs the turn's activities; return those that go to the queue, and queue rows to drop."""
+        offers: list[Offer] = []
         drops = [
             TaskAddress(row.key, row.run_id, row.generation, task_id)
             for task_id in turn.dropped_activities
@@ -388,23 +393,23 @@ class Turns:
                 if isinstance(event, ATTEMPT_ENDS):
                     state.queued.close(event.task_id)
         for request in turn.activities:
+            key = execution.derived_id("activity", request.call_id)
             if self._is_held(live.partition, request):
                 state.queued.skip()
-                prepared.held.append((request, execution.derived_id("activity", request.call_id)))
+                prepared.held.append((request, key))
             else:
                 state.queued.add(request.task_id)
-                adds.append(self.queue_row(row, request, execution, turn.record.time))
+                offers.append(Offer(request, key))
         if state.deliveries:
             state.deliveries = {k: v for k, v in state.deliveries.items() if k in execution.open_activities}
-        return adds, drops
+        return offers, drops
 
     def redelivery(
         self, live: LiveInstance, requests: Sequence[tuple[ev.ActivityScheduled, str]], state: OwnerState
     ) -> Prepared:
         """Deliver again what a former owner held: here, or by the queue where this worker does not serve it."""
-        row, execution = live.row, live.execution
+        row = live.row
         assert row is not None
-        assert execution is not None, "a held attempt is known by its history"
         held: list[tuple[ev.ActivityScheduled, str]] = []
         offered: list[ActivityRow] = []
         for request, idempotency_key in requests:
@@ -413,14 +418,15 @@ class Turns:
                 continue
             count, since = state.deliveries.pop(request.task_id, (1, 0))
             state.queued.add(request.task_id)
-            queue_row = self.queue_row(row, request, execution, self._clock.now())
+            queue_row = self.queue_row(row, Offer(request, idempotency_key), self._clock.now())
             offered.append(dataclasses.replace(queue_row, deliveries=count - 1, first_claimed_at=since))
         prepared = self.steps.redelivery(live, state, offered)
         prepared.held = held
         return prepared
 
-    def queue_row(self, row: InstanceRow, request: ev.ActivityScheduled, execution: Execution, now: int) -> ActivityRow:
+    def queue_row(self, row: InstanceRow, offer: Offer, now: int) -> ActivityRow:
         """Return the queue row of an attempt that any worker may claim."""
+        request = offer.request
         options = request.options
         return ActivityRow(
             task=TaskAddress(row.key, row.run_id, row.generation, request.task_id),
@@ -428,7 +434,7 @@ class Turns:
             queue=options.queue,
             name=request.name,
             version=request.version,
-            data=encode_activity(request, execution.derived_id("activity", request.call_id), now),
+            data=encode_activity(request, offer.idempotency_key, now),
             priority=options.priority,
             start_by=None if options.queue_timeout is None else now + options.queue_timeout,
         )
@@ -441,20 +447,27 @@ class Turns:
         turn: Turn,
         state: OwnerState,
         execution: Execution,
-    ) -> None:
+        offers: Sequence[Offer],
+    ) -> list[ActivityRow]:
+        """Send the turn's messages and return its rows for the queue; or put all of it aside, if it is much.
+
+        A run that ends with much to send is final once all of it is sent: a finished instance is written no more.
+        """
         live.depth = depth = execution.started.depth if execution.started else 0
         now = turn.record.time
         prepared.memos += [Memo(key, data, expires_at) for key, data, expires_at in turn.memos]
-        if len(turn.messages) > INLINE_MESSAGES_MAX and turn.outcome is None:
-            live.outbox.extend(turn.messages)
+        if len(turn.messages) + len(offers) > INLINE_MESSAGES_MAX:
+            live.outbox.extend((*turn.messages, *offers))
+            live.ending = turn.outcome if turn.next_generation is None else None
             state.cursor = (row.generation, row.records, 0)
-            return
+            return []
         messages = turn.messages
         if (
             turn.outcome is not None and execution.started is None
         ):  # cancelled before its start: only the row knows the parent
             messages = [*messages, *outcome_messages(turn.outcome, sender_of(row))]
         prepared.messages = [to_message(item, row, depth, self._partitions, now) for item in messages]
+        return [self.queue_row(row, offer, now) for offer in offers]
 
     def _send_more(self, live: LiveInstance, row: InstanceRow) -> Prepared:
         """Send the next part of a large turn, and move the cursor in the same commit."""
@@ -465,9 +478,17 @@ class Turns:
         generation, index, sent = state.cursor
         state.cursor = (generation, index, sent + count) if live.outbox else None
         depth, now = live.depth, self._clock.now()
-        prepared = Prepared(live, messages=[to_message(item, row, depth, self._partitions, now) for item in sending])
+        messages = [item for item in sending if isinstance(item, Outgoing)]
+        adds = [self.queue_row(row, item, now) for item in sending if isinstance(item, Offer)]
+        prepared = Prepared(live, messages=[to_message(item, row, depth, self._partitions, now) for item in messages])
         open_work = row.open_work if live.outbox else max(row.open_work - 1, 0)
-        return self.steps.complete(prepared, row, state, self.steps.quiet(row, state, open_work=open_work))
+        step = dataclasses.replace(self.steps.quiet(row, state, open_work=open_work), queue_adds=adds)
+        if live.ending is not None and not live.outbox:
+            changes: dict[str, Any] = {}
+            status = end_changes(live.ending, changes, max(now, row.updated_at))
+            state = OwnerState()
+            step = dataclasses.replace(self.steps.quiet(row, state, status=status, open_work=0), changes=changes)
+        return self.steps.complete(prepared, row, state, step)
 
 
 def _leave_unreached(prepared: Prepared, turn: Turn) -> list[Pending]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 from durable.errors import DurableError
 
 if TYPE_CHECKING:
-    from durable.client import Client
+    from durable.client import Client, SyncClient
     from durable.events import ActivityScheduled
     from durable.provider import TaskAddress
 
@@ -54,8 +54,8 @@ class ActivityPort(Protocol):
         ...
 
     @property
-    def client(self) -> Client:
-        """A client of the same hub."""
+    def client(self) -> Client | SyncClient:
+        """A client of the same hub, the one that fits where it is asked for."""
         ...
 
     def heartbeat(self, details: Any = None) -> None:
@@ -118,8 +118,12 @@ class ActivityContext:
         return self._port.is_cancelled
 
     @property
-    def client(self) -> Client:
-        """A client of the hub that the activity runs for."""
+    def client(self) -> Any:
+        """A client of the hub that the activity runs for: a `Client` in an `async def` activity, a `SyncClient` in a sync one.
+
+        It goes by where it is asked for, the worker's event loop or a thread, which no type can say. For a checker's help
+        write `client: SyncClient = ctx.client`. What still waits when the worker has stopped gets a DurableError.
+        """
         return self._port.client
 
     @property

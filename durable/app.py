@@ -44,6 +44,11 @@ _NAMES_SHOWN_MAX: Final = 20
 
 _NOTES: Final = "__durable_definitions__"
 
+_USES: Final = {
+    "activity": "it is called inside an orchestrator, by ctx.call_activity(...), and that orchestrator is started",
+    "orchestrator": "inside another one it is called by ctx.call_sub_orchestrator(...)",
+}
+
 F = TypeVar("F", bound=AnyFunction)
 D = TypeVar("D", bound="Definition")
 
@@ -222,10 +227,8 @@ class Definition:
     def check_accepts(self, value: object) -> None:
         """Raise InvalidInputError for a value where the function takes none. The type is not looked at."""
         if value is not None and not self.takes_input:
-            raise InvalidInputError(
-                f"{self.kind} '{self.name}' ({self.place}) takes no input, but was given a {type(value).__name__}: "
-                "leave it out, or give the function a parameter for it"
-            )
+            found = type(value).__name__
+            raise InvalidInputError(f"{self} takes no input, but was given a {found}: leave it out, or add a parameter")
 
     def arguments(self, context: object, value: object) -> tuple[Any, ...]:
         """Return the positional arguments of a call: what the function takes of context and input, in its order."""
@@ -293,10 +296,10 @@ def definition_of(function: AnyFunction, kind: type[Definition] = Definition) ->
         return max(noted, key=lambda definition: definition.version_key)
     if names:
         raise UnknownNameError(f"{called(function)} has several names, {', '.join(names)}: pass one of them instead")
+    if of_other_kinds := _noted(function, Definition):
+        raise UnknownNameError(f"{of_other_kinds[0]} is no {kind.kind}: {_USES[of_other_kinds[0].kind]}")
     remedy = "@app.activity or @app.orchestrator" if kind is Definition else f"@app.{kind.kind}"
-    raise UnknownNameError(
-        f"{called(function)} is not registered with any app: decorate it with {remedy}, or pass a name instead"
-    )
+    raise UnknownNameError(f"{called(function)} is not registered with any app: use {remedy}, or pass a name instead")
 
 
 # ---- the registry of one kind
@@ -574,8 +577,7 @@ def _check_naming(name: object, version: str | None) -> None:
 
 def _function_of(function: Any) -> AnyFunction:
     """Return what the class attribute will be where a decorator stands above @staticmethod; else the function itself."""
-    inner: AnyFunction = function.__func__ if isinstance(function, staticmethod) else function
-    return inner
+    return function.__func__ if isinstance(function, staticmethod) else function
 
 
 def _found(catalogue: _Catalogue[D], name: str, version: str | None, others: _Catalogue[Any]) -> D:

@@ -8,7 +8,7 @@ any reference to a live exception, so that it can be stored, sent and shown anyw
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +18,9 @@ def qualified_name(exception_type: type[BaseException]) -> str:
     """Return the name under which an exception type is recorded: `ValueError`, `shop.errors.CardDeclined`."""
     module = exception_type.__module__
     return exception_type.__qualname__ if module == "builtins" else f"{module}.{exception_type.__qualname__}"
+
+
+TASK_FAILED: Final = "durable.errors.TaskFailedError"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,6 +37,14 @@ class FailureDetails:
     inner: FailureDetails | None = None
     non_retryable: bool = False
     error_bases: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Say it in one go, as Python ends a traceback; a failed task is told of by its message, which names the error."""
+        is_own = self.error_type.startswith("durable.")
+        if is_own and TASK_FAILED in (self.error_type, *self.error_bases):
+            return self.message
+        name = self.error_type.rpartition(".")[2] if is_own else self.error_type
+        return f"{name}: {self.message}" if self.message else name
 
     def is_caused_by(self, error: type[BaseException] | str) -> bool:
         """Tell whether `error` is the recorded type, one of its bases, or the cause of it at any depth.
@@ -95,8 +106,9 @@ class TaskFailedError(DurableError):
         super().__init__(details, task_name)
 
     def __str__(self) -> str:
-        name = f"{self.task_name}: " if self.task_name else ""
-        return f"{name}{self.details.error_type}: {self.details.message}"
+        text = str(self.details)
+        is_named = not self.task_name or f"'{self.task_name}'" in text
+        return text if is_named else f"{self.task_name}: {text}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_task_failed, (type(self), self.details, self.task_name, self.instance_id)
@@ -164,7 +176,7 @@ class OrchestrationFailedError(DurableError):
         super().__init__(instance_id, details)
 
     def __str__(self) -> str:
-        return f"orchestration '{self.instance_id}' failed: {self.details.error_type}: {self.details.message}"
+        return f"orchestration '{self.instance_id}' failed: {self.details}"
 
 
 class OrchestrationCancelledError(DurableError):

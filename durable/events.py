@@ -280,12 +280,16 @@ class SubOrchestrationCancelled(Request):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EventRaised(Arrival):
-    """An external event arrived. The end of a detached orchestration comes with `details` or an `attachment`."""
+    """An external event arrived. The end of a detached orchestration comes with `details` or an `attachment`.
+
+    `is_carried`: an earlier generation has it on record too, and left it.
+    """
 
     name: str
     data: Payload
     details: FailureDetails | None = None
     attachment: Payload = None
+    is_carried: bool = False
 
     code: ClassVar[int] = 12
     payload_field: ClassVar[str | None] = "data"

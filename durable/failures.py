@@ -11,11 +11,13 @@ import dataclasses
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from durable.engine.loop import is_own_code
 from durable.errors import FailureDetails, NonRetryableError, OrchestrationFailedError, TaskFailedError, qualified_name
 from durable.payloads import PayloadError, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
 # Enough for any message that is read; what is larger is data, and belongs in a payload.
 TEXT_BYTES_MAX = 64 * 1024
@@ -47,6 +49,19 @@ def describe(exception: BaseException, *, limit: int = TEXT_BYTES_MAX) -> Failur
     levels = [_level(link, limit) for link in _outer_and_root(chain)]
     levels += _guarded(lambda: _carried_levels(chain[-1], limit), [])
     return _nested(_outer_and_root(levels))
+
+
+def forget_own_frames(error: BaseException) -> None:
+    """Cut this package's frames off the end of an exception's stack, which then ends at the user's own line.
+
+    For a cancellation from outside, of which only that line is of interest: where in here the code waited says nothing.
+    """
+    last, stack = None, error.__traceback__
+    while stack is not None:
+        last = last if is_own_code(stack.tb_frame.f_code) else stack
+        stack = stack.tb_next
+    if last is not None:
+        last.tb_next = None
 
 
 def to_plain(details: FailureDetails) -> list[dict[str, Any]]:
@@ -202,13 +217,19 @@ def _exact_text(text: Any) -> str:
 
 
 def _frames_of(exception: BaseException) -> str:
-    """Return the frames, the outermost first; of very many those at both ends."""
-    stack = exception.__traceback__
+    """Return the frames, the outermost first, from where the user's code begins; of very many those at both ends."""
+    stack = _first_of_the_user(exception.__traceback__) or exception.__traceback__
     frames = sum(1 for _ in traceback.walk_tb(stack))
     if frames <= 2 * FRAMES_MAX:
         return "".join(traceback.format_tb(stack))
     outer, inner = traceback.format_tb(stack, limit=FRAMES_MAX), traceback.format_tb(stack, limit=-FRAMES_MAX)
     return "".join([*outer, f"  … [{frames - 2 * FRAMES_MAX} frames left out]\n", *inner])
+
+
+def _first_of_the_user(stack: TracebackType | None) -> TracebackType | None:
+    while stack is not None and is_own_code(stack.tb_frame.f_code):
+        stack = stack.tb_next
+    return stack
 
 
 def _notes_of(exception: BaseException) -> str:

@@ -19,7 +19,16 @@ from durable import payloads
 from durable.errors import DurableError, HistoryDamagedError, InstanceNotFoundError
 from durable.events import HistoryEvent, InstanceKey
 from durable.provider import InstanceRow, Provider, RecordRow
-from durable.records import CHECKSUM_BYTES, Record, decode_record, first_checksum, next_checksum
+from durable.records import (
+    CHECKSUM_BYTES,
+    Record,
+    decode_record,
+    first_checksum,
+    next_checksum,
+    reason_of,
+    require,
+    unpack,
+)
 
 logger = logging.getLogger("durable.history")
 
@@ -107,6 +116,16 @@ class History(Sequence[HistoryEvent]):
         """The records as the engine takes them: one per turn, payloads encoded."""
         return self._records
 
+    @property
+    def rows(self) -> Sequence[RecordRow]:
+        """The records as they are stored: their very bytes, each with its checksum."""
+        return self._rows
+
+    @property
+    def sealer(self) -> payloads.Sealer:
+        """What opens the payloads in the records."""
+        return self._sealer
+
     def __len__(self) -> int:
         return len(self._stored)
 
@@ -158,16 +177,18 @@ class History(Sequence[HistoryEvent]):
     def load(cls, data: bytes, *, sealer: payloads.Sealer | None = None) -> History:
         """Return an exported history. Raises HistoryDamagedError for whatever is not one, or is not whole."""
         try:
-            mark, layout, body, digest = msgpack.unpackb(data)
+            mark, layout, body, digest = unpack(data)
             if mark != EXPORT_MARK or not 1 <= layout <= EXPORT_FORMAT or digest != _digest(body):
                 raise HistoryDamagedError("not an exported history that this version reads, or a damaged one")
-            instance_id, kind, run_id, generation, name, records = msgpack.unpackb(body)
+            instance_id, kind, run_id, generation, name, records = unpack(body)
+            require(str, instance_id, kind, run_id, name)
+            require(int, generation)
             rows = [RecordRow(index, *record) for index, record in enumerate(records)]
             return cls(Generation(InstanceKey(instance_id, kind), run_id, generation, name), rows, sealer=sealer)
         except HistoryDamagedError:
             raise
         except Exception as error:  # whatever garbage does to the decoder is one fact: this is not a history
-            raise HistoryDamagedError(f"an exported history cannot be read: {error!r:.200}") from error
+            raise HistoryDamagedError(f"an exported history cannot be read: {reason_of(error)}") from error
 
 
 def _digest(body: bytes) -> bytes:
@@ -197,8 +218,8 @@ def _verified(whose: Generation, rows: Iterable[RecordRow]) -> Iterator[RecordRo
         chain = next_checksum(chain, row.data)
         if row.index != expected or row.checksum != chain:
             raise HistoryDamagedError(
-                f"the history of '{whose.key.id}' (run {whose.run_id}, generation {whose.generation}) is damaged at record "
-                f"{expected}: its checksum does not continue that of the record before"
+                f"the history of '{whose.key.id:.200}' (run {whose.run_id:.60}, generation {whose.generation}) is damaged "
+                f"at record {expected}: its checksum does not continue that of the record before"
             )
         yield row
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import msgpack
@@ -16,7 +17,7 @@ import msgpack
 from durable.errors import HistoryDamagedError
 from durable.events import ActivityScheduled, HistoryEvent, InstanceKey, TaskRef
 from durable.provider import InstanceRow, Memo, partition_of
-from durable.records import decode_event, encode_event
+from durable.records import decode_event, decode_events, encode_event, reason_of, require, unpack
 
 DROPPED_KEPT_US = 30 * 24 * 3600 * 1_000_000
 """How long a note about something dropped is kept: long enough for somebody to ask."""
@@ -33,12 +34,16 @@ def encode_arrivals(events: Sequence[HistoryEvent], generation: int | None = Non
 def decode_arrivals(data: bytes) -> tuple[int | None, list[HistoryEvent]]:
     """Return (generation or None, events). Raises HistoryDamagedError for whatever is not a message."""
     try:
-        generation, packed = msgpack.unpackb(data, strict_map_key=False)[:2]
-        return generation, [event for item in packed if (event := decode_event(item)) is not None]
+        generation, packed = unpack(data)[:2]
+        require((int, NoneType), generation)
+        events = decode_events(packed)
+        if any(event.is_request for event in events):
+            raise HistoryDamagedError("a message holds what only an instance itself can ask for")
+        return generation, events
     except HistoryDamagedError:
         raise
     except Exception as error:  # whatever garbage does to the decoder is one fact: this is not a message
-        raise HistoryDamagedError(f"a message cannot be read: {error!r}") from error
+        raise HistoryDamagedError(f"a message cannot be read: {reason_of(error)}") from error
 
 
 def new_row(
@@ -89,9 +94,14 @@ def dropped_prefix(run_id: str) -> str:
 
 
 def read_dropped(memo: Memo) -> tuple[int, str, str, str]:
-    """Return (time, what, name, reason) of a note."""
-    now, what, name, reason = msgpack.unpackb(memo.data)
-    return now, what, name, reason
+    """Return (time, what, name, reason) of a note. Raises HistoryDamagedError for anything else."""
+    try:
+        now, what, name, reason = unpack(memo.data)
+        require(int, now)
+        require(str, what, name, reason)
+        return now, what, name, reason
+    except Exception as error:  # as in decode_arrivals
+        raise HistoryDamagedError(f"a note about something dropped cannot be read: {reason_of(error)}") from error
 
 
 def heartbeat_key(run_id: str, generation: int, task_id: int) -> str:
@@ -113,9 +123,11 @@ def encode_activity(request: ActivityScheduled, idempotency_key: str, scheduled_
 def decode_activity(data: bytes) -> tuple[ActivityScheduled, str, int]:
     """Return (request, idempotency key, time of the request). Raises HistoryDamagedError for anything else."""
     try:
-        event, idempotency_key, scheduled_at = msgpack.unpackb(data)[:3]
-        request: Any = decode_event(msgpack.unpackb(event, strict_map_key=False))
-        assert isinstance(request, ActivityScheduled)
+        event, idempotency_key, scheduled_at = unpack(data)[:3]
+        request: Any = decode_event(unpack(event))
+        require(ActivityScheduled, request)
+        require(str, idempotency_key)
+        require(int, scheduled_at)
         return request, idempotency_key, scheduled_at
     except Exception as error:  # as in decode_arrivals
-        raise HistoryDamagedError(f"a queued activity cannot be read: {error!r}") from error
+        raise HistoryDamagedError(f"a queued activity cannot be read: {reason_of(error)}") from error

@@ -18,13 +18,16 @@ class Ports:
 
     `now_us`: the wall clock, in microseconds since 1970 UTC; it may jump. `monotonic`: seconds, never going back.
     `new_id`: a new unique id of 32 hexadecimal digits, ordered by time as far as the clock is. `run_blocking`: runs a
-    blocking function outside the event loop.
+    blocking function outside the event loop. `may_start_threads`: False where everything must run in the one thread of
+    the event loop, in an order that only it decides: then sync activities and all storage run inline, and nobody watches
+    over turns.
     """
 
     now_us: Callable[[], int]
     monotonic: Callable[[], float]
     new_id: Callable[[], str]
     run_blocking: Callable[[Callable[[], Any]], Awaitable[Any]]
+    may_start_threads: bool = True
 
 
 def wall_clock_us() -> int:

@@ -10,8 +10,8 @@ Every call may raise `StoreUnavailableError` (nothing known, try later) or `Stor
     Clients      submit list_instances count purge read_memos
     Wake-ups     listen (may lose any of them; a poll runs underneath)
 
-One rule stands above all: **`commit` is the only call that changes an unfinished instance**, and it succeeds only for the
-live holder of the instance's partition.
+One rule stands above all: **`commit` is the only call that changes an unfinished instance** (but for the mark of
+`mark_slow_turn`), and it succeeds only for the holder of the instance's partition.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class Message:
     `run_id` limits it to that run (another current run counts as FINISHED, unless the run of that id still waits in a
     message of Expects.ANY: then it is stored, and received after that start). If `expects` does not hold or the store
     refuses the message, it is not stored and the verdict says why; `otherwise` is then written in its place, in the same
-    transaction (a message of `otherwise` is held to its own `expects`; its own `otherwise` is not looked at).
+    transaction (a message of `otherwise` is held to its own `expects`; its own `otherwise` is not looked at). If the store
+    refuses `otherwise` too, nothing is written, and the verdict is that refusal (TOO_LARGE or REFUSED).
     A start (`start` is set) with ABSENT whose id is in use by a row with the same `parent_run_id` and `parent_task` (both
     not None) is ADOPTED: nothing is written and `otherwise` is not used.
     """
@@ -162,7 +163,8 @@ class Message:
 class StoredMessage:
     """A message in an inbox. `sequence` is unique in the hub and never used again.
 
-    `start` is set where the message brings the row of a run: the created row, or for Expects.ANY the one to create.
+    `start` is set where the message brings the row of a run: the created row (as it was or as it is by now), or for
+    Expects.ANY onto an unfinished run the one to create.
     """
 
     sequence: int
@@ -176,7 +178,7 @@ class StoredMessage:
 
 
 class Delivery(NamedTuple):
-    """The answer to one message: its verdict, its sequence where STORED, the target's row where one is in the way."""
+    """The answer to one message: its verdict; its sequence where STORED; the current row where that is in the way."""
 
     verdict: Verdict
     sequence: int = 0
@@ -237,15 +239,13 @@ class Progress:
 class Step:
     """What one commit does to one instance.
 
-    Applies to the run `run_id`, which must be the current and unfinished one with exactly `before` = (generation,
-    records); otherwise the whole commit raises `LeaseLostError`, for somebody else has written. `appends` are the new
-    records by generation. `consumed` are sequences of this instance's messages; they are deleted. `changes` are further
-    columns of the row, by name. `drop_generations_below` deletes older history of the run, `drop_generations` that of these
-    numbers. (An owner may keep something beside the history under a number that no generation reaches.) `queue_adds` and
-    `queue_drops` change the activity queue; a final status removes all queue rows of the run. `replaced_by`: the row
-    (now final) is kept as an ended run and this row takes its place.
-    `messages` and `memos` are the indexes, in the batch, of those that this step sends: if the step is refused they are
-    left out with it. Each commit clears `slow_turns` and `slow_since`.
+    Applies to the run `run_id`, which must be the current and unfinished one with exactly `before` = (generation, records);
+    otherwise the whole commit raises `LeaseLostError`. `appends` are the new records by generation. `consumed`: sequences of
+    its messages; they are deleted. `changes` are further columns of the row, by name. `drop_generations_below` deletes older
+    history of the run, `drop_generations` that of any numbers. `queue_adds` and `queue_drops` change the activity queue, drops
+    first; a final status then removes all its queue rows. `replaced_by`: the row (now final) is kept as an ended run and this
+    one takes its place. `messages` and `memos` are indexes, in the batch, of those that this step sends: if it is refused they
+    are left out, and with a memo that the store refuses it is. A step clears `slow_turns` and `slow_since`.
     """
 
     key: InstanceKey
@@ -260,7 +260,6 @@ class Step:
     queue_adds: Sequence[ActivityRow] = ()
     queue_drops: Sequence[TaskAddress] = ()
     replaced_by: InstanceRow | None = None
-    row: InstanceRow | None = None
     messages: Sequence[int] = ()
     memos: Sequence[int] = ()
 
@@ -286,12 +285,14 @@ class Committed:
     """The answer to a commit: a delivery per message, in order; the store's time; and the steps that were taken out.
 
     `refused`: index of a step that the store cannot hold (its limits, bad text) and why. Such a step is left out with
-    everything in it and sent by it (a delivery of REFUSED stands for each of its messages); the rest is committed.
+    everything in it and sent by it (a delivery of REFUSED stands for each of its messages, and no `otherwise` is
+    written); the rest is committed. `refused_memos`: the same for memos of no step, by their index.
     """
 
     deliveries: Sequence[Delivery]
     now: int
     refused: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    refused_memos: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -388,13 +389,15 @@ class Wakeup:
 
     `messages`: stored messages, where the sender is in this process. `rows`: rows as just committed, likewise: of runs that
     begin, end, or change their status or a column of `Step.changes`.
-    `anything`: the store was changed by somebody else; whoever listens should look. `activities`: rows to claim.
+    `anything`: the store was changed by somebody else; whoever listens should look. `activities`: rows to claim. `leases`: a
+    worker of this process came, went, announced something else or gave partitions up; other processes look in time.
     """
 
     messages: Sequence[StoredMessage] = ()
     rows: Sequence[InstanceRow] = ()
     anything: bool = False
     activities: bool = False
+    leases: bool = False
 
 
 class Ownership(Protocol):
@@ -408,11 +411,13 @@ class Ownership(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections, threads and OS locks. Leases are not released: that is `release`. Never raises twice."""
+        """Let go of connections, threads and OS locks. Leases are not released: that is `release`. Again: does nothing."""
         ...
 
     async def lease(self, name: str, announcement: bytes, *, worker: bool) -> Lease:
-        """Begin a new lease, epoch 1, that owns nothing. A worker's lease expires LEASE_US after its last sign of life."""
+        """Begin a lease, epoch 1, that owns nothing. A worker's expires LEASE_US after its last sign of life: `lease`,
+        `renew`, `take` or `commit`.
+        """
         ...
 
     async def renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:
@@ -428,7 +433,8 @@ class Ownership(Protocol):
         First raises the dead lease's epoch (so that its late commit is refused), and only then changes the owner; both in
         one transaction. A partition of a live lease is left alone, unless that lease offered it by `release` (which makes
         it unowned), or with `from_live`: then a live owner is treated as a dead one. A lease whose epoch is raised loses
-        all its partitions; those not taken are unowned. Prolongs `lease`; raises LeaseLostError as `renew` does.
+        all its partitions; those not taken are unowned. Prolongs `lease`; raises LeaseLostError as `renew` does, and
+        StoreError for a partition that the hub does not have.
         """
         ...
 
@@ -446,7 +452,7 @@ class Turns(Protocol):
     async def recover(self, lease: Lease, partitions: Collection[int]) -> Sequence[InstanceKey]:
         """List unfinished instances of these partitions with `open_work` above 0, STALLED, or marked by `mark_slow_turn`.
 
-        Called once per taken partition.
+        Only of partitions that the lease owns. Called once per taken partition.
         """
         ...
 
@@ -486,15 +492,19 @@ class Turns(Protocol):
         """Write the batch, all or nothing, in the order: fence, steps, messages, memos.
 
         The fence: the lease row is updated where its epoch matches; that renews it and stores `batch.number`. Raises
-        LeaseLostError, with nothing written, if the epoch was raised, a partition is not this lease's, or a step's
-        `before` does not hold. A batch whose number is already stored was written before: its answer is returned again
-        (deliveries may then lack `row`). Raises StoreUnavailableError if the outcome is unknown: the caller may repeat
-        the same batch with the same number.
+        LeaseLostError, with nothing written by this call, if the epoch was raised, a partition is not this lease's, or a
+        step's `before` does not hold. A batch whose number is the one stored was written before: its answer is returned
+        again (deliveries may then lack `row`); an older number is a StoreError, as is a column in `changes` that there is
+        not or that is fixed (key, partition, run_id). Raises StoreUnavailableError if the outcome is unknown: the caller
+        may repeat the same batch with the same number.
         """
         ...
 
     def mark_slow_turn(self, lease: Lease, key: InstanceKey, run_id: str) -> None:
-        """Add 1 to `slow_turns` and set `slow_since` if it is 0. Blocks; called from a thread while the loop is busy."""
+        """Add 1 to `slow_turns` and set `slow_since` if it is 0. Blocks; called from a thread while the loop is busy.
+
+        A repeated call counts again. Raises LeaseLostError unless the lease may commit for this unfinished run.
+        """
         ...
 
 
@@ -502,14 +512,20 @@ class Activities(Protocol):
     """Attempts that any worker may run."""
 
     async def claim(
-        self, lease: Lease, queues: Sequence[str], served: Collection[tuple[str, str | None]] | None, limit: int
+        self,
+        lease: Lease,
+        queues: Sequence[str],
+        served: Collection[tuple[str, str | None]] | None,
+        limit: int,
+        *,
+        held: Collection[TaskAddress] | None = None,
     ) -> Sequence[ActivityRow]:
         """Claim attempts in these queues, by priority (a low number first) and then age; each counts a delivery.
 
-        Free are rows that nobody claimed and rows whose claimer's lease is dead, once `visible_at` has passed. With
-        `served` only those names and versions. Rows that nobody ever claimed and whose `start_by` has passed come first,
-        whatever their queue and name: whoever asks reports their timeout. Raises LeaseLostError for a lease that is itself
-        lost.
+        Free are rows that nobody claimed and rows whose claimer's lease is dead, once `visible_at` has passed; with `held`
+        also those that this very lease has claimed and that are not in it: so asks who got no answer to a claim. With
+        `served` only those names and versions. Rows never claimed whose `start_by` has passed come first, whatever their
+        queue and name: whoever asks reports their timeout. At most `limit`. Raises LeaseLostError for a lost lease.
         """
         ...
 
@@ -518,7 +534,9 @@ class Activities(Protocol):
 
         A bool per report, then per beat. A report's is False where the row is gone (cancelled, or reported by another): its
         message is not stored. A row that another lease has claimed meanwhile is reported all the same: the first outcome
-        wins. A beat's is False where the attempt is gone or claimed by another: it should stop.
+        wins. A message that the store refuses (TOO_LARGE, REFUSED) is logged as an error and its report's answer is False;
+        the row stays, and is free again after LEASE_US. A beat's is False where the attempt is gone or not claimed by
+        this lease: it should stop. A lost lease may report.
         """
         ...
 
@@ -529,19 +547,20 @@ class Clients(Protocol):
     async def submit(self, lease: Lease, number: int, messages: Sequence[Message]) -> Sequence[Delivery]:
         """Store messages, each on its own verdict, in one transaction; a repeated `number` returns its former answer.
 
-        `number` is one more than that of the lease's last submit (commits are counted apart); one call at a time. A client's
-        lease that was not used for an hour may be forgotten: its next submit is as its first.
+        (Its deliveries may then lack `row`.) `number` is one more than that of the lease's last submit (commits are counted
+        apart; an older one is a StoreError); one call at a time. A client's lease that was not used for an hour may be
+        forgotten: its next submit is as its first. A lost lease may submit, and stays lost.
 
-        A start whose `expects` holds creates the row (PENDING) with the message, or for ABSENT_OR_FINISHED puts it in
-        place of the finished one, which is kept as an ended run. A start with ANY onto an unfinished run only stores the
-        message (priority CONTROL, `start` with it).
+        A start whose `expects` holds creates its row with the message, or puts it in place of the finished one, which is
+        kept as an ended run. A start with ANY onto an unfinished run only stores the message (priority CONTROL, `start`
+        with it).
         """
         ...
 
     async def list_instances(
         self, wanted: InstanceFilter, *, limit: int, page: bytes | None = None, newest_first: bool = True
     ) -> Page:
-        """Return one page of current rows."""
+        """Return one page of current rows, at most `limit`. Raises StoreError for a `page` that is none of this store's."""
         ...
 
     async def count(self, wanted: InstanceFilter) -> int:
@@ -551,13 +570,16 @@ class Clients(Protocol):
     async def purge(self, targets: Sequence[tuple[InstanceKey, str]]) -> int:
         """Remove these runs with their history, memos under `run/<run_id>/` and earlier ended runs of the same id.
 
-        Only where the run is finished (checked under the row's lock); returns how many of the targets were removed. The
-        messages that still wait for a removed current run are removed too.
+        Only where the run is finished and no start waits to take its place (checked under the row's lock); returns how many
+        of the targets were removed. The messages that still wait for a removed current run are removed too.
         """
         ...
 
-    async def read_memos(self, prefix: str, limit: int = 1000) -> Sequence[Memo]:
-        """Return unexpired memos whose key begins with `prefix`, by key."""
+    async def read_memos(self, prefix: str, limit: int = 1000, *, after: str = "") -> Sequence[Memo]:
+        """Return unexpired memos whose key begins with `prefix` and comes after `after`, in the order of their keys' bytes.
+
+        At most `limit`: who wants more goes on after the last key.
+        """
         ...
 
 

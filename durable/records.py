@@ -11,7 +11,8 @@ import dataclasses
 import hashlib
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -27,6 +28,14 @@ INFORMATIONAL_CODE = 128
 
 CHECKSUM_BYTES = 16
 
+WALKED_FROM_BYTES = 1024
+"""Shorter data cannot ask for more than 3 MB: an array takes three bytes to declare, and 8 of memory for each place in it."""
+
+DETAILS_LEVELS_MAX = 64
+"""Failures inside one another; four times what `failures.describe` makes."""
+
+REASON_CHARACTERS_MAX = 300
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
@@ -40,6 +49,32 @@ class Record:
     is_opening: bool = False
 
 
+def unpack(data: bytes) -> Any:
+    """Return what msgpack of the package's own carries. Raises whatever msgpack raises for garbage.
+
+    Takes memory in proportion to the data: msgpack makes room for an array as soon as that is declared, so that a few
+    bytes could ask for gigabytes. So longer data is first walked over, which builds nothing.
+    """
+    if len(data) > WALKED_FROM_BYTES:
+        walker = msgpack.Unpacker(max_buffer_size=0)
+        walker.feed(data)
+        walker.skip()
+    return msgpack.unpackb(data, strict_map_key=False)
+
+
+def reason_of(error: Exception) -> str:
+    """Say in a line what was wrong with some bytes; an error of a decoder may hold them all."""
+    return f"{type(error).__name__}: {error}"[:REASON_CHARACTERS_MAX]
+
+
+def require(kind: type | tuple[type, ...], *values: Any) -> None:
+    """Raise TypeError unless each value is of just this type, or one of these: True is no int here."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    for value in values:
+        if type(value) not in kinds:
+            raise TypeError(f"{' or '.join(kind.__name__ for kind in kinds)} expected, not {type(value).__name__}")
+
+
 def details_to_plain(details: FailureDetails | None) -> list[Any] | None:
     """Turn details into what msgpack carries."""
     if details is None:
@@ -51,10 +86,20 @@ def details_to_plain(details: FailureDetails | None) -> list[Any] | None:
 
 def details_from_plain(plain: Any) -> FailureDetails | None:
     """Turn what `details_to_plain` gave into details again; further fields are ignored."""
-    if plain is None:
-        return None
-    error_type, message, stack_trace, inner, non_retryable, bases = plain[:6]
-    return FailureDetails(error_type, message, stack_trace, details_from_plain(inner), non_retryable, tuple(bases))
+    levels: list[list[Any]] = []
+    while plain is not None:
+        require(list, plain)
+        levels.append(plain)
+        if len(levels) > DETAILS_LEVELS_MAX:
+            raise ValueError(f"details of a failure inside one another, more than {DETAILS_LEVELS_MAX} of them")
+        plain = plain[3]
+    details: FailureDetails | None = None
+    for error_type, message, stack_trace, _, non_retryable, bases in (level[:6] for level in reversed(levels)):
+        require(bool, non_retryable)
+        require(list, bases)
+        require(str, error_type, message, stack_trace, *bases)
+        details = FailureDetails(error_type, message, stack_trace, details, non_retryable, tuple(bases))
+    return details
 
 
 def _options_to_plain(options: ActivityOptions) -> list[Any]:
@@ -62,18 +107,63 @@ def _options_to_plain(options: ActivityOptions) -> list[Any]:
 
 
 def _options_from_plain(plain: Any) -> ActivityOptions:
-    return ActivityOptions(*plain)
+    queue, timeout, heartbeat_timeout, queue_timeout, priority = plain[:5]
+    require(str, queue)
+    require((int, NoneType), timeout, heartbeat_timeout, queue_timeout)
+    require(int, priority)
+    return ActivityOptions(queue, timeout, heartbeat_timeout, queue_timeout, priority)
 
 
 def _task_ref_from_plain(plain: Any) -> TaskRef | None:
-    return None if plain is None else TaskRef(*plain)
+    if plain is None:
+        return None
+    instance_id, kind, run_id, generation, task_id = plain[:5]
+    require(str, instance_id, kind, run_id)
+    require(int, generation, task_id)
+    return TaskRef(instance_id, kind, run_id, generation, task_id)
 
 
-_CONVERTERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "details": (details_to_plain, details_from_plain),
-    "options": (_options_to_plain, _options_from_plain),
-    "parent": (lambda ref: ref, _task_ref_from_plain),
+def _tags_from_plain(plain: Any) -> Any:
+    if plain is not None:
+        require(str, *plain, *plain.values())
+    return plain
+
+
+class _Kind(NamedTuple):
+    """What a field of an event is on the wire: these types exactly; and how it is converted, where it is no plain value."""
+
+    types: frozenset[type]
+    encode: Callable[[Any], Any] | None = None
+    decode: Callable[[Any], Any] | None = None
+
+
+def _plain(*types: type) -> _Kind:
+    return _Kind(frozenset(types))
+
+
+_KINDS: dict[str, _Kind] = {
+    "int": _plain(int),
+    "int | None": _plain(int, NoneType),
+    "str": _plain(str),
+    "str | None": _plain(str, NoneType),
+    "bool": _plain(bool),
+    "bytes | None": _plain(bytes, NoneType),
+    "Payload": _plain(bytes, NoneType),
+    "FailureDetails": _Kind(frozenset({list}), details_to_plain, details_from_plain),
+    "FailureDetails | None": _Kind(frozenset({list, NoneType}), details_to_plain, details_from_plain),
+    "ActivityOptions": _Kind(frozenset({list}), _options_to_plain, _options_from_plain),
+    "Mapping[str, str] | None": _Kind(frozenset({dict, NoneType}), lambda tags: tags, _tags_from_plain),
+    "TaskRef | None": _Kind(frozenset({list, NoneType}), lambda ref: ref, _task_ref_from_plain),
 }
+"""By the annotation of the field, as it is written; a name of `durable.events` may stand behind its module's."""
+
+
+def _kind_of(field: dataclasses.Field[Any]) -> _Kind:
+    annotation = str(field.type)
+    kind = _KINDS.get(annotation.removeprefix("ev.").removeprefix("events."))
+    if kind is None:
+        raise TypeError(f"field '{field.name}' of an event has the annotation '{annotation}', which no record can hold")
+    return kind
 
 
 class _Layout:
@@ -86,7 +176,11 @@ class _Layout:
         getter = operator.attrgetter(*names)
         self.get: Callable[[Any], tuple[Any, ...]] = getter if len(names) > 1 else lambda event: (getter(event),)
         self.defaults = tuple(field.default for field in fields)
-        self.converters = [(i, *_CONVERTERS[name]) for i, name in enumerate(names) if name in _CONVERTERS]
+        self.kinds = [_kind_of(field) for field in fields]
+        self.converters = [
+            (i, kind.encode, kind.decode) for i, kind in enumerate(self.kinds) if kind.encode and kind.decode
+        ]
+        self.known: set[tuple[type, ...]] = set()  # types of fields that were found right: a few for each class
 
     def pack(self, event: HistoryEvent) -> list[Any]:
         found = self.get(event)
@@ -102,6 +196,11 @@ class _Layout:
 
     def unpack(self, packed: list[Any]) -> HistoryEvent:
         fields = packed[1 : len(self.defaults) + 1]
+        types = tuple(map(type, fields))
+        if types not in self.known:
+            for field, kind in zip(fields, self.kinds, strict=False):  # trailing defaults are left out
+                require(tuple(kind.types), field)
+            self.known.add(types)
         for index, _, decode in self.converters:
             if index < len(fields):
                 fields[index] = decode(fields[index])
@@ -136,43 +235,41 @@ def encode_record(record: Record) -> bytes:
 def decode_record(data: bytes) -> Record:
     """Return the record of these bytes. Raises HistoryDamagedError for whatever is not one."""
     try:
-        layout, time, is_opening, packed = msgpack.unpackb(data, strict_map_key=False)[:4]
-        if layout > FORMAT:
+        layout, time, is_opening, packed = unpack(data)[:4]
+        require(int, layout, time)
+        require(bool, is_opening)
+        if not 1 <= layout <= FORMAT:
             raise HistoryDamagedError(f"the record has format {layout}; this version reads up to {FORMAT}")
-        return Record(time, [event for item in packed if (event := decode_event(item)) is not None], is_opening)
+        return Record(time, decode_events(packed), is_opening)
     except HistoryDamagedError:
         raise
     except Exception as error:  # whatever garbage does to the decoder is one fact: this is not a record
-        raise HistoryDamagedError(f"a history record cannot be read: {error!r}") from error
+        raise HistoryDamagedError(f"a history record cannot be read: {reason_of(error)}") from error
 
 
-def decode_event(packed: list[Any]) -> HistoryEvent | None:
-    """Return the event; None for an informational one of a later version."""
-    layout = _LAYOUTS.get(packed[0])
+def decode_events(packed: Any) -> list[HistoryEvent]:
+    """Return the events of a list of packed ones, without those that `decode_event` skips. Raises as that does."""
+    require(list, packed)
+    return [event for item in packed if (event := decode_event(item)) is not None]
+
+
+def decode_event(packed: Any) -> HistoryEvent | None:
+    """Return the event; None for an informational one of a later version. Raises anything for what is none."""
+    require(list, packed)
+    code = packed[0]
+    require(int, code)
+    layout = _LAYOUTS.get(code)
     if layout is not None:
         return layout.unpack(packed)
-    if packed[0] >= INFORMATIONAL_CODE:
+    if code >= INFORMATIONAL_CODE:
         return None
-    raise HistoryDamagedError(f"a history record holds an event of the unknown kind {packed[0]}")
+    raise HistoryDamagedError(f"a history record holds an event of the unknown kind {code}")
 
 
 def encode_event(event: HistoryEvent) -> bytes:
     """Return one event's bytes, as messages carry it."""
     data: bytes = _packer.pack(_LAYOUTS[event.code].pack(event))
     return data
-
-
-def decode_message_event(data: bytes) -> HistoryEvent:
-    """Return the event that a message carries. Raises HistoryDamagedError for whatever is not one."""
-    try:
-        event = decode_event(msgpack.unpackb(data, strict_map_key=False))
-    except HistoryDamagedError:
-        raise
-    except Exception as error:  # as in decode_record
-        raise HistoryDamagedError(f"a message cannot be read: {error!r}") from error
-    if event is None:
-        raise HistoryDamagedError("a message holds an event of a later version")
-    return event
 
 
 def first_checksum(key: InstanceKey, run_id: str, generation: int) -> bytes:

@@ -57,6 +57,17 @@ INTERVAL_MAX = timedelta(days=365)
 """No wait is longer, whatever the back-off computes: a power soon passes every date."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """What became of an attempt: `wait` until the next one, None if it was the last. `attempts_max`: None for no limit."""
+
+    activity: str
+    attempt: int
+    attempts_max: int | None
+    details: FailureDetails
+    wait: timedelta | None
+
+
 def next_wait(
     policy: RetryPolicy | None, details: FailureDetails, attempt: int, elapsed: timedelta, jitter: random.Random
 ) -> timedelta | None:

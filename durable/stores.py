@@ -5,6 +5,7 @@ The core imports no storage engine. Anyone can add one: a package that names `mo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Final, cast
@@ -12,6 +13,7 @@ from typing import Final, cast
 from durable.errors import StoreError
 from durable.ports import Ports
 from durable.provider import Provider
+from durable.urls import shown
 
 GROUP: Final = "durable.providers"
 
@@ -36,12 +38,16 @@ def connect(store: str | Provider, ports: Ports) -> Provider:
         return store
     scheme, separator, _ = store.partition("://")
     if not separator or not scheme:
-        raise StoreError(f"{store!r:.200} is not the URL of a store: write sqlite:///app.db for a file, or memory://")
+        raise StoreError(f"{shown(store)} is not the URL of a store: write sqlite:///app.db for a file, or memory://")
+    return _engine(scheme)(store, ports)
+
+
+@functools.cache
+def _engine(scheme: str) -> Callable[[str, Ports], Provider]:
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if scheme not in found:
         raise StoreError(_unknown(scheme, sorted(found)))
-    engine = cast("Callable[[str, Ports], Provider]", found[scheme].load())
-    return engine(store, ports)
+    return cast("Callable[[str, Ports], Provider]", found[scheme].load())
 
 
 def _unknown(scheme: str, known: list[str]) -> str:
@@ -49,4 +55,4 @@ def _unknown(scheme: str, known: list[str]) -> str:
     names = ", ".join(f"{name}://" for name in known) or "none"
     package = INSTALLED_BY.get(scheme)
     remedy = f"pip install '{package}'" if package else f"install a package with an entry point in {GROUP!r} for it"
-    return f"no storage engine for '{scheme}://' is installed (known: {names}); {remedy}"
+    return f"no storage engine for '{scheme:.60}://' is installed (known: {names}); {remedy}"

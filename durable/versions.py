@@ -27,7 +27,7 @@ def version_key(version: str | None) -> VersionKey:
     if version is None:
         return ()
     if not _is_version(version):
-        raise ValueError(f"version {version!r} is not a string of dot-separated numbers: write it like '1.10'")
+        raise ValueError(f"version {version!r:.200} is not a string of dot-separated numbers: write it like '1.10'")
     if len(version) > _VERSION_CHARACTERS_MAX:
         raise ValueError(f"version of {len(version)} characters is over the limit of {_VERSION_CHARACTERS_MAX}")
     return _numbers(version)

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import replays
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 CACHED = os.environ.get("DURABLE_TEST_CACHE", "1") != "0"
@@ -45,6 +48,20 @@ def worker_cache(monkeypatch: pytest.MonkeyPatch) -> None:
         defaults: dict[str, Any] = Worker.__init__.__kwdefaults__  # type: ignore[assignment]
         assert "max_cached_orchestrations" in defaults, "the uncached run would silently be a cached one"
         monkeypatch.setitem(defaults, "max_cached_orchestrations", 0)
+
+
+@pytest.fixture(autouse=True)
+def replay_of_everything(
+    request: pytest.FixtureRequest, worker_cache: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Replay each history of the test from every prefix, see `tests/replays.py`; the test's monkeypatches still hold.
+
+    A test that makes code and history differ, or damages a history, says so: `@pytest.mark.diverges("why")`.
+    """
+    used = replays.UsedStores()
+    used.watch(monkeypatch)
+    yield
+    replays.check(used, request.node.get_closest_marker("diverges"))
 
 
 @pytest.fixture(params=["memory", "sqlite"])

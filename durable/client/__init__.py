@@ -5,8 +5,9 @@ messages in groups, `waiting` wakes and polls for all who wait, `states` shows r
 instances a call means, `purging` removes, and `blocking` gives all of it a blocking face.
 """
 
-from durable.client.client import Client, SyncClient
+from durable.client.blocking import GuestPortal
+from durable.client.client import Client, SyncClient, blocking_face
 from durable.client.handle import Handle, SyncHandle
 from durable.client.starting import StartOptions
 
-__all__ = ["Client", "Handle", "StartOptions", "SyncClient", "SyncHandle"]
+__all__ = ["Client", "GuestPortal", "Handle", "StartOptions", "SyncClient", "SyncHandle", "blocking_face"]

@@ -41,7 +41,6 @@ class Portal:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._served: concurrent.futures.Future[_Served] = concurrent.futures.Future()
-        self._calls: set[concurrent.futures.Future[Any]] = set()
         self._failure: Exception | None = None
         self._process = 0
         self._is_closed = False
@@ -58,24 +57,7 @@ class Portal:
         served = self._serving()
         if threading.current_thread() is self._thread:
             raise DurableError("a blocking client was used in its own event loop: use the asynchronous Client there")
-        coroutine = function(*arguments, **options)
-        try:
-            waiting = asyncio.run_coroutine_threadsafe(coroutine, served.loop)
-        except RuntimeError:
-            coroutine.close()
-            raise DurableError("this blocking client was closed a moment ago") from None
-        with self._lock:
-            if served.is_over.is_set():
-                waiting.cancel()  # the loop may never come to it
-            self._calls.add(waiting)
-        try:
-            return waiting.result()
-        except concurrent.futures.CancelledError:
-            raise DurableError("the blocking client was closed while it was waiting") from None
-        finally:
-            waiting.cancel()  # of no effect on one that is done
-            with self._lock:
-                self._calls.discard(waiting)
+        return served.calls.wait_for(function(*arguments, **options))
 
     def close(self) -> None:
         """End the loop and wait for its thread. Safe to call twice, and when nothing was ever started.
@@ -133,10 +115,7 @@ class Portal:
         except Exception as error:  # noqa: BLE001 (for whoever closes the portal)
             self._failure = error
         if served.exception() is None:
-            with self._lock:
-                served.result().is_over.set()
-                for waiting in self._calls:
-                    waiting.cancel()
+            served.result().calls.end()
 
     async def _serve(self, served: concurrent.futures.Future[_Served]) -> None:
         try:
@@ -145,17 +124,82 @@ class Portal:
             served.set_exception(error)
             return
         stop = asyncio.Event()
-        served.set_result(_Served(asyncio.get_running_loop(), stop, threading.Event()))
+        loop = asyncio.get_running_loop()
+        served.set_result(_Served(loop, stop, Calls(loop)))
         await stop.wait()
         await self._finish()
 
 
 class _Served(NamedTuple):
-    """The loop of a portal that has begun, what ends it, and what says that it has ended."""
+    """The loop of a portal that has begun, what ends it, and what waits for it."""
 
     loop: asyncio.AbstractEventLoop
     stop: asyncio.Event
-    is_over: threading.Event
+    calls: Calls
+
+
+class Calls:
+    """Coroutines in one event loop that other threads wait for."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._waiting: set[concurrent.futures.Future[Any]] = set()
+        self._is_over = False
+
+    def wait_for(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the loop and wait for it. Whatever ends the waiting cancels it."""
+        try:
+            waiting = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:
+            coroutine.close()
+            raise DurableError("this blocking client was closed a moment ago") from None
+        with self._lock:
+            if self._is_over:
+                waiting.cancel()  # the loop may never come to it
+            self._waiting.add(waiting)
+        try:
+            return waiting.result()
+        except concurrent.futures.CancelledError:
+            raise DurableError("the blocking client was closed while it was waiting") from None
+        finally:
+            waiting.cancel()  # of no effect on one that is done
+            with self._lock:
+                self._waiting.discard(waiting)
+
+    def end(self) -> None:
+        """Let go of whoever waits, now and from now on."""
+        with self._lock:
+            self._is_over = True
+            for waiting in self._waiting:
+                waiting.cancel()
+
+
+class GuestPortal:
+    """A portal into a loop that somebody else runs, such as a worker's: what `Portal` does, without a thread of its own."""
+
+    def __init__(self) -> None:
+        """Called in the loop."""
+        self._loop = asyncio.get_running_loop()
+        self._calls = Calls(self._loop)
+
+    def start(self) -> None:
+        """It has started."""
+
+    def call(self, function: Callable[..., Coroutine[Any, Any, T]], /, *arguments: Any, **options: Any) -> T:
+        """Run a coroutine function in the loop; return what it returns, raise what it raises."""
+        if asyncio._get_running_loop() is self._loop:
+            raise DurableError(
+                "the client of a sync activity was used in the event loop: it blocks; use it in the activity"
+            )
+        return self._calls.wait_for(function(*arguments, **options))
+
+    def close(self) -> None:
+        """Nothing: whoever runs the loop ends it."""
+
+    def end(self) -> None:
+        """Let go of whoever waits; for whoever runs the loop."""
+        self._calls.end()
 
 
 class Face:
@@ -165,7 +209,7 @@ class Face:
 
     faces: ClassVar[dict[type, type[Face]]] = {}
 
-    def __init__(self, portal: Portal, behind: Any) -> None:
+    def __init__(self, portal: Portal | GuestPortal, behind: Any) -> None:
         """For faces only: show `behind`."""
         self._portal = portal
         self._behind = behind

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from durable.app import App
-from durable.client.blocking import Face, Portal, face_of
+from durable.client.blocking import Face, GuestPortal, Portal, face_of
 from durable.client.connection import Connection
 from durable.client.filters import Filters, Statuses, selection
 from durable.client.handle import Handle
@@ -33,6 +33,7 @@ from durable.client.states import state_of
 from durable.client.times import Timeout, seconds_of
 from durable.errors import DurableError, InstanceAlreadyExistsError, InstanceFinishedError, InstanceNotFoundError
 from durable.events import InstanceKey
+from durable.failures import forget_own_frames
 from durable.ids import check_instance_id
 from durable.model import OrchestrationState, ReusePolicy
 from durable.payloads import Sealer
@@ -105,6 +106,8 @@ class Client:
         error: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            forget_own_frames(error)
         self._entered -= 1
         if self._entered == 0:
             await self.close()
@@ -373,3 +376,10 @@ else:
     SyncClient = face_of(
         Client, "SyncClient", base=_Blocking, without=frozenset({"close", "connection", "sharing", "sync"})
     )
+
+
+def blocking_face(client: Client, portal: GuestPortal) -> SyncClient:
+    """Return the blocking face of a client that lives in somebody else's loop, for threads beside that loop."""
+    face = SyncClient.__new__(SyncClient)
+    Face.__init__(face, portal, client)  # type: ignore[arg-type]  # the stub shows it without its base
+    return face

@@ -281,7 +281,7 @@ class Waiters:
         finally:
             self._poll = None
             ended = self._loop.time()
-            rest = POLL_SHARE_MAX * (ended - began)
+            rest = min(POLL_SHARE_MAX * (ended - began), INTERVAL_MAX)
             self._rest_until = ended + rest
             for watch in seen:
                 if watch.is_open and not watch.has_ended:

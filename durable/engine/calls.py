@@ -22,7 +22,7 @@ from durable.errors import (
     SubOrchestrationFailedError,
 )
 from durable.events import ActivityOptions, HistoryEvent
-from durable.retry import RetryPolicy, next_wait
+from durable.retry import FailedAttempt, RetryPolicy, next_wait
 
 if TYPE_CHECKING:
     from durable.engine.execution import Execution
@@ -123,6 +123,9 @@ class ActivityCall:
         if isinstance(event, ev.ActivityFailed):
             self._last_heartbeat = event.last_heartbeat or self._last_heartbeat
             wait = _next_wait(self._execution, self._policy, event.details, self._attempt, self._began_us, self.task)
+            attempts_max = self._policy.max_number_of_attempts if self._policy else 1
+            failed = FailedAttempt(self._name, self._attempt, attempts_max, event.details, wait)
+            self._execution.failed_attempts.append(failed)
             if self.task.done():
                 return self._finish()
             if wait is not None:
@@ -249,13 +252,7 @@ def _next_wait(
     """Ask the policy; what its own `handle` raises becomes the call's failure."""
     elapsed = timedelta(microseconds=execution.time_us - began_us)
     try:
-        return next_wait(
-            policy,
-            details,
-            attempt,
-            elapsed,
-            execution.seeds.stream("jitter"),
-        )
+        return next_wait(policy, details, attempt, elapsed, execution.seeds.stream("jitter"))
     except StopIteration as error:  # no future takes one: as a generator would
         stopped = RuntimeError("handle of a RetryPolicy raised StopIteration: " + str(error))
         stopped.__cause__ = error

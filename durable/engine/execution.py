@@ -31,18 +31,11 @@ from durable.engine.mailbox import DecodeEvent, Mailbox
 from durable.engine.ports import Ports, Program
 from durable.engine.tasks import Task
 from durable.engine.timers import DUE_MAX, Timers
-from durable.engine.turn import (
-    UNCHANGED,
-    Outgoing,
-    Sender,
-    Turn,
-    Unchanged,
-    opening_record,
-    outgoing_messages,
-)
+from durable.engine.turn import UNCHANGED, Outgoing, Sender, Turn, Unchanged, opening_record, outgoing_messages
 from durable.errors import DivergenceError, DurableError, StoredValueError, TurnBudgetExceededError
 from durable.events import HistoryEvent, InstanceKey
 from durable.records import Record
+from durable.retry import FailedAttempt
 from durable.seeds import Seeds
 
 E = TypeVar("E", bound=HistoryEvent)
@@ -68,6 +61,7 @@ class Execution:
         self.interruption: str | None = None
         self.open_activities: dict[int, ev.ActivityScheduled] = {}
         self.open_children: dict[int, ev.SubOrchestrationScheduled] = {}
+        self.failed_attempts: list[FailedAttempt] = []
         self.farewells: dict[str, Outgoing] = {}
         self.attachment: bytes | None = None
         self.cancel_reason: str | None = None
@@ -94,6 +88,7 @@ class Execution:
     def feed(self, record: Record, size_bytes: int = 0) -> None:
         """Replay one record. Raises DivergenceError if the code asks for something else than it holds."""
         if record.is_opening:
+            self.time_us = max(self.time_us, record.time)
             self._opening = [*self._opening, *record.events]
             self._finish_record(len(record.events), size_bytes)
             return
@@ -102,7 +97,8 @@ class Execution:
         self._cursor = 0
         self.is_replaying = True
         with self._running():
-            self._apply_opening()
+            if not isinstance(next(iter(self._events), None), ev.OrchestrationTerminated):  # no turn was taken there
+                self._apply_opening()
             while self._cursor < len(self._events):
                 event = self._events[self._cursor]
                 if event.is_request:
@@ -153,7 +149,7 @@ class Execution:
 
     def _finish_record(self, events: int, size_bytes: int) -> None:
         self._events_before += events
-        self._events = []
+        self._events, self.failed_attempts = [], []
         self._cursor = 0
         self.history_bytes += size_bytes
 
@@ -163,9 +159,7 @@ class Execution:
         with as_running(self.loop):
             try:
                 yield
-            except TurnInterrupted:
-                pass
-            except GenerationEnded:
+            except (TurnInterrupted, GenerationEnded):
                 pass
             if self.outcome is not None:
                 self.loop.close_everything()
@@ -184,6 +178,7 @@ class Execution:
         dropped = tuple(event.task_id for event in record.events if isinstance(event, ev.ActivityCancelled))
         status, self._custom_status = self._custom_status, UNCHANGED
         memos, self._memos = self._memos, []
+        failed = self.failed_attempts
         self._finish_record(len(self._events), 0)
         opening = opening_record(self.outcome, self.started, self._held, self.time_us)
         if isinstance(self.outcome, ev.OrchestrationContinuedAsNew) and self.outcome.carry_over_events:
@@ -206,6 +201,7 @@ class Execution:
             farewells=dict(self.farewells),
             activities=[event for event in scheduled if event.task_id in self.open_activities],
             dropped_activities=dropped,
+            failed_attempts=failed,
         )
 
     def sender(self) -> Sender:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -87,7 +88,7 @@ class Mailbox:
     def leave(self, held: Iterable[EventRaised]) -> None:
         """Leave all events to the next generation: those kept, and then those that were held meanwhile."""
         for event in (*self.kept(), *held):
-            self.carried.add(event)
+            self.carried.add(dataclasses.replace(event, is_carried=True))
         self._events.clear()
         self._kept = 0
 

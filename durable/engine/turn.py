@@ -9,6 +9,7 @@ from durable import events as ev
 from durable.carried import CarriedChange
 from durable.events import HistoryEvent, InstanceKey, TaskRef
 from durable.records import Record
+from durable.retry import FailedAttempt
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Turn:
     # Only after the commit: attempts to start, and running ones to tell that nobody waits for them.
     activities: Sequence[ev.ActivityScheduled]
     dropped_activities: Sequence[int]
+    # Only after the commit: for the log.
+    failed_attempts: Sequence[FailedAttempt]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

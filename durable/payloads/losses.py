@@ -8,7 +8,7 @@ payload as the receiver will, and walks both values side by side.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from durable.payloads.lowering import SCALARS
 from durable.payloads.records import extra_fields, plan_of
@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     from durable.payloads.records import RecordPlan
 
 
-def find_loss(given: Any, arrived: Any, path: str = "") -> str | None:
-    """Return the path and the reason of the first loss, None if nothing is lost.
+class Loss(NamedTuple):
+    """Where something is lost, and what."""
+
+    path: str
+    reason: str
+
+
+def find_loss(given: Any, arrived: Any, path: str = "") -> Loss | None:
+    """Return the first loss, None if nothing is lost.
 
     Only dataclasses, models and enums are looked at: the other types arrive as their annotation has it, by its rules.
     """
@@ -33,7 +40,7 @@ def find_loss(given: Any, arrived: Any, path: str = "") -> str | None:
         return _loss_of_record(given, arrived, plan, path)
     if isinstance(given, enum.Enum):
         if isinstance(arrived, enum.Enum) and type(arrived) is not kind:
-            return f"{path}: {kind.__qualname__} would arrive as {type(arrived).__qualname__}"
+            return Loss(path, f"{kind.__qualname__} would arrive as {type(arrived).__qualname__}")
         return None
     if isinstance(given, (list, tuple)) and isinstance(arrived, (list, tuple)):
         for index, pair in enumerate(zip(given, arrived, strict=False)):
@@ -45,7 +52,7 @@ def find_loss(given: Any, arrived: Any, path: str = "") -> str | None:
     return _loss_in_dict(given, arrived, path) if isinstance(given, dict) else None
 
 
-def _loss_of_record(given: Any, arrived: Any, plan: RecordPlan, path: str) -> str | None:
+def _loss_of_record(given: Any, arrived: Any, plan: RecordPlan, path: str) -> Loss | None:
     kind, other = type(given), type(arrived)
     if plan.wrapper:
         return find_loss(given.root, arrived.root if other is kind else arrived, path)
@@ -53,14 +60,14 @@ def _loss_of_record(given: Any, arrived: Any, plan: RecordPlan, path: str) -> st
         left = _readable(arrived)
         missing = set() if left is None else _written(given) - left
         if missing:
-            return f"{path}: the fields {', '.join(sorted(missing))} of {kind.__qualname__} would be lost"
+            return Loss(path, f"the fields {', '.join(sorted(missing))} of {kind.__qualname__} would be lost")
         if isinstance(arrived, dict):
             return None
         if not _stands_for(kind, other):
-            return f"{path}: {kind.__qualname__} would arrive as {other.__qualname__}"
+            return Loss(path, f"{kind.__qualname__} would arrive as {other.__qualname__}")
     for attribute in plan.unwritten:
         if getattr(given, attribute, None) != getattr(arrived, attribute, None):
-            return f"{path}.{attribute}: the constructor does not take it, so it would be lost"
+            return Loss(f"{path}.{attribute}", "the constructor does not take it, so it would be lost")
     for attribute in plan.keys:
         part = getattr(given, attribute)
         if type(part) in SCALARS:
@@ -70,15 +77,15 @@ def _loss_of_record(given: Any, arrived: Any, plan: RecordPlan, path: str) -> st
     return None
 
 
-def _loss_in_set(given: AbstractSet[Any], arrived: AbstractSet[Any], path: str) -> str | None:
+def _loss_in_set(given: AbstractSet[Any], arrived: AbstractSet[Any], path: str) -> Loss | None:
     """Compare the classes only: which element became which is not to be known."""
     kinds = {type(element) for element in given}
     others = {type(element) for element in arrived}
     changed = [kind.__qualname__ for kind in kinds - others if plan_of(kind) is not None]
-    return f"{path}: in a set, {changed[0]} would arrive as another class" if changed else None
+    return Loss(path, f"in a set, {changed[0]} would arrive as another class") if changed else None
 
 
-def _loss_in_dict(given: dict[Any, Any], arrived: Any, path: str) -> str | None:
+def _loss_in_dict(given: dict[Any, Any], arrived: Any, path: str) -> Loss | None:
     """Compare a dict with a dict, or with the record that an annotation made of it."""
     plan = plan_of(type(arrived))
     if plan is not None and not plan.wrapper:

@@ -25,6 +25,12 @@ class UnstorableInputError(InvalidInputError, EncodingError):
     """An input that cannot be stored at all: an invalid input, and a TypeError, as the interface says of both."""
 
 
+def located(what: str, path: str, reason: str) -> str:
+    """Say of which value, where in it, and why: `input of 'pay': lines[1].amount: …`."""
+    place = path.removeprefix(".")
+    return f"{what}: {place}: {reason}" if place else f"{what}: {reason}"
+
+
 def brief(value: object) -> str:
     """Name a value for an error text: its type, and itself where that is short. Calls no code of the value's class."""
     kind = type(value)

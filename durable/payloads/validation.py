@@ -6,14 +6,17 @@ import sys
 from typing import Any
 
 import pydantic
-from pydantic_core import SchemaValidator
+from pydantic_core import ErrorDetails, SchemaValidator
 
-from durable.payloads.refusals import REASON_CHARACTERS_MAX, MisfitError, brief, reason_of, shorten
+from durable.payloads.refusals import REASON_CHARACTERS_MAX, MisfitError, brief, located, reason_of, shorten
 from durable.payloads.strictness import strict_schema
 from durable.payloads.typed_dicts import with_readable_typed_dicts
 
 # An error text shows this many of the places that do not fit.
 MISFITS_SHOWN_MAX = 3
+
+# What pydantic puts before the text of an error that the user's own validator raised.
+_RAISED = {"value_error": "Value error, ", "assertion_error": "Assertion failed, "}
 
 
 class Validation:
@@ -72,13 +75,23 @@ def _misfits(error: Exception, what: str) -> str:
         details = error.errors(include_url=False, include_context=False)
     except Exception as failure:  # noqa: BLE001  # a user's own message template that cannot be filled in
         return f"{what}: does not fit, and the reason cannot be shown: {reason_of(failure)}"
-    shown = [
-        f"{what}{_path(detail['loc'])}: {shorten(detail['msg'], REASON_CHARACTERS_MAX)}, got {brief(detail['input'])}"
-        for detail in details[:MISFITS_SHOWN_MAX]
-    ]
+    shown = [_misfit(detail, what if index == 0 else "") for index, detail in enumerate(details[:MISFITS_SHOWN_MAX])]
     if len(details) > MISFITS_SHOWN_MAX:
         shown.append(f"and {len(details) - MISFITS_SHOWN_MAX} more")
     return "; ".join(shown)
+
+
+def _misfit(detail: ErrorDetails, what: str) -> str:
+    """Say one place and what is wrong there. The value itself is named only briefly: it may be long, or nobody's business."""
+    reason = shorten(detail["msg"], REASON_CHARACTERS_MAX)
+    if detail["type"] in _RAISED:
+        reason = reason.removeprefix(_RAISED[detail["type"]])
+    else:
+        reason = reason.removeprefix("Input ")  # the place, which stands before, says as much
+        reason = reason[:1].lower() + reason[1:]
+    if not detail["type"].startswith("missing"):  # there the input is what lacks it
+        reason = f"{reason}, got {brief(detail['input'])}"
+    return located(what, _path(detail["loc"]), reason).removeprefix(": ")
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -13,7 +13,7 @@ from durable.payloads.fitting import ANY, shape_of
 from durable.payloads.limits import DEPTH_MAX, PAYLOAD_BYTES_MAX
 from durable.payloads.losses import find_loss
 from durable.payloads.lowering import SCALARS, TEXT, Lowering, RefusalError, TooDeepError
-from durable.payloads.refusals import EncodingError, MisfitError, PayloadError, UnstorableInputError, reason_of
+from durable.payloads.refusals import EncodingError, MisfitError, PayloadError, UnstorableInputError, located, reason_of
 from durable.payloads.scan import check_headers
 from durable.payloads.spelling import SPELLER, same, spell_whole
 
@@ -103,7 +103,7 @@ def _encode_nested(value: Any, what: str, max_depth: int) -> bytes:
         except (OverflowError, UnicodeEncodeError):
             return msgpack.packb(Lowering(careful=True, speller=SPELLER).plain(value, max_depth))
     except RefusalError as refusal:
-        raise EncodingError(f"{what}{refusal.path}: {refusal.reason}") from None
+        raise EncodingError(located(what, refusal.path, refusal.reason)) from None
     except (TooDeepError, RecursionError):
         raise LimitExceededError(
             f"{what}: nested deeper than the limit of {max_depth} levels, or it contains itself"
@@ -122,11 +122,11 @@ def _within(max_bytes: int, data: bytes, what: str) -> bytes:
 
 def _refuse_loss(value: Any, arrived: Any, what: str) -> None:
     try:
-        loss = find_loss(value, arrived, what)
+        loss = find_loss(value, arrived)
     except Exception as error:  # code of the value's own class, a property or a comparison
         raise EncodingError(f"{what}: cannot be compared with what would arrive: {reason_of(error)}") from error
     if loss is not None:
-        raise MisfitError(loss)
+        raise MisfitError(located(what, *loss))
 
 
 def _encode_spelled(

@@ -12,7 +12,6 @@ import collections
 import contextvars
 import dataclasses
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -26,12 +25,11 @@ from durable.events import ActivityScheduled, HistoryEvent
 from durable.failures import describe
 from durable.provider import TaskAddress
 from durable.worker.clock import StoreClock
-from durable.worker.threads import DaemonThreads
+from durable.worker.failure_log import log_failed_here
+from durable.worker.threads import Threads
 
 if TYPE_CHECKING:
-    from durable.client import Client
-
-logger = logging.getLogger("durable.activity")
+    from durable.client import Client, SyncClient
 
 CANCELLED = qualified_name(asyncio.CancelledError)
 
@@ -69,8 +67,8 @@ class Attempt:
         return None if stored is None else payloads.decode(self.runner.sealer.unseal(stored))
 
     @property
-    def client(self) -> Client:
-        """A client of the same hub."""
+    def client(self) -> Client | SyncClient:
+        """A client of the same hub: in the worker's loop the asynchronous one, in a thread its blocking face."""
         return self.runner.client()
 
     def heartbeat(self, details: Any = None) -> None:
@@ -97,11 +95,12 @@ class ActivityRunner:
         clock: StoreClock,
         slots: int,
         *,
+        threads: Threads,
         on_outcome: Callable[[Attempt, HistoryEvent], None],
         on_late: Callable[[Attempt, HistoryEvent], None],
         on_beat: Callable[[Attempt], None],
         on_free: Callable[[], None],
-        client: Callable[[], Client],
+        client: Callable[[], Client | SyncClient],
     ) -> None:
         self.app = app
         self.sealer = sealer
@@ -115,7 +114,7 @@ class ActivityRunner:
         self._on_beat = on_beat
         self._on_free = on_free
         self._waiting: collections.deque[Attempt] = collections.deque()
-        self._threads = DaemonThreads(slots, "durable-activity")
+        self._threads = threads
         self._loop = asyncio.get_running_loop()
         # What the worker was started in. Each attempt gets a copy: none sees what another one, or a client, has set.
         self._context = contextvars.copy_context()
@@ -162,23 +161,38 @@ class ActivityRunner:
             self._settle(attempt)
             self._stop(attempt)
 
-    async def drain(self, timeout_s: float) -> None:
-        """Wait until nothing runs; then cancel what is left. Always returns soon after `timeout_s`."""
+    def close(self) -> None:
+        """Begin no more attempts; those that wait for a slot are left to whoever comes next."""
         self._is_closed = True
         for attempt in self._waiting:
             self._settle(attempt)
         self._waiting.clear()
-        await self._until_idle(timeout_s)
-        for attempt in list(self.attempts.values()):
+
+    async def drain(self, timeout_s: float) -> list[Attempt]:
+        """Wait until nothing runs; cancel what is left, and return it. Always returns soon after `timeout_s`."""
+        self.close()
+        given_up: list[Attempt] = []
+        try:
+            await self._until_idle(timeout_s)
+        finally:  # also when the wait itself is cancelled
+            given_up = self._give_up()
+            self._threads.close()
+        tasks = [attempt.task for attempt in self.attempts.values() if attempt.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        return given_up
+
+    def _give_up(self) -> list[Attempt]:
+        """Give up what still runs. What has its outcome already, or is wanted no more, is only asked to stop once more."""
+        left = list(self.attempts.values())
+        given_up = [attempt for attempt in left if not attempt.is_settled]
+        for attempt in left:
             attempt.is_given_up = not attempt.is_settled
             if "store" in attempt.timers:
                 self._store_beat(attempt)
             self._settle(attempt)
             self._stop(attempt)
-        tasks = [attempt.task for attempt in self.attempts.values() if attempt.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
-        self._threads.close()
+        return given_up
 
     async def _until_idle(self, timeout_s: float) -> None:
         if self.attempts and timeout_s > 0:
@@ -351,23 +365,20 @@ class ActivityRunner:
         """Give the outcome of a function that has ended, unless its attempt has one or is given up."""
         if isinstance(outcome, ev.ActivityFailed):
             error_type = outcome.details.error_type
-            if attempt.is_settled and error_type == CANCELLED:
-                return  # it has stopped, as it was asked to
+            if error_type == CANCELLED and (attempt.is_settled or self._is_closed):
+                self._settle(
+                    attempt
+                )  # it has stopped, as it was asked to; or the program, as it ends, cancels all there is
+                return
             outcome = dataclasses.replace(outcome, last_heartbeat=_latest_heartbeat(attempt))
-            logger.info(
-                "attempt %d of activity '%s' of '%s' failed: %s",
-                attempt.request.attempt,
-                attempt.request.name,
-                attempt.address.key.id,
-                error_type,
-                extra={"instance_id": attempt.address.key.id, "run_id": attempt.address.run_id},
-            )
         if attempt.is_settled:
             self._on_late(attempt, outcome)
         else:
             self._give(attempt, outcome)
 
     def _give(self, attempt: Attempt, outcome: HistoryEvent) -> None:
+        if attempt.is_claimed and isinstance(outcome, ev.ActivityFailed):
+            log_failed_here(attempt.address, attempt.request, outcome.details)  # it may have its owner elsewhere
         self._settle(attempt)
         self._on_outcome(attempt, outcome)
 

@@ -17,7 +17,7 @@ from durable.carried import Carried, CarriedChange
 from durable.errors import HistoryDamagedError
 from durable.events import EventRaised
 from durable.provider import InstanceRow, Provider, RecordRow
-from durable.records import decode_event, encode_event, first_checksum, next_checksum
+from durable.records import decode_event, encode_event, first_checksum, next_checksum, require, unpack
 from durable.worker.live import Journal
 
 FIRST_NUMBER = 1 << 40
@@ -99,11 +99,12 @@ def _encode(change: CarriedChange) -> bytes:
 
 def _apply(carried: Carried, data: bytes) -> None:
     try:
-        layout, added, taken = msgpack.unpackb(data)[:3]
+        layout, added, taken = unpack(data)[:3]
+        require(int, layout)
         if layout > FORMAT:
             raise HistoryDamagedError(f"the carried events have format {layout}; this version reads up to {FORMAT}")
         for packed in added:
-            event: Any = decode_event(msgpack.unpackb(packed, strict_map_key=False))
+            event: Any = decode_event(unpack(packed))
             assert isinstance(event, EventRaised), "only events are carried"
             carried.add(event)
         for name, count in taken:

@@ -12,13 +12,14 @@ from durable.errors import (
     FailureDetails,
     HistoryDamagedError,
     LeaseLostError,
+    LimitExceededError,
     StoreError,
     WorkerLostError,
     qualified_name,
 )
 from durable.events import HistoryEvent
 from durable.messages import decode_activity, encode_arrivals
-from durable.provider import ActivityRow, Beat, Message, Provider, Report
+from durable.provider import ActivityRow, Beat, Message, Provider, Report, TaskAddress
 from durable.worker.activities import ActivityRunner, Attempt
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import LeaseKeeper
@@ -45,6 +46,18 @@ def worker_lost(request: ev.ActivityScheduled, deliveries: int) -> ev.ActivityFa
     return ev.ActivityFailed(request.task_id, details)
 
 
+def _too_large(request: ev.ActivityScheduled, size: int, limit: int) -> ev.ActivityFailed:
+    """Return the outcome that stands for one which the store would refuse; another attempt would end the same way."""
+    details = FailureDetails(
+        qualified_name(LimitExceededError),
+        f"the outcome of activity '{request.name}' has {size} bytes, over the store's limit of {limit} for one value; "
+        "return a reference to where the data is",
+        non_retryable=True,
+        error_bases=("durable.errors.DurableError", "ValueError", "Exception", "BaseException"),
+    )
+    return ev.ActivityFailed(request.task_id, details)
+
+
 class Claims:
     """Claims attempts for the runner's free slots, sends beats, and reports outcomes in groups."""
 
@@ -67,7 +80,9 @@ class Claims:
         self._served = runner_names(runner) if is_active else set()
         self._on_late = on_late
         self._reports: list[tuple[Report, Attempt | None, HistoryEvent]] = []
+        self._sending: list[tuple[Report, Attempt | None, HistoryEvent]] = []
         self._is_in_doubt = False  # the last reports may have been written, though the store gave no answer
+        self._is_claim_in_doubt = False  # the last claim, likewise
         self._beats: dict[Attempt, bytes | None] = {}
         self._wake = asyncio.Event()
         self._flush = asyncio.Event()
@@ -98,12 +113,12 @@ class Claims:
         """Report the outcome of a claimed attempt, with the next group."""
         self._beats.pop(attempt, None)
         address = attempt.address
-        message = Message(
-            target=address.key,
-            partition=attempt.partition,
-            data=encode_arrivals([outcome], address.generation),
-            run_id=address.run_id,
-        )
+        data = encode_arrivals([outcome], address.generation)
+        limit = self._provider.message_bytes_max
+        if limit is not None and len(data) > limit:
+            outcome = _too_large(attempt.request, len(data), limit)
+            data = encode_arrivals([outcome], address.generation)
+        message = Message(target=address.key, partition=attempt.partition, data=data, run_id=address.run_id)
         self._reports.append((Report(address, message), attempt, outcome))
         self._flush.set()
         self._wake.set()
@@ -138,12 +153,19 @@ class Claims:
         # Without a free slot only attempts that nobody started in time are claimed: they need none.
         queues = self._queues if free > 0 else ()
         limit = min(free, CLAIM_MAX) if free > 0 else CLAIM_MAX
-        rows = await self._provider.claim(self._keeper.current, queues, self._served, limit)
+        held = self._held() if self._is_claim_in_doubt else None
+        self._is_claim_in_doubt = True
+        rows = await self._provider.claim(self._keeper.current, queues, self._served, limit, held=held)
+        self._is_claim_in_doubt = False
         for row in rows:
             self._start(row)
         is_cut = len(rows) == limit
         self._is_hungry = self._is_hungry or is_cut
         return is_cut
+
+    def _held(self) -> set[TaskAddress]:
+        """Name the claimed attempts that this worker knows of: those in its hands, and those whose outcome is on its way."""
+        return {*self._runner.attempts, *(report.task for report, _, _ in (*self._reports, *self._sending))}
 
     def _start(self, row: ActivityRow) -> None:
         try:
@@ -198,6 +220,7 @@ class Claims:
 
     async def _send(self) -> None:
         reports, self._reports = self._reports, []
+        self._sending = reports
         beats, self._beats = self._beats, {}
         self._flushing = True
         try:
@@ -216,6 +239,7 @@ class Claims:
             return
         finally:
             self._flushing = False
+            self._sending = []
         is_in_doubt, self._is_in_doubt = self._is_in_doubt, False
         for (_, reported, outcome), is_taken in zip(reports, answers, strict=False):
             if not is_taken and reported is not None and not is_in_doubt:

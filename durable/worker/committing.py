@@ -119,6 +119,8 @@ class GroupCommits:
         finally:
             self._is_writing = False
         self._clock.agree(committed.now)
+        for index, why in committed.refused_memos.items():
+            logger.error("the note '%.200s' is lost, for the store cannot hold it: %s", batch.memos[index].key, why)
         self._on_written(prepared, batch, committed)
 
     async def _written(self, lease: Lease, batch: Batch) -> Committed:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Collection
-
-import msgpack
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from durable.errors import LeaseLostError, StoreError
-from durable.provider import LEASE_US, Lease, LeaseView, Provider
+from durable.provider import LEASE_US, InstanceRow, Lease, LeaseView, OtherLease, Provider
+from durable.worker.announcement import Announcement, Offer
 from durable.worker.clock import StoreClock
+from durable.worker.handover import HandOver
 
 logger = logging.getLogger("durable.worker")
 
@@ -22,27 +23,11 @@ LOOK_AROUND_LOCKED_S = 0.5
 SAFETY_US = 500_000
 """A lease is taken for lost this much before it runs out."""
 
+LEFT_US = 10_000_000
+"""How long an instance that was left to another worker waits before this one sees whether that still lives."""
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Announcement:
-    """What a worker tells the others: whether it runs orchestrations, which activities it runs in which queues."""
-
-    orchestrations: bool
-    queues: tuple[str, ...]
-    activities: frozenset[str]
-
-    def encode(self) -> bytes:
-        """Return it as the lease row carries it."""
-        packed: bytes = msgpack.packb([self.orchestrations, self.queues, sorted(self.activities)])
-        return packed
-
-    @classmethod
-    def decode(cls, data: bytes) -> Announcement:
-        """Read another worker's."""
-        if not data:
-            return cls(False, (), frozenset())
-        orchestrations, queues, activities = msgpack.unpackb(data)[:3]
-        return cls(orchestrations, tuple(queues), frozenset(activities))
+LOOKED_FOR_US = 200_000
+"""How long it waits while this worker looks whether there is another: longer than a look around takes."""
 
 
 class LeaseKeeper:
@@ -73,6 +58,7 @@ class LeaseKeeper:
         self._announcement = announcement
         self._partitions = partitions
         self._seen: list[Announcement] = []
+        self._unreadable: collections.deque[str] = collections.deque(maxlen=100)  # leases that were warned about
         self._on_taken = on_taken
         self._on_leaving = on_leaving
         self._on_staying = on_staying
@@ -83,6 +69,7 @@ class LeaseKeeper:
         self.leaving: set[int] = set()
         self._unrecovered: set[int] = set()  # owned, but what their former owner left was not yet found
         self.parting: set[int] = set()  # to be given up, as soon as no activity of theirs runs here
+        self._hand_over = HandOver(clock.monotonic)
         self.others = 0  # other live workers of the hub that run activities
         self._valid_until = 0.0
         self._is_lost = False
@@ -102,7 +89,22 @@ class LeaseKeeper:
 
     def serves(self, activity: str, queue: str) -> bool:
         """Tell whether any live worker runs this activity in this queue."""
-        return any(queue in seen.queues and activity in seen.activities for seen in [self._announcement, *self._seen])
+        return any(seen.serves(activity, queue) for seen in [self._announcement, *self._seen])
+
+    def leave_us(self, row: InstanceRow) -> int:
+        """Take in that this worker's app lacks an instance's orchestrator: a worker that has it is to get the partition.
+
+        Returns how long the instance is left alone for that, in microseconds; 0: there is no such worker.
+        """
+        is_known = self._hand_over.lacks(row.partition, row.name, row.version)
+        if is_known is None:
+            self._wake.set()
+            return LOOKED_FOR_US
+        return LEFT_US if is_known else 0
+
+    def wake(self) -> None:
+        """Look around now: a worker came or went, or partitions were given up."""
+        self._wake.set()
 
     def renewed(self, asked_at: float) -> None:
         """Note a sign of life that the store has taken; `asked_at` is the monotonic time before the request."""
@@ -148,6 +150,7 @@ class LeaseKeeper:
         self._unrecovered = set()
         self.leaving.clear()
         self.parting.clear()
+        self._hand_over.forget_all()
         await self._on_lost()
         self._is_lost = False
         try:
@@ -165,46 +168,83 @@ class LeaseKeeper:
         view = await self._provider.renew(lease)
         self._clock.agree(view.now)
         self.renewed(asked_at)
-        self._seen = [Announcement.decode(other.announcement) for other in view.others if other.is_live]
+        found = {other.lease_id: self._announced(other) for other in view.others if other.is_live}
+        self._seen = list(found.values())
         self.others = sum(bool(seen.queues) for seen in self._seen)
         if self._announcement.orchestrations:
+            if self._hand_over.look(found, view):
+                await self._announce(lease)
             await self._balance(lease, view, sum(seen.orchestrations for seen in self._seen) + 1)
 
+    def _announced(self, other: OtherLease) -> Announcement:
+        """Return what another worker runs; of one whose announcement cannot be read, nothing is known."""
+        try:
+            return Announcement.decode(other.announcement)
+        except StoreError as error:
+            if other.lease_id not in self._unreadable:
+                self._unreadable.append(other.lease_id)
+                logger.warning("worker '%s' takes no account of worker '%s': %s", self._name, other.name, error)
+            return Announcement.decode(b"")
+
+    async def _announce(self, lease: Lease) -> None:
+        announcement = dataclasses.replace(self._announcement, offers=self._hand_over.offers)
+        await self._provider.renew(lease, announcement.encode())
+
     async def _balance(self, lease: Lease, view: LeaseView, workers: int) -> None:
-        share = -(-self._partitions // workers)
-        surplus = len(self.owned) - share
-        if surplus > 0:
-            await self._give_up(lease, surplus)
-            return
-        self.parting.clear()
+        """Give up what others are to have, and take what is this worker's to have."""
+        if self.owned - set(view.partitions):
+            raise LeaseLostError("partitions were given up by a call whose answer was lost")
         # A take whose answer was lost has made this lease the owner all the same.
         self._unrecovered |= set(view.partitions) - self.owned
         self.owned |= self._unrecovered
-        wanted = sorted(set(view.unowned) - self.owned)[: max(share - len(self.owned), 0)]
+        share = -(-self._partitions // workers)
+        due = self._hand_over.find_due(self.owned)
+        surplus = max(len(self.owned) - len(due) - share, 0)
+        busy = set(self._find_busy())
+        movable = [p for p in self.owned if p not in due and not self._hand_over.is_kept(p)]
+        movable.sort(key=lambda partition: (partition in busy, -partition))
+        self.parting = {*due, *movable[:surplus]}
+        if self.parting - busy:
+            await self._give_up(lease, self.parting - busy, due)
+        offered = self._hand_over.find_offered(lease.lease_id, view.unowned)
+        mine = [partition for partition, offer in offered.items() if offer.lease_id == lease.lease_id]
+        free = sorted(set(view.unowned) - self.owned - set(offered))
+        wanted = [*mine, *free[: max(share - len(self.owned) - len(mine), 0)]]
         if wanted:
             got = set(await self._provider.take(lease, wanted)) - self.owned
+            for partition in got & set(mine):
+                self._hand_over.received(partition, offered[partition])
             self._unrecovered |= got
             self.owned |= got
         if self._unrecovered:
             await self._on_taken(self._unrecovered)
             self._unrecovered = set()
 
-    async def _give_up(self, lease: Lease, surplus: int) -> None:
-        """Give up so many partitions: those at rest now, the others once the activities that run here for them have ended.
+    async def _give_up(self, lease: Lease, giving: Collection[int], due: Mapping[int, Offer]) -> None:
+        """Give up partitions at rest; `due`: for whom, where it matters.
 
-        A new owner would have to run those a second time.
+        Those where activities run wait in `parting` until these have ended: a new owner would have to run them a second time.
         """
-        busy = set(self._find_busy())
-        self.parting = set(sorted(self.owned, key=lambda partition: (partition in busy, -partition))[:surplus])
-        giving = self.parting - busy
-        if not giving:
-            return
-        self.leaving |= giving
-        left = set(await self._on_leaving(giving))
-        if left and self.lease is lease:
-            await self._provider.release(lease, left)
-            self.owned -= left
-            self.parting -= left
-        self.leaving -= giving
-        if giving - left:
-            self._on_staying(giving - left)
+        self.leaving |= set(giving)
+        left: set[int] = set()
+        try:
+            left = set(await self._on_leaving(giving))
+            if left and self.lease is lease:
+                await self._release(lease, left, {partition: due[partition] for partition in left if partition in due})
+        except StoreError:
+            self._unrecovered |= left  # nothing of theirs is in memory any more
+            raise
+        finally:
+            self.leaving -= set(giving)
+        if set(giving) - left:
+            self._on_staying(set(giving) - left)
+
+    async def _release(self, lease: Lease, left: set[int], offers: dict[int, Offer]) -> None:
+        if offers:
+            self._hand_over.offered(lease.lease_id, offers)
+            logger.info("worker '%s' hands over partitions %s", self._name, sorted(offers))
+            await self._announce(lease)  # first, so that nobody else takes them
+        await self._provider.release(lease, left)
+        self.owned -= left
+        self.parting -= left
+        self._hand_over.forget(left)

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
+from types import NoneType
 from typing import Any, NamedTuple
 
 import msgpack
@@ -14,7 +15,7 @@ from durable.engine.execution import Execution
 from durable.engine.turn import Outgoing
 from durable.events import ActivityScheduled, HistoryEvent, InstanceKey
 from durable.provider import InstanceRow, Priority, StoredMessage, TaskAddress
-from durable.records import decode_event, encode_event
+from durable.records import decode_event, encode_event, require, unpack
 from durable.worker.queued import QueuedAttempts
 
 
@@ -66,7 +67,8 @@ class OwnerState:
     `deliveries`: of attempts delivered more than once, [count, time of the first redelivery]. `queued`: the attempts that
     went to the activity queue; it is changed in place, and read again from the row with the history. `cursor`: where the
     sending of a large turn stands: (generation, record index, messages sent). `stalls`: stalls in a row. `farewells`: see
-    the engine's Turn. `carried`: where events are that earlier generations have left.
+    the engine's Turn. `former`: of a run that took the place of an unfinished one, the sequence of its start, and the run
+    before it. `carried`: where events are that earlier generations have left.
     """
 
     deliveries: dict[int, list[int]] = dataclasses.field(default_factory=dict)
@@ -74,6 +76,7 @@ class OwnerState:
     cursor: tuple[int, int, int] | None = None
     stalls: int = 0
     farewells: dict[str, Outgoing] = dataclasses.field(default_factory=dict)
+    former: tuple[int, str] | None = None
     carried: Journal | None = None
     unreadable: bytes = b""
 
@@ -81,12 +84,11 @@ class OwnerState:
         """Return the row's `state`; empty where there is nothing to note, as for most turns."""
         if self.unreadable:
             return self.unreadable
-        if not (self.deliveries or self.queued or self.cursor or self.stalls or self.farewells or self.carried):
-            return b""
         farewells = {name: _farewell_to_plain(message) for name, message in self.farewells.items()}
-        packed: bytes = msgpack.packb(
-            [self.deliveries, self.queued.ranges, self.cursor, self.stalls, farewells, self.carried]
-        )
+        noted = [self.deliveries, self.queued.ranges, self.cursor, self.stalls, farewells, self.former, self.carried]
+        if not any(noted):
+            return b""
+        packed: bytes = msgpack.packb(noted)
         return packed
 
     @classmethod
@@ -95,17 +97,45 @@ class OwnerState:
         if not data:
             return cls()
         try:
-            deliveries, queued, cursor, stalls, farewells, carried = msgpack.unpackb(data, strict_map_key=False)[:6]
-            return cls(
-                deliveries,
-                QueuedAttempts(queued),
-                tuple(cursor) if cursor else None,
-                stalls,
-                {name: _farewell_from_plain(plain) for name, plain in farewells.items()},
-                Journal(*carried) if carried else None,
-            )
+            deliveries, queued, cursor, stalls, farewells, *more = unpack(data)
+            require(int, stalls, *deliveries)
+            _require_numbers(2, *deliveries.values(), *queued)
+            if cursor is not None:
+                _require_numbers(3, cursor)
+                cursor = tuple(cursor)
+            require(str, *farewells)
+            known = {name: _farewell_from_plain(plain) for name, plain in farewells.items()}
+            former = _former_from_plain(more[0]) if more else None
+            carried = _journal_from_plain(more[1]) if len(more) > 1 else None
+            return cls(deliveries, QueuedAttempts(queued), cursor, stalls, known, former, carried)
         except Exception:  # noqa: BLE001 (whatever garbage does to the decoder is one fact)
             return cls(unreadable=data)
+
+
+def _require_numbers(count: int, *items: Any) -> None:
+    for item in items:
+        require(list, item)
+        require(int, *item)
+        if len(item) != count:
+            raise ValueError(f"{count} numbers expected, not {len(item)}")
+
+
+def _former_from_plain(plain: Any) -> tuple[int, str] | None:
+    if plain is None:
+        return None
+    sequence, run_id = plain
+    require(int, sequence)
+    require(str, run_id)
+    return sequence, run_id
+
+
+def _journal_from_plain(plain: Any) -> Journal | None:
+    if plain is None:
+        return None
+    number, entries, chain, changes = plain
+    require(int, number, entries, changes)
+    require(bytes, chain)
+    return Journal(number, entries, chain, changes)
 
 
 def _farewell_to_plain(message: Outgoing) -> list[Any]:
@@ -115,7 +145,12 @@ def _farewell_to_plain(message: Outgoing) -> list[Any]:
 
 def _farewell_from_plain(plain: list[Any]) -> Outgoing:
     instance_id, kind, run_id, generation, event = plain
-    unpacked = decode_event(msgpack.unpackb(event, strict_map_key=False))
+    require(str, instance_id, kind)
+    require((str, NoneType), run_id)
+    require((int, NoneType), generation)
+    unpacked = decode_event(unpack(event))
+    if unpacked is None:
+        raise ValueError("a farewell of a later version")
     return Outgoing(InstanceKey(instance_id, kind), unpacked, run_id, generation)
 
 

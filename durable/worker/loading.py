@@ -20,6 +20,7 @@ from durable.worker.claims import DELIVERIES_MAX, DELIVERIES_SPAN_US, worker_los
 from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
 from durable.worker.receiving import POLL_S
 from durable.worker.steps import blind_arrival, ending
+from durable.worker.succession import name_former_run
 from durable.worker.turns import Turns
 
 logger = logging.getLogger("durable.worker")
@@ -308,24 +309,14 @@ class Loader:
 def _take_row(live: LiveInstance, row: InstanceRow | None) -> Execution | None:
     """Give an instance the row as it is stored now; return the engine of a former run, to be closed."""
     former, live.row = live.row, row
-    if row is not None:
-        _limit_to_former_run(live, row, former.run_id if former is not None else "")
     if former is not None and row is not None and former.run_id == row.run_id:
         return None
     live.is_recovered = False
     live.children = None
     live.state = OwnerState.decode(row.state) if row is not None else OwnerState()
+    if row is not None:
+        name_former_run(live, row, former.run_id if former is not None else "")
     return live.drop_execution()
-
-
-def _limit_to_former_run(live: LiveInstance, row: InstanceRow, former_run_id: str) -> None:
-    """What was stored before the start of this run was sent to the one before it, though it may not say so."""
-    starts = (item.message for item in live.normal if item.run_id == row.run_id)
-    start = next((message for message in starts if message is not None and message.start is not None), None)
-    if start is not None:
-        for pending in (*live.control, *live.normal):
-            if pending.run_id is None and pending.message is not None and pending.message.sequence < start.sequence:
-                pending.run_id = former_run_id
 
 
 def _is_recursive(end: Pending) -> bool:

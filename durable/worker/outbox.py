@@ -96,9 +96,9 @@ def _start_message(
     )
 
 
-def begin_again(message: StoredMessage) -> Message:
+def begin_again(message: StoredMessage, row: InstanceRow) -> Message:
     """Return the start that a message brings once more: the run that it was to replace has ended by itself meanwhile."""
-    return Message(message.target, message.partition, message.data, start=message.start, expects=Expects.ANY)
+    return Message(message.target, message.partition, message.data, start=row, expects=Expects.ANY)
 
 
 def sender_of(row: InstanceRow) -> Sender:

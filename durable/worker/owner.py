@@ -18,9 +18,9 @@ import logging
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any
 
+from durable.engine.timers import DUE_MAX
 from durable.errors import DurableError, HistoryDamagedError, StoreError
 from durable.events import InstanceKey
-from durable.failures import decode_details
 from durable.messages import decode_arrivals, dropped_memo
 from durable.provider import (
     Batch,
@@ -28,7 +28,6 @@ from durable.provider import (
     InstanceRow,
     Priority,
     Provider,
-    Status,
     StoredMessage,
     TaskAddress,
     Wakeup,
@@ -42,19 +41,16 @@ from durable.worker.cache import Cache
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
+from durable.worker.failure_log import log_failed_attempts, log_failed_instance
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
-from durable.worker.receiving import Receiver
+from durable.worker.receiving import PARKED_KEPT_MAX, Receiver
 from durable.worker.steps import Prepared, blind_arrival
-from durable.worker.timers import HORIZON_US, DueTimes
+from durable.worker.timers import DueTimes
 from durable.worker.turns import Turns
 
 logger = logging.getLogger("durable.worker")
-
-PARKED_KEPT_MAX = 8
-"""Messages of a parked instance that are kept in memory; the others are received when its pause is over. Not none: what made
-it stall must be met again at its next try, or it would seem to have recovered."""
 
 SLICE_S = 0.02
 """How long `_pump` runs turns before it lets the loop do something else."""
@@ -103,7 +99,7 @@ class Owner:
             self._backlog,
             self._due_times,
             accept=self._accept,
-            is_parked=self._is_parked_key,
+            count_kept=self._count_kept,
         )
         self._is_pumping = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,6 +131,8 @@ class Owner:
         for message in wakeup.messages:
             if message.partition in self._keeper.owned:
                 self._accept(message, is_fresh=True)
+        if wakeup.leases:
+            self._keeper.wake()
         if wakeup.anything:
             self.receiver.wake()
         if wakeup.activities or wakeup.anything:
@@ -142,12 +140,11 @@ class Owner:
 
     def _accept(self, message: StoredMessage, *, is_fresh: bool = False) -> None:
         """Queue a message on its instance, once. `is_fresh`: it was stored just now, and not read."""
-        sequence = message.sequence
-        if self.receiver.knows(sequence) or message.partition in self._keeper.leaving:
+        if self.receiver.knows(message) or message.partition in self._keeper.leaving:
             return
-        if is_fresh and self._is_left_in_store(message):
+        if is_fresh and self.receiver.leaves_in_store(message):
             return
-        self.receiver.held.add(sequence)
+        self.receiver.held.add(message.sequence)
         live = self._live(message.target)
         try:
             generation, events = decode_arrivals(message.data)
@@ -172,30 +169,6 @@ class Owner:
             self._discard(live, message, "it holds nothing that this version knows")
         live.skips_pause = live.skips_pause or is_control
         self._make_ready(live)
-
-    def _is_left_in_store(self, message: StoredMessage) -> bool:
-        """Leave a message for later: not due, too many in memory, older ones unread, or its instance parked with enough."""
-        ahead = message.visible_at - self._clock.now()
-        if ahead > 0:
-            if ahead < HORIZON_US:
-                self._loop.call_later(ahead / 1e6, self.receiver.wake)
-            return True
-        if not self.receiver.has_room() and message.priority is not Priority.CONTROL:
-            self._backlog.fall_behind([message.partition])
-            return True
-        live = self._lives.get(message.target)
-        place = self._backlog.place_of(message)
-        is_control = message.priority is Priority.CONTROL
-        if live is not None and not is_control and self._is_parked(live):
-            if place is not None or len(live.normal) >= PARKED_KEPT_MAX:
-                self._backlog.fall_behind([live.key])
-                return True
-            return False
-        if place is None or (is_control and place == message.target):
-            return False
-        self._backlog.keep(message, place)
-        self.receiver.wake()
-        return True
 
     def _discard(self, live: LiveInstance, message: StoredMessage, reason: str) -> None:
         """Consume a message that nobody can read, and say so."""
@@ -263,7 +236,7 @@ class Owner:
             self._add(prepared)
 
     def _add(self, prepared: Prepared) -> None:
-        if prepared.step is not None:
+        if prepared.step is not None or prepared.messages:
             prepared.live.is_busy = True
         self.commits.add(prepared)
 
@@ -433,7 +406,10 @@ class Owner:
                 continue
             if item.step is not None:
                 self._apply_step(item)
-            elif not item.live.is_busy:
+                continue
+            if item.messages:  # another run has begun
+                item.live.is_busy, item.live.is_row_stale = False, True
+            if not item.live.is_busy:
                 self._rest(item.live)
         if self._ready:  # a full commit made them wait
             self._pump_soon()
@@ -459,15 +435,11 @@ class Owner:
         if live.execution is not None:
             live.execution.recorded(item.record_bytes)
         if item.turn is not None:
+            log_failed_attempts(row, item.turn.failed_attempts)
             for task_id in item.turn.dropped_activities:
                 self.attempts.stop(live, TaskAddress(live.key, step.run_id, step.before[0], task_id))
         if item.is_outcome:
-            if row.status is Status.FAILED and row.failure is not None:
-                details = decode_details(row.failure)
-                fields = {"instance_id": row.key.id}
-                logger.warning(
-                    "instance '%s' failed: %s: %s", row.key.id, details.error_type, details.message, extra=fields
-                )
+            log_failed_instance(row)
             self._end(live)
         if item.opening is not None:
             self._begin_generation(live, item.opening, item.opening_bytes)
@@ -495,7 +467,7 @@ class Owner:
     def _push_parked(self, live: LiveInstance, row: InstanceRow) -> None:
         if len(live.normal) > PARKED_KEPT_MAX:
             self._release(live, PARKED_KEPT_MAX)
-        if row.status is Status.STALLED:  # one that was suspended meanwhile waits for its resume
+        if row.parked_until != DUE_MAX:  # one that was suspended meanwhile waits for its resume
             self._due_times.push(row.parked_until, live.key, is_stored=False)
 
     def _release(self, live: LiveInstance, kept_max: int) -> None:
@@ -530,7 +502,7 @@ class Owner:
     def _begin_run(self, live: LiveInstance, row: InstanceRow) -> None:
         """Put the row of a new run in the place of the ended one; its start waits in the queue."""
         live.row = row
-        live.state = OwnerState()
+        live.state = OwnerState.decode(row.state)
         live.is_recovered = True
 
     def _come_due(self, key: InstanceKey) -> None:
@@ -542,9 +514,10 @@ class Owner:
         live.begin_early()
         self._make_ready(live)
 
-    def _is_parked_key(self, key: InstanceKey) -> bool:
+    def _count_kept(self, key: InstanceKey) -> int | None:
+        """Return how many messages of a parked instance are in memory; None for one that is not parked."""
         live = self._lives.get(key)
-        return live is not None and self._is_parked(live)
+        return len(live.normal) if live is not None and self._is_parked(live) else None
 
     # ---- ending
 
@@ -570,6 +543,10 @@ class Owner:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.drop_everything()
+
+    def drop_everything(self) -> None:
+        """Forget all instances, and close what their orchestrators were in the middle of."""
         for live in list(self._lives.values()):
             self._turns.close(live.drop_execution())
         self._lives.clear()

@@ -1,4 +1,7 @@
-"""Reading the inboxes of owned partitions: at once after a wake-up, and at least once per poll bound."""
+"""Reading the inboxes of owned partitions: at once after a wake-up, and at least once per poll bound.
+
+Also which messages are in memory, which were there, and which are left in the store for later.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from collections.abc import Callable
 
 from durable.errors import LeaseLostError, StoreError
 from durable.events import InstanceKey
-from durable.provider import Provider, StoredMessage
+from durable.provider import Priority, Provider, StoredMessage
 from durable.worker.backlog import Backlog
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import LeaseKeeper
-from durable.worker.timers import DueTimes
+from durable.worker.timers import HORIZON_US, DueTimes
 
 logger = logging.getLogger("durable.worker")
 
@@ -24,12 +27,19 @@ RECEIVE_MAX = 1000
 HELD_MAX = 20_000
 """Messages in memory at which the worker stops receiving until it has worked some off."""
 
+PARKED_KEPT_MAX = 8
+"""Messages of a parked instance that are kept in memory; the others are received when its pause is over. Not none: what made
+it stall must be met again at its next try, or it would seem to have recovered."""
+
 SETTLED_KEPT = 65_536
 """Sequences of consumed messages that are remembered, against a wake-up or a read that is late."""
 
 
 class Receiver:
-    """Receives for one owner. `held` are the sequences of the messages in memory; the owner takes new ones by `accept`."""
+    """Receives for one owner. `held` are the sequences of the messages in memory; the owner takes new ones by `accept`.
+
+    `count_kept(key)`: how many messages of a parked instance are in memory, None for one that is not parked.
+    """
 
     def __init__(
         self,
@@ -40,28 +50,28 @@ class Receiver:
         due_times: DueTimes,
         *,
         accept: Callable[[StoredMessage], None],
-        is_parked: Callable[[InstanceKey], bool],
+        count_kept: Callable[[InstanceKey], int | None],
     ) -> None:
         self.held: set[int] = set()
         self.is_full = False  # too many messages in memory to receive more
         self.is_draining = False
-        self._settled: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._provider = provider
         self._keeper = keeper
         self._clock = clock
         self._backlog = backlog
         self._due_times = due_times
         self._accept = accept
-        self._is_parked = is_parked
+        self._count_kept = count_kept
+        self._settled: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
         """Look now."""
         self._wake.set()
 
-    def knows(self, sequence: int) -> bool:
-        """Tell whether a message is in memory, or was consumed a short while ago."""
-        return sequence in self.held or sequence in self._settled
+    def knows(self, message: StoredMessage) -> bool:
+        """Tell whether a message is in memory, or was consumed."""
+        return message.sequence in self.held or message.sequence in self._settled
 
     def settle(self, sequence: int) -> None:
         """Note that a message was consumed."""
@@ -70,10 +80,30 @@ class Receiver:
         if len(self._settled) > SETTLED_KEPT:
             self._settled.popitem(last=False)
 
-    def has_room(self) -> bool:
-        """Tell whether a fresh message may be taken into memory; if not, it is received later."""
+    def leaves_in_store(self, message: StoredMessage) -> bool:
+        """Leave a fresh message for later: not due, too many here, older ones unread, or its instance parked with enough."""
+        ahead = message.visible_at - self._clock.now()
+        if ahead > 0:
+            if ahead < HORIZON_US:
+                asyncio.get_running_loop().call_later(ahead / 1e6, self.wake)
+            return True
+        is_control = message.priority is Priority.CONTROL
         self.is_full = self.is_full or len(self.held) > HELD_MAX
-        return not self.is_full
+        if self.is_full and not is_control:
+            self._backlog.fall_behind([message.partition])
+            return True
+        place = self._backlog.place_of(message)
+        kept = None if is_control else self._count_kept(message.target)
+        if kept is not None:
+            if place is not None or kept >= PARKED_KEPT_MAX:
+                self._backlog.fall_behind([message.target])
+                return True
+            return False
+        if place is None or (is_control and place == message.target):
+            return False
+        self._backlog.keep(message, place)
+        self.wake()
+        return True
 
     def worked_off(self) -> None:
         """Messages left memory: go on receiving if it was full."""
@@ -114,7 +144,7 @@ class Receiver:
                 self._accept(message)
         is_cut = len(received.messages) == RECEIVE_MAX
         if not is_cut:
-            for message in self._backlog.end_read(self._is_parked):
+            for message in self._backlog.end_read(lambda key: self._count_kept(key) is not None):
                 if message.partition in self._keeper.owned:
                     self._accept(message)
         more_due = len(received.due) >= RECEIVE_MAX

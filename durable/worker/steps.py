@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from durable import events as ev
 from durable.engine.execution import Execution
 from durable.engine.timers import DUE_MAX
 from durable.engine.turn import Turn, outcome_messages
-from durable.errors import DurableError, FailureDetails, TurnBudgetExceededError
+from durable.errors import DurableError, FailureDetails, TurnBudgetExceededError, UnknownNameError
 from durable.events import HistoryEvent
 from durable.failures import TEXT_BYTES_MAX, encode_details
 from durable.messages import dropped_memo, encode_arrivals
@@ -28,11 +28,13 @@ from durable.provider import (
     RecordRow,
     Status,
     Step,
+    StoredMessage,
 )
 from durable.records import Record, encode_record, first_checksum, next_checksum
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.outbox import begin_again, sender_of, to_message
+from durable.worker.succession import is_stale, next_start, parted, replaces, successor_row
 
 logger = logging.getLogger("durable.worker")
 
@@ -42,7 +44,6 @@ TURN_BYTES_MAX = 64 * 1024 * 1024
 STALL_FIRST_US = 2_000_000
 STALL_LONGEST_US = 300_000_000
 """How long a stalled instance waits for its next try: doubled each time, up to five minutes."""
-
 
 UNDELIVERED = "the instance ended before anybody waited for it"
 
@@ -78,11 +79,15 @@ class Prepared:
 
 
 class Steps:
-    """Makes steps for the instances of one worker."""
+    """Makes steps for the instances of one worker.
 
-    def __init__(self, clock: StoreClock, partitions: int) -> None:
+    `leave_us(row)`: called for an instance whose orchestrator is not known here; tells how long it is left to other workers.
+    """
+
+    def __init__(self, clock: StoreClock, partitions: int, leave_us: Callable[[InstanceRow], int]) -> None:
         self._clock = clock
         self._partitions = partitions
+        self._leave_us = leave_us
         self._noted_at = 0
 
     # ---- what all steps share
@@ -106,7 +111,7 @@ class Steps:
             "status": row.status,
             "updated_at": max(self._clock.now(), row.updated_at),
             "due_at": row.due_at,
-            "open_work": row.open_work,
+            "open_work": row.open_work - is_left(row),
             "parked_until": row.parked_until,
             "state": state.encode(),
         } | progress
@@ -128,8 +133,7 @@ class Steps:
             "slow_since": 0,
         }
         after = dataclasses.replace(row, **columns, **step.changes)
-        shown = after.status is not row.status or "custom_status" in step.changes
-        prepared.step = dataclasses.replace(step, row=after) if shown else step
+        prepared.step = step
         prepared.row = after
         prepared.state = state
         prepared.is_outcome = after.status.is_finished
@@ -175,6 +179,10 @@ class Steps:
         """Say that an instance cannot go on, and when it is tried again. One that is suspended stays so meanwhile."""
         row = live.row
         assert row is not None
+        if isinstance(error, UnknownNameError):
+            wait = self._leave_us(row)
+            if wait and row.stall_reason is None:
+                return self._leave(live, row, wait)
         # From the row: what the turn that failed has changed in memory does not count.
         state = OwnerState.decode(row.state)
         state.stalls = live.state.stalls + 1
@@ -188,6 +196,18 @@ class Steps:
         step = self.quiet(row, state, status=Status.STALLED, parked_until=now + wait)
         step = dataclasses.replace(step, changes={"stall_reason": reason})
         return self.complete(Prepared(live), row, state, step)
+
+    def _leave(self, live: LiveInstance, row: InstanceRow, wait: int) -> Prepared:
+        """Leave an instance to a worker that knows its orchestrator and is about to get the partition; look again later.
+
+        The turn that it wants is open work: its new owner finds it at once.
+        """
+        if not is_left(row):
+            fields = {"instance_id": row.key.id}
+            logger.info("instance '%s' waits for a worker that knows '%s'", row.key.id, row.name, extra=fields)
+        until, open_work = self._clock.now() + wait, row.open_work + (not is_left(row))
+        step = self.quiet(row, live.state, parked_until=until, open_work=open_work)
+        return self.complete(Prepared(live), row, live.state, step)
 
     def recovered(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, execution: Execution) -> Prepared:
         """Say that a stalled instance can go on, though it has nothing to do just now."""
@@ -234,6 +254,8 @@ class Steps:
         self, live: LiveInstance, row: InstanceRow, prepared: Prepared, event: ev.OrchestrationTerminated
     ) -> Prepared:
         """End a run by force: no code runs, and no history needs to be readable."""
+        prepared.taken, later = parted(prepared.taken, row, next_start(prepared.taken, row))
+        live.put_back(later)
         for pending in prepared.taken:
             if pending.event is not event:
                 self.note_dropped(prepared, row, pending.event, "the instance was terminated", pending.run_id)
@@ -281,39 +303,36 @@ class Steps:
         prepared.children = children[count:]
         return self.complete(prepared, row, live.state, self.quiet(row, live.state))
 
-    def replacement(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, start: InstanceRow) -> Prepared:
+    def replacement(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, start: StoredMessage) -> Prepared:
         """End the old run with its children, and put the new one in its place, in one commit.
 
         The message that brought the new run stays: it is that run's start.
         """
-        fresh = [pending for pending in prepared.taken if replaces(pending, row)]
-        older = prepared.taken[: prepared.taken.index(fresh[0])]
-        later = prepared.taken[prepared.taken.index(fresh[0]) :]
-        prepared.taken = older
+        prepared.taken, later = parted(prepared.taken, row, start)
         live.put_back(later)
-        for pending in older:
+        for pending in prepared.taken:
             self.note_dropped(prepared, row, pending.event, "the instance was replaced", pending.run_id)
         if live.execution is not None:
             self.note_undelivered(prepared, row, live.execution.buffered_events())
-        event = ev.OrchestrationTerminated(f"replaced by run {start.run_id}")
+        new = dataclasses.replace(successor_row(start, row), created_at=self._clock.now(), status=Status.PENDING)
+        event = ev.OrchestrationTerminated(f"replaced by run {new.run_id}")
         step = self._end_by_force(live, row, prepared, event)
-        new = dataclasses.replace(start, created_at=self._clock.now(), status=Status.PENDING)
         prepared = self.complete(prepared, row, OwnerState(), dataclasses.replace(step, replaced_by=new))
         prepared.is_outcome = True
         return prepared
 
     def ended(self, live: LiveInstance, row: InstanceRow, taken: list[Pending]) -> Prepared | None:
         """Consume what came too late; but a run that was to replace this one begins all the same."""
-        prepared = Prepared(live, taken=taken)
-        begun: set[int] = set()
-        for pending in taken:
-            if replaces(pending, row):
-                assert pending.message is not None
-                begun.add(id(pending.message))
-                prepared.messages.append(begin_again(pending.message))
-            if id(pending.message) not in begun:
-                reason = f"the instance had ended ({row.status.name})"
-                self.note_dropped(prepared, row, pending.event, reason, pending.run_id)
+        start = next_start(taken, row)
+        own, later = parted(taken, row, start)
+        prepared = Prepared(live, taken=own)
+        for pending in own:
+            reason = f"the instance had ended ({row.status.name})"
+            self.note_dropped(prepared, row, pending.event, reason, pending.run_id)
+        if start is not None:
+            prepared.messages.append(begin_again(start, successor_row(start, row)))
+            prepared.taken = [*own, *(item for item in later if item.message is start)]
+            live.put_back(item for item in later if item.message is not start)
         return self.without_step(prepared)
 
 
@@ -323,25 +342,6 @@ def end_of_child(child: InstanceRow, row: InstanceRow) -> Message:
     return Message(child.key, child.partition, data, priority=Priority.CONTROL, run_id=child.run_id)
 
 
-def is_stale(pending: Pending, row: InstanceRow) -> bool:
-    """Tell whether an arrival was meant for an earlier run or generation."""
-    if pending.run_id is not None and pending.run_id != row.run_id:
-        return True
-    return pending.generation is not None and pending.generation != row.generation
-
-
-def replaces(pending: Pending, row: InstanceRow) -> bool:
-    """Tell whether an arrival brings a run that takes the place of the row's (a start onto an unfinished instance)."""
-    message = pending.message
-    return (
-        message is not None
-        and pending.is_control
-        and message.start is not None
-        and message.start.run_id != row.run_id
-        and isinstance(pending.event, ev.OrchestrationStarted)
-    )
-
-
 def ending(live: LiveInstance, row: InstanceRow) -> Pending | None:
     """Return the arrival that ends the row's run by force, if there is one: a termination, or a run in its place."""
     for pending in live.control:
@@ -349,6 +349,11 @@ def ending(live: LiveInstance, row: InstanceRow) -> Pending | None:
         if is_termination or replaces(pending, row):
             return pending
     return None
+
+
+def is_left(row: InstanceRow) -> bool:
+    """Tell whether an instance waits, not stalled, for a worker that knows its orchestrator."""
+    return row.parked_until > 0 and row.stall_reason is None
 
 
 def is_blindly_suspended(row: InstanceRow, state: OwnerState) -> bool:

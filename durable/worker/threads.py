@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import itertools
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 IDLE_S = 10.0
 """How long a thread waits for another task before it ends: a storm leaves nothing behind."""
+
+
+class Threads(Protocol):
+    """Where sync activities run."""
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run `task`, soon. It must not raise."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is idle."""
+        ...
+
+
+class NoThreads:
+    """Runs each task in the event loop, which does nothing else meanwhile: for simulations, where one thread is all."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run `task` as the next callback but those that are ready."""
+        self._loop.call_soon(task)
+
+    def close(self) -> None:
+        """Nothing is ever idle."""
 
 
 class DaemonThreads:

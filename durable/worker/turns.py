@@ -54,9 +54,8 @@ from durable.worker.steps import (
     consumed_by,
     end_changes,
     ending,
-    is_stale,
-    replaces,
 )
+from durable.worker.succession import is_stale, name_former_run, replaces
 from durable.worker.watchdog import TurnWatch
 
 logger = logging.getLogger("durable.worker")
@@ -93,6 +92,7 @@ class Turns:
     """Runs turns. `is_held(partition, request)` decides, per activity, whether this worker keeps it or any may claim it.
 
     A kept one has a slot reserved; `unreserve(held)` gives it back where the turn comes to nothing.
+    `leave_us(row)`: see `Steps`.
     """
 
     def __init__(
@@ -106,10 +106,11 @@ class Turns:
         strict: bool,
         is_held: Callable[[int, ev.ActivityScheduled], bool],
         unreserve: Callable[[Sequence[tuple[ev.ActivityScheduled, str]]], None],
+        leave_us: Callable[[InstanceRow], int],
     ) -> None:
         self._app = app
         self._sealer = sealer
-        self.steps = Steps(clock, partitions)
+        self.steps = Steps(clock, partitions, leave_us)
         self._clock = clock
         self._watch = watch
         self._partitions = partitions
@@ -202,6 +203,8 @@ class Turns:
         if is_ending:
             live.begin_early()
             limit = max(limit, len(live.control))  # all steering, so that the end is among it
+        if live.state.former is not None:
+            name_former_run(live, row)
         taken = list(live.take(limit))
         if not is_ending and row.records == 0 and row.scheduled_at > self._clock.now():
             live.early += [item for item in taken if item.starts(row.run_id)]
@@ -216,8 +219,7 @@ class Turns:
                 return self.steps.termination(live, row, prepared, event)
             if replaces(pending, row):
                 assert pending.message is not None
-                assert pending.message.start is not None
-                return self.steps.replacement(live, row, prepared, pending.message.start)
+                return self.steps.replacement(live, row, prepared, pending.message)
             if is_stale(pending, row):
                 reason = "it was meant for an earlier run or generation"
                 self.steps.note_dropped(prepared, row, event, reason, pending.run_id)
@@ -314,8 +316,7 @@ class Turns:
         if turn.outcome is not None:
             if turn.next_generation is None and not state.cursor:
                 status = end_changes(turn.outcome, changes, now)
-            farewells = state.farewells if turn.next_generation is not None or state.cursor else {}
-            state = OwnerState(cursor=state.cursor, farewells=farewells, carried=state.carried)
+            state = _state_over_the_end(state, turn)
         held_open = 0 if is_over else turn.open_activities - state.queued.count
         progress = Progress(
             generation=generation,
@@ -515,3 +516,14 @@ def _settled_version(record: Record) -> dict[str, str | None]:
     """Return the version that a start in this record settled on: from then on the instance keeps it."""
     started = next((event for event in record.events if isinstance(event, ev.OrchestrationStarted)), None)
     return {} if started is None else {"version": started.version}
+
+
+def _state_over_the_end(state: OwnerState, turn: Turn) -> OwnerState:
+    """Return what an owner still notes when a generation has ended: for the next one, or until all is sent."""
+    goes_on = turn.next_generation is not None
+    return OwnerState(
+        cursor=state.cursor,
+        farewells=state.farewells if goes_on or state.cursor else {},
+        former=state.former if goes_on else None,
+        carried=state.carried,
+    )

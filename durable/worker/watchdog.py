@@ -93,6 +93,22 @@ def computing_clock(thread_id: int) -> Callable[[], float | None]:
     return lambda: time.clock_gettime(clock)
 
 
+class Unwatched:
+    """Watches over nothing: where no thread may be started, an endless loop is for a person to interrupt."""
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+    def begin(self, execution: Execution) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+
 class Watchdog:
     """Watches one thread's turns. `begin` and `end` are called around each; they cost well under a microsecond."""
 

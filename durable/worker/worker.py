@@ -15,25 +15,32 @@ from types import TracebackType
 from typing import Any
 
 from durable.app import App, check_name
-from durable.client import Client
+from durable.client import Client, GuestPortal, SyncClient, blocking_face
 from durable.engine.execution import Execution
 from durable.errors import DurableError, StoreError
+from durable.failures import forget_own_frames
 from durable.payloads import Sealer
 from durable.ports import Ports, system_ports
 from durable.provider import Hub, Provider
 from durable.stores import connect
-from durable.worker.activities import ActivityRunner
+from durable.worker.activities import ActivityRunner, Attempt
+from durable.worker.announcement import Announcement
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
-from durable.worker.leasing import Announcement, LeaseKeeper
+from durable.worker.leasing import LeaseKeeper
 from durable.worker.owner import Owner
+from durable.worker.threads import DaemonThreads, NoThreads, Threads
 from durable.worker.turns import Turns
-from durable.worker.watchdog import MarkSlow, TurnWatch, Watchdog
+from durable.worker.watchdog import TurnWatch, Unwatched, Watchdog
 
 logger = logging.getLogger("durable.worker")
 
 SETTLE_S = 5.0
 """How long a stop waits for commits that are on their way, after the activities."""
+
+
+ATTEMPTS_TOLD = 3
+"""How many activities a log line names one by one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +54,6 @@ class _Settings:
     max_activities: int = dataclasses.field(kw_only=True)
     max_cached: int = dataclasses.field(kw_only=True)
     strict: bool = dataclasses.field(kw_only=True)
-    make_watch: Callable[[MarkSlow], TurnWatch] = dataclasses.field(default=Watchdog, kw_only=True)
 
 
 class Worker:
@@ -133,8 +139,10 @@ class Worker:
         parts = self._parts
         if parts is None:
             return
+        if isinstance(error, asyncio.CancelledError):
+            forget_own_frames(error)
         try:
-            await parts.drain(self._shutdown_s)
+            await self._drain(parts)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -145,6 +153,29 @@ class Worker:
             await parts.client.__aexit__(None, None, None)
             await self._provider.close()
             logger.info("worker '%s' has stopped", self.name)
+
+    async def _drain(self, parts: _Parts) -> None:
+        """Let activities end, and say what is waited for: a stop that takes its time looks like one that hangs."""
+        waiting = parts.runner.waiting
+        parts.close()
+        running = [attempt for attempt in parts.runner.attempts.values() if not attempt.is_settled]
+        if running:
+            logger.info(
+                "worker '%s' is stopping, it waits up to %g s for %s%s",
+                self.name,
+                self._shutdown_s,
+                _told(running),
+                f"; {waiting} more have not begun and are left for later" if waiting else "",
+            )
+        else:
+            logger.info("worker '%s' is stopping", self.name)
+        given_up = await parts.drain(self._shutdown_s)
+        if given_up:
+            logger.warning(
+                "worker '%s' does not wait any longer for %s: what has no outcome is delivered again by the next worker",
+                self.name,
+                _told(given_up),
+            )
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then stop as `async with` does; a second signal ends at once.
@@ -164,17 +195,29 @@ class Worker:
         for number in numbers:
             loop.add_signal_handler(number, asked_to_stop)
         try:
-            async with self:
-                assert self._failed is not None
-                waiting = loop.create_task(stop.wait())
-                ends: set[asyncio.Future[Any]] = {waiting, self._failed}
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
-                if self._failed.done():
-                    self._failed.result()
+            await self.serve(stop)
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then stop as `async with` does. Raises what made the worker itself fail."""
+        async with self:
+            assert self._failed is not None
+            waiting = asyncio.get_running_loop().create_task(stop.wait())
+            ends: set[asyncio.Future[Any]] = {waiting, self._failed}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if self._failed.done():
+                self._failed.result()
+
+    def abandon(self) -> None:
+        """Forget everything in memory, as a process that is killed would: nothing is written, and no code goes on.
+
+        For whoever simulates that. What orchestrators were in the middle of is closed, with no effect outside.
+        """
+        if self._parts is not None:
+            self._parts.owner.drop_everything()
 
     @property
     def client(self) -> Client:
@@ -205,6 +248,13 @@ class Worker:
             self._failed.exception()  # looked at: `run` raises it; inside `async with` the log has it
 
 
+def _told(attempts: Sequence[Attempt]) -> str:
+    """Name attempts for the log, the first few one by one."""
+    names = [f"'{attempt.request.name}' of '{attempt.address.key.id}'" for attempt in attempts[:ATTEMPTS_TOLD]]
+    more = f" and {len(attempts) - len(names)} more" if len(attempts) > len(names) else ""
+    return f"{len(attempts)} {'activity' if len(attempts) == 1 else 'activities'}: {', '.join(names)}{more}"
+
+
 class _Parts:
     """The parts of a running worker, wired together."""
 
@@ -214,12 +264,11 @@ class _Parts:
         self.clock = StoreClock(ports.monotonic)
         self.clock.agree(hub.now)
         self.client = Client.sharing(provider, hub, app, ports)
-        self.watch = settings.make_watch(self._mark_slow)
-        announcement = Announcement(
-            settings.orchestrations,
-            settings.queues,
-            frozenset(definition.name for definition in app.activities) if settings.activities else frozenset(),
-        )
+        self.portal = GuestPortal()
+        self.blocking_client = blocking_face(self.client, self.portal)
+        self._loop = asyncio.get_running_loop()
+        self.watch: TurnWatch = Watchdog(self._mark_slow) if ports.may_start_threads else Unwatched()
+        announcement = Announcement.of(app.served(), settings.queues, orchestrations=settings.orchestrations)
         self.keeper = LeaseKeeper(
             provider,
             self.clock,
@@ -237,11 +286,12 @@ class _Parts:
             sealer,
             self.clock,
             settings.max_activities,
+            threads=_threads(ports, settings.max_activities),
             on_outcome=lambda attempt, event: self.owner.attempts.outcome(attempt, event),
             on_late=lambda attempt, event: self.owner.attempts.late(attempt, event),
             on_beat=lambda attempt: self.owner.attempts.beat(attempt),
             on_free=lambda: self.claims.slot_freed(),
-            client=lambda: self.client,
+            client=self._client_here,
         )
         self.claims = Claims(
             provider,
@@ -260,6 +310,7 @@ class _Parts:
             hub.partitions,
             strict=settings.strict,
             is_held=lambda partition, request: self.owner.attempts.is_held(partition, request),
+            leave_us=self.keeper.leave_us,
             unreserve=lambda held: self.owner.attempts.unreserve(held),
         )
         self.owner = Owner(
@@ -291,18 +342,24 @@ class _Parts:
             self.claims.run_reports,
         ]
 
-    async def drain(self, timeout_s: float) -> None:
-        """Take nothing new, let activities end, commit their outcomes."""
+    def close(self) -> None:
+        """Take nothing new."""
         self.owner.is_draining = True
         self.claims.is_draining = True
-        await self.runner.drain(timeout_s)
+        self.runner.close()
+
+    async def drain(self, timeout_s: float) -> list[Attempt]:
+        """Let activities end, commit their outcomes; return those that took too long."""
+        given_up = await self.runner.drain(timeout_s)
         loop = asyncio.get_running_loop()
         until = loop.time() + SETTLE_S
         while not (self.owner.is_settled and self.claims.is_settled) and loop.time() < until:
             await asyncio.sleep(0.002)
+        return given_up
 
     async def abandon(self) -> None:
         """Let go of everything in memory."""
+        self.portal.end()
         if self._unlisten is not None:
             self._unlisten()
         await self.owner.close()
@@ -313,6 +370,10 @@ class _Parts:
         if self.keeper.lease is not None:
             await self._provider.release(self.keeper.lease)
 
+    def _client_here(self) -> Client | SyncClient:
+        """Return the client that fits where it is asked for: in the worker's loop, or in the thread of an activity."""
+        return self.client if asyncio._get_running_loop() is self._loop else self.blocking_client
+
     def _mark_slow(self, execution: Execution) -> None:
         """Called by the watch, from its thread."""
         lease = self.keeper.lease
@@ -322,3 +383,9 @@ class _Parts:
                 self._provider.mark_slow_turn(lease, execution.key, execution.run_id)
             except StoreError as error:
                 logger.warning("the slow turn of '%s' could not be marked: %s", execution.key.id, error)
+
+
+def _threads(ports: Ports, limit: int) -> Threads:
+    if ports.may_start_threads:
+        return DaemonThreads(limit, "durable-activity")
+    return NoThreads(asyncio.get_running_loop())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -46,7 +46,10 @@ from durable.provider import (
     partition_of,
 )
 from durable_memory.listeners import Listener
-from durable_memory.refusal import refusal_of_message, refusal_of_step
+from durable_memory.listings import is_wanted, page_of
+from durable_memory.refusal import REFUSALS, refusal_of_all, refusal_of_memo, refusal_of_message, refusal_of_step
+
+logger = logging.getLogger("durable.memory")
 
 FORGOTTEN_AFTER_US = 3600 * 1_000_000
 """A lease that owns nothing is removed this long after it expired; nobody repeats a batch so late."""
@@ -87,7 +90,7 @@ class MemoryHub:
     def __init__(self, name: str, now_us: Callable[[], int]) -> None:
         self.name = name
         self.users = 0
-        self.listeners: set[Listener] = set()
+        self.listeners: dict[Listener, None] = {}  # in the order in which they came
         self._now_us = now_us
         self._lock = threading.RLock()
         self._sequence = 0
@@ -173,6 +176,8 @@ class MemoryHub:
     def take(self, lease: Lease, partitions: Collection[int], *, from_live: bool) -> set[int]:
         """Take what is free; a dead owner's epoch is raised first, and all that it owned is then unowned."""
         row = self._row_of(lease)
+        if unknown := set(partitions) - self._owners.keys():
+            raise StoreError(f"no such partitions: {sorted(unknown)}")
         row.expires_at = self._now_us() + LEASE_US
         taken = set()
         for partition in partitions:
@@ -198,6 +203,7 @@ class MemoryHub:
         self._disown(lease.lease_id, partitions)
         if partitions is None:
             del self._leases[lease.lease_id]
+        self.tell(Wakeup(anything=True, leases=row.is_worker))
 
     # ---- turns: reading
 
@@ -276,7 +282,7 @@ class MemoryHub:
         refused: dict[int, str] = {}
         for index, step in enumerate(batch.steps):
             self._check_step(lease, step)
-            if reason := refusal_of_step(step, bytes_max):
+            if reason := refusal_of_step(step, [batch.memos[memo] for memo in step.memos], bytes_max):
                 refused[index] = reason
         now = self._now_us()
         row.expires_at = now + LEASE_US
@@ -285,6 +291,7 @@ class MemoryHub:
         for sequence in batch.consumed:
             self._inbox.pop(sequence, None)
         unsent = [batch.steps[index] for index in refused]
+        rows += [step.replaced_by for step in steps if step.replaced_by is not None]
         wakeup = _Changes(rows, activities=any(step.queue_adds for step in steps))
         unsent_messages = {index for step in unsent for index in step.messages}
         deliveries = [
@@ -292,10 +299,15 @@ class MemoryHub:
             for index, message in enumerate(batch.messages)
         ]
         unsent_memos = {index for step in unsent for index in step.memos}
+        refused_memos: dict[int, str] = {}
         for index, memo in enumerate(batch.memos):
-            if index not in unsent_memos:
+            if index in unsent_memos:
+                continue
+            if refusal := refusal_of_memo(memo, bytes_max):
+                refused_memos[index] = refusal.reason
+            else:
                 self._memos[memo.key] = memo
-        row.commit_number, row.commit_answer = batch.number, Committed(deliveries, now, refused)
+        row.commit_number, row.commit_answer = batch.number, Committed(deliveries, now, refused, refused_memos)
         self.tell(wakeup.told())
         return row.commit_answer
 
@@ -351,7 +363,8 @@ class MemoryHub:
     def mark_slow_turn(self, lease: Lease, key: InstanceKey, run_id: str) -> None:
         """Count one more turn that runs for long, in case nobody lives to see its end."""
         row = self._instances.get(key)
-        if row is None or row.run_id != run_id or row.partition not in self._owned_by(lease):
+        is_running = row is not None and row.run_id == run_id and not row.status.is_finished
+        if row is None or not is_running or row.partition not in self._owned_by(lease):
             raise LeaseLostError(f"instance '{key.id}', run {run_id}, is not this lease's to write")
         since = row.slow_since or self._now_us()
         self._instances[key] = dataclasses.replace(row, slow_turns=row.slow_turns + 1, slow_since=since)
@@ -363,7 +376,8 @@ class MemoryHub:
     ) -> Sequence[Delivery]:
         """Store a client's messages; its lease only numbers them."""
         now = self._now_us()
-        row = self._leases.setdefault(lease.lease_id, LeaseRow(lease.lease_id, "", b"", False, now, lease.epoch))
+        # One that is gone comes back with another epoch: what it could do besides submitting stays lost.
+        row = self._leases.setdefault(lease.lease_id, LeaseRow(lease.lease_id, "", b"", False, now, lease.epoch + 1))
         if number == row.submit_number:
             return row.submit_answer
         _check_number("submit", number, row.submit_number)
@@ -377,17 +391,23 @@ class MemoryHub:
 
     def _deliver(self, message: Message, bytes_max: int | None, wakeup: _Changes) -> Delivery:
         row = self._instances.get(message.target)
-        verdict = refusal_of_message(message, bytes_max)
-        if verdict is None:
-            verdict = self._judge(message, row)
+        refusal = refusal_of_message(message, bytes_max)
+        verdict = self._judge(message, row) if refusal is None else refusal.verdict
         if verdict is Verdict.STORED:
             return Delivery(verdict, self._store(message, row, wakeup))
         if verdict is not Verdict.ADOPTED and message.otherwise is not None:
-            if isinstance(message.otherwise, Memo):
-                self._memos[message.otherwise.key] = message.otherwise
-            else:
-                self._deliver(dataclasses.replace(message.otherwise, otherwise=None), bytes_max, wakeup)
-        return Delivery(verdict, row=row)
+            verdict = self._deliver_instead(message.otherwise, bytes_max, wakeup) or verdict
+        return Delivery(verdict, row=None if verdict in REFUSALS else row)
+
+    def _deliver_instead(self, item: Message | Memo, bytes_max: int | None, wakeup: _Changes) -> Verdict | None:
+        """Store what stands in for a message; return the verdict on it if this store refuses that too."""
+        if isinstance(item, Message):
+            verdict = self._deliver(dataclasses.replace(item, otherwise=None), bytes_max, wakeup).verdict
+            return verdict if verdict in REFUSALS else None
+        if refusal := refusal_of_memo(item, bytes_max):
+            return refusal.verdict
+        self._memos[item.key] = item
+        return None
 
     def _judge(self, message: Message, row: InstanceRow | None) -> Verdict:
         """Tell whether what the message expects of its target holds."""
@@ -427,7 +447,12 @@ class MemoryHub:
     # ---- activities
 
     def claim(
-        self, lease: Lease, queues: Collection[str], served: Collection[tuple[str, str | None]] | None, limit: int
+        self,
+        lease: Lease,
+        queues: Collection[str],
+        served: Collection[tuple[str, str | None]] | None,
+        limit: int,
+        held: Collection[TaskAddress] | None,
     ) -> list[ActivityRow]:
         """Claim the oldest free rows of the lowest priority number."""
         self._row_of(lease)
@@ -435,7 +460,7 @@ class MemoryHub:
         free = [
             entry
             for entry in self._queue.values()
-            if not self._is_live(entry.claimer)
+            if (not self._is_live(entry.claimer) or _is_unknown(entry, lease, held))
             and (
                 _is_expired(entry.row, now)
                 or (
@@ -459,10 +484,16 @@ class MemoryHub:
         wakeup = _Changes([])
         answers = []
         for report in reports:
-            entry = self._queue.pop(report.task, None)
-            if entry is not None:
+            entry = self._queue.get(report.task)
+            refusal = None if entry is None else refusal_of_all(report.message, bytes_max)
+            if entry is not None and refusal is not None:
+                logger.error("the outcome of %s cannot be stored: %s", report.task, refusal.reason)
+                entry.row = dataclasses.replace(entry.row, visible_at=self._now_us() + LEASE_US)
+                entry.claimer = None
+            elif entry is not None:
+                del self._queue[report.task]
                 self._deliver(report.message, bytes_max, wakeup)
-            answers.append(entry is not None)
+            answers.append(entry is not None and refusal is None)
         for beat in beats:
             entry = self._queue.get(beat.task)
             is_ours = entry is not None and entry.claimer == lease.lease_id
@@ -476,23 +507,20 @@ class MemoryHub:
 
     def list_instances(self, wanted: InstanceFilter, limit: int, page: bytes | None, *, newest_first: bool) -> Page:
         """Return one page, and the place of its last row as the next one's beginning."""
-        rows = [row for row in self._instances.values() if _is_wanted(row, wanted)]
-        rows.sort(key=_place, reverse=newest_first)
-        if page is not None:
-            last = _last_place(page)
-            rows = [row for row in rows if (_place(row) < last if newest_first else _place(row) > last)]
-        has_more = len(rows) > limit
-        return Page(rows[:limit], json.dumps(_place(rows[limit - 1])).encode() if has_more else None)
+        rows = [row for row in self._instances.values() if is_wanted(row, wanted)]
+        return page_of(rows, limit, page, newest_first=newest_first)
 
     def count(self, wanted: InstanceFilter) -> int:
         """Count current rows."""
-        return sum(_is_wanted(row, wanted) for row in self._instances.values())
+        return sum(is_wanted(row, wanted) for row in self._instances.values())
 
     def purge(self, key: InstanceKey, run_id: str) -> bool:
         """Remove a finished run and the ended runs before it."""
         current = self._instances.get(key)
         former = [row.run_id for row in self._ended.values() if row.key == key]  # oldest first
-        if current is not None and current.run_id == run_id and current.status.is_finished:
+        if current is not None and current.run_id == run_id:
+            if not current.status.is_finished or self._is_awaited(key, run_id):
+                return False
             del self._instances[key]
             self._inbox = {number: message for number, message in self._inbox.items() if message.target != key}
             gone = [*former, run_id]
@@ -507,11 +535,16 @@ class MemoryHub:
                 del self._memos[memo_key]
         return True
 
-    def read_memos(self, prefix: str, limit: int) -> list[Memo]:
+    def _is_awaited(self, key: InstanceKey, run_id: str) -> bool:
+        """Tell whether a start waits to take the place of this run."""
+        starts = (message.start for message in self._inbox.values() if message.target == key)
+        return any(start is not None and start.run_id != run_id for start in starts)
+
+    def read_memos(self, prefix: str, limit: int, after: str) -> list[Memo]:
         """Return what has not expired, by key."""
         now = self._now_us()
-        found = [memo for key, memo in sorted(self._memos.items()) if key.startswith(prefix) and memo.expires_at > now]
-        return found[:limit]
+        wanted = sorted(key for key in self._memos if key.startswith(prefix) and key > after)
+        return [memo for key in wanted if (memo := self._memos[key]).expires_at > now][:limit]
 
 
 @dataclasses.dataclass(slots=True)
@@ -531,6 +564,11 @@ def _check_number(what: str, number: int, last: int) -> None:
         raise StoreError(f"{what} {number} is older than {last}, the last one: its answer is no longer known")
 
 
+def _is_unknown(entry: QueueEntry, lease: Lease, held: Collection[TaskAddress] | None) -> bool:
+    """Tell whether a lease has claimed a row without having heard of it."""
+    return held is not None and entry.claimer == lease.lease_id and entry.row.task not in held
+
+
 def _is_expired(row: ActivityRow, now: int) -> bool:
     """Tell whether nobody claimed an attempt in time."""
     return row.start_by is not None and row.start_by <= now and row.first_claimed_at == 0
@@ -541,28 +579,3 @@ def _is_same_request(start: InstanceRow | None, row: InstanceRow) -> bool:
     if start is None or start.parent_run_id is None or start.parent_task is None:
         return False
     return (start.parent_run_id, start.parent_task) == (row.parent_run_id, row.parent_task)
-
-
-def _place(row: InstanceRow) -> tuple[int, str, str]:
-    return row.created_at, row.key.id, row.key.kind
-
-
-def _last_place(page: bytes) -> tuple[int, str, str]:
-    try:
-        created_at, key_id, kind = json.loads(page)
-    except ValueError:
-        raise StoreError(f"{page[:40]!r} is not the end of a page of this store") from None
-    return created_at, key_id, kind
-
-
-def _is_wanted(row: InstanceRow, wanted: InstanceFilter) -> bool:
-    return (
-        (wanted.kind is None or row.key.kind == wanted.kind)
-        and (not wanted.status or row.status in wanted.status)
-        and (wanted.name is None or row.name == wanted.name)
-        and (wanted.prefix is None or row.key.id.startswith(wanted.prefix))
-        and all(row.tags.get(name) == value for name, value in wanted.tags.items())
-        and (wanted.created_after is None or row.created_at >= wanted.created_after)
-        and (wanted.created_before is None or row.created_at < wanted.created_before)
-        and (wanted.parent is None or row.parent == wanted.parent)
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ class Listener:
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[Wakeup], None]) -> None:
         self._loop = loop
         self._callback = callback
+        self._context = contextvars.copy_context()  # the listener's: who changed the store is none of its business
         self._waiting: list[Wakeup] = []
         self._lock = threading.Lock()
         self._is_ended = False
@@ -28,10 +30,10 @@ class Listener:
             if len(self._waiting) > 1:  # the loop was already asked to come
                 return
         if asyncio._get_running_loop() is self._loop:
-            self._loop.call_soon(self._deliver)
+            self._loop.call_soon(self._deliver, context=self._context)
             return
         try:
-            self._loop.call_soon_threadsafe(self._deliver)
+            self._loop.call_soon_threadsafe(self._deliver, context=self._context)
         except RuntimeError:  # the loop is closed: nobody listens any more
             self.end()
 
@@ -59,4 +61,5 @@ def joined(wakeups: list[Wakeup]) -> Wakeup:
         tuple(rows.values()),
         anything=any(wakeup.anything for wakeup in wakeups),
         activities=any(wakeup.activities for wakeup in wakeups),
+        leases=any(wakeup.leases for wakeup in wakeups),
     )

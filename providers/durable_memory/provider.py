@@ -26,6 +26,7 @@ from durable.provider import (
     Received,
     RecordRow,
     Report,
+    TaskAddress,
     Wakeup,
 )
 from durable_memory.hub import MemoryHub
@@ -79,7 +80,7 @@ class MemoryProvider:
         if hub is None:
             return
         for listener in self._listeners:
-            hub.listeners.discard(listener)
+            hub.listeners.pop(listener, None)
         self._listeners.clear()
         if self._name[0]:
             with _registry_lock:
@@ -92,7 +93,7 @@ class MemoryProvider:
         with self._hub.visit() as hub:
             lease = hub.begin_lease(self._ports.new_id(), name, announcement, worker=worker)
             if worker:
-                hub.tell(Wakeup(anything=True))
+                hub.tell(Wakeup(anything=True, leases=True))
             return lease
 
     async def renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:
@@ -100,7 +101,7 @@ class MemoryProvider:
         with self._hub.visit() as hub:
             view = hub.renew(lease, announcement)
             if announcement is not None:
-                hub.tell(Wakeup(anything=True))
+                hub.tell(Wakeup(anything=True, leases=True))
             return view
 
     async def take(self, lease: Lease, partitions: Collection[int], *, from_live: bool = False) -> Collection[int]:
@@ -112,7 +113,6 @@ class MemoryProvider:
         """See `durable.provider.Ownership.release`."""
         with self._hub.visit() as hub:
             hub.release(lease, partitions)
-            hub.tell(Wakeup(anything=True))
 
     # ---- turns
 
@@ -153,11 +153,17 @@ class MemoryProvider:
     # ---- activities
 
     async def claim(
-        self, lease: Lease, queues: Sequence[str], served: Collection[tuple[str, str | None]] | None, limit: int
+        self,
+        lease: Lease,
+        queues: Sequence[str],
+        served: Collection[tuple[str, str | None]] | None,
+        limit: int,
+        *,
+        held: Collection[TaskAddress] | None = None,
     ) -> Sequence[ActivityRow]:
         """See `durable.provider.Activities.claim`."""
         with self._hub.visit() as hub:
-            return hub.claim(lease, queues, served, limit)
+            return hub.claim(lease, queues, served, limit, held)
 
     async def report(self, lease: Lease, reports: Sequence[Report], beats: Sequence[Beat] = ()) -> Sequence[bool]:
         """See `durable.provider.Activities.report`."""
@@ -188,10 +194,10 @@ class MemoryProvider:
         with self._hub.visit() as hub:
             return sum(hub.purge(key, run_id) for key, run_id in targets)
 
-    async def read_memos(self, prefix: str, limit: int = 1000) -> Sequence[Memo]:
+    async def read_memos(self, prefix: str, limit: int = 1000, *, after: str = "") -> Sequence[Memo]:
         """See `durable.provider.Clients.read_memos`."""
         with self._hub.visit() as hub:
-            return hub.read_memos(prefix, limit)
+            return hub.read_memos(prefix, limit, after)
 
     # ---- wake-ups
 
@@ -199,12 +205,12 @@ class MemoryProvider:
         """See `durable.provider.Provider.listen`."""
         hub = self._hub
         listener = Listener(asyncio.get_running_loop(), callback)
-        hub.listeners.add(listener)
+        hub.listeners[listener] = None
         self._listeners.append(listener)
 
         def end() -> None:
             listener.end()
-            hub.listeners.discard(listener)
+            hub.listeners.pop(listener, None)
             if listener in self._listeners:
                 self._listeners.remove(listener)
 

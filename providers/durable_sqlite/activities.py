@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from durable.provider import ActivityRow, Beat, InstanceKey, Lease, Report, TaskAddress
+from durable.provider import LEASE_US, ActivityRow, Beat, InstanceKey, Lease, Report, TaskAddress
+from durable_sqlite import refusal
 from durable_sqlite.deliveries import Deliveries
 from durable_sqlite.ownership import Ownership, lease_lost
 from durable_sqlite.writer import Transaction
 
+logger = logging.getLogger("durable.sqlite")
+
 _READ_EPOCH = "SELECT epoch FROM leases WHERE hub = ? AND lease_id = ?"
 _FIND_CLAIMERS = "SELECT DISTINCT claimer FROM queue WHERE hub = ? AND claimer IS NOT NULL"
 _SET_FREE = "UPDATE queue SET claimer = NULL WHERE hub = ? AND claimer = ? AND claimer IS NOT NULL"
+_READ_CLAIMED = (
+    "SELECT number, kind, id, run_id, generation, task_id FROM queue"
+    " WHERE hub = ? AND claimer = ? AND claimer IS NOT NULL"
+)
+_SET_FREE_ONE = "UPDATE queue SET claimer = NULL WHERE number = ?"
 _COLUMNS = (
     "number, kind, id, run_id, generation, task_id, partition, queue, name, version, data, priority, visible_at,"
     " start_by, deliveries, first_claimed_at, heartbeat"
@@ -29,7 +38,9 @@ _CLAIM = (
     " first_claimed_at = CASE first_claimed_at WHEN 0 THEN ? ELSE first_claimed_at END WHERE number = ?"
 )
 _THE_TASK = "hub = ? AND kind = ? AND id = ? AND run_id = ? AND generation = ? AND task_id = ?"
+_FIND = f"SELECT 1 FROM queue WHERE {_THE_TASK}"
 _DELETE = f"DELETE FROM queue WHERE {_THE_TASK}"
+_PUT_OFF = f"UPDATE queue SET claimer = NULL, visible_at = ? WHERE {_THE_TASK}"
 _BEAT = f"UPDATE queue SET heartbeat = ifnull(?, heartbeat) WHERE {_THE_TASK} AND claimer = ?"
 
 Served = Collection[tuple[str, str | None]] | None
@@ -53,7 +64,13 @@ class Activities:
         return [claimer for (claimer,) in claimers if not self._ownership.is_live(database, claimer, now)]
 
     def claim(
-        self, transaction: Transaction, lease: Lease, queues: Sequence[str], served: Served, limit: int
+        self,
+        transaction: Transaction,
+        lease: Lease,
+        queues: Sequence[str],
+        served: Served,
+        limit: int,
+        held: Collection[TaskAddress] | None,
     ) -> list[ActivityRow]:
         """See `durable.provider.Activities.claim`."""
         database, hub, now = transaction.database, self._hub, transaction.now
@@ -61,6 +78,8 @@ class Activities:
         if epoch is None or epoch[0] != lease.epoch:
             raise lease_lost(lease)
         database.executemany(_SET_FREE, [(hub, claimer) for claimer in self._dead_claimers(database, now)])
+        if held is not None:
+            self._set_free_unknown(database, lease, held)
         expired = database.execute(_FIND_EXPIRED, (hub, now, limit)).fetchall()
         found: dict[int, tuple[Any, ...]] = {}
         for queue in set(queues):
@@ -70,6 +89,12 @@ class Activities:
         claimed = [*expired, *sorted(found.values(), key=lambda values: (values[11], values[0]))][:limit]
         database.executemany(_CLAIM, [(lease.lease_id, now, values[0]) for values in claimed])
         return [_row_of(values, now) for values in claimed]
+
+    def _set_free_unknown(self, database: sqlite3.Connection, lease: Lease, held: Collection[TaskAddress]) -> None:
+        """Give up what this lease has claimed without having heard of it."""
+        claimed = database.execute(_READ_CLAIMED, (self._hub, lease.lease_id)).fetchall()
+        known = {_place(task) for task in held}
+        database.executemany(_SET_FREE_ONE, [(number,) for number, *place in claimed if tuple(place) not in known])
 
     def _free_in(
         self, database: sqlite3.Connection, queue: str, served: Served, limit: int, now: int
@@ -92,10 +117,17 @@ class Activities:
         deliveries = Deliveries(database, hub, transaction.now, transaction.changes, is_careful=transaction.is_careful)
         answers = []
         for report in reports:
-            is_there = database.execute(_DELETE, (hub, *_place(report.task))).rowcount == 1
-            if is_there:
-                deliveries.deliver(report.message)
-            answers.append(is_there)
+            place = (hub, *_place(report.task))
+            is_done = database.execute(_FIND, place).fetchone() is not None
+            if is_done:
+                verdict = deliveries.deliver(report.message).verdict
+                is_done = verdict not in refusal.REFUSALS or not refusal.is_refused_whole(report.message)
+                if is_done:
+                    database.execute(_DELETE, place)
+                else:
+                    logger.error("the outcome of %s cannot be stored: %s", report.task, verdict.name)
+                    database.execute(_PUT_OFF, (transaction.now + LEASE_US, *place))
+            answers.append(is_done)
         for beat in beats:
             values = (beat.details, hub, *_place(beat.task), lease.lease_id)
             answers.append(database.execute(_BEAT, values).rowcount == 1)

@@ -25,6 +25,7 @@ _FIND_REPLACED = (
     "SELECT number, run_id FROM runs INDEXED BY runs_ended WHERE hub = ? AND kind = ? AND id = ? AND place = 1"
     " ORDER BY number"
 )
+_IS_AWAITED = "SELECT 1 FROM runs INDEXED BY runs_waiting WHERE hub = ? AND kind = ? AND id = ? AND place = 2 LIMIT 1"
 _DROP_HISTORY = "DELETE FROM history WHERE hub = ? AND run_id = ?"
 _DROP_LARGE = "DELETE FROM large_values WHERE number = ?"
 _DROP_RUN = "DELETE FROM runs WHERE number = ?"
@@ -46,8 +47,8 @@ class Clients:
         database, place = transaction.database, (self._hub, lease.lease_id)
         expires_at = transaction.now + LEASE_US
         row = database.execute(_READ_LEASE, place).fetchone()
-        if row is None:
-            database.execute(_ADD_LEASE, (*place, lease.epoch, expires_at))
+        if row is None:  # it comes back with another epoch: what it could do besides submitting stays lost
+            database.execute(_ADD_LEASE, (*place, lease.epoch + 1, expires_at))
         elif number <= row[0]:
             if number < row[0]:
                 raise StoreError(f"submit {number} is older than {row[0]}, the last one: its answer is gone")
@@ -69,7 +70,7 @@ class Clients:
             runs = database.execute(_FIND_REPLACED, place).fetchall()
             current = database.execute(_FIND_CURRENT, place).fetchone()
             if current is not None and current[1] == run_id:
-                if current[2] < 4:
+                if current[2] < 4 or database.execute(_IS_AWAITED, place).fetchone() is not None:
                     continue
                 runs.append(current[:2])
                 drop_tags(database, self._hub, current[0])

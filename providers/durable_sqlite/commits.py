@@ -77,7 +77,7 @@ _READ_OWNER = "SELECT lease_id FROM partitions WHERE hub = ? AND partition = ?"
 _MARK_SLOW = (
     "UPDATE runs SET slow_turns = slow_turns + 1,"
     " slow_since = CASE slow_since WHEN 0 THEN ? ELSE slow_since END"
-    " WHERE hub = ? AND kind = ? AND id = ? AND place = 0 AND run_id = ?"
+    " WHERE hub = ? AND kind = ? AND id = ? AND place = 0 AND run_id = ? AND status < 4"
 )
 
 
@@ -115,12 +115,13 @@ class Commits:
                 raise StoreError(f"batch {batch.number} is older than {row[2]}, the last one: its answer is gone")
             return _decode_answer(database.execute(_READ_ANSWER, place).fetchone()[0])
         self._check_partitions(batch.steps, self._owned.partitions(database, lease, row[1]))
-        refused = self._refused(batch.steps, is_careful=transaction.is_careful)
+        refused = self._refused(batch, is_careful=transaction.is_careful)
         steps = [step for index, step in enumerate(batch.steps) if index not in refused] if refused else batch.steps
         told = self._write_steps(transaction, steps)
         consume(database, self._hub, batch.consumed)
         unsent = [batch.steps[index] for index in refused]
-        committed = Committed(self._send(transaction, batch, unsent, told), transaction.now, refused)
+        deliveries, refused_memos = self._send(transaction, batch, unsent, told)
+        committed = Committed(deliveries, transaction.now, refused, refused_memos)
         answer = (transaction.now + LEASE_US, batch.number, _encode_answer(committed))
         if database.execute(_FENCE, (*answer, *place, lease.epoch, batch.number)).rowcount != 1:
             raise lease_lost(lease)
@@ -133,23 +134,28 @@ class Commits:
             if partition_of(step.key, self._partitions) not in owned:
                 raise LeaseLostError(f"the partition of instance '{step.key.id}' is not this lease's")
 
-    def _refused(self, steps: Sequence[Step], *, is_careful: bool) -> dict[int, str]:
+    def _refused(self, batch: Batch, *, is_careful: bool) -> dict[int, str]:
         refused: dict[int, str] = {}
-        for index, step in enumerate(steps):
+        for index, step in enumerate(batch.steps):
             if step.changes and step.changes.keys() - _CHANGEABLE_COLUMNS:
                 unknown = sorted(step.changes.keys() - _CHANGEABLE_COLUMNS)
                 raise StoreError(f"no such columns, or fixed ones: {unknown}")
             reason = refusal.refusal_of_step(step) if is_careful else refusal.why_too_large(step)
+            for memo in step.memos:
+                reason = reason or refusal.refusal_of_memo(batch.memos[memo], is_careful=is_careful)
             if reason:
                 refused[index] = reason
         return refused
 
     def _send(
         self, transaction: Transaction, batch: Batch, unsent: Sequence[Step], told: Sequence[InstanceKey]
-    ) -> list[Delivery]:
-        """Store the messages and memos, but not those of steps that were left out; add the rows that are to be told."""
+    ) -> tuple[list[Delivery], dict[int, str]]:
+        """Store the messages and memos, but not those of steps that were left out; add the rows that are to be told.
+
+        Return the deliveries, and which memos were refused and why.
+        """
         if not batch.messages and not batch.memos and not told:
-            return []
+            return [], {}
         deliveries = Deliveries(
             transaction.database,
             self._hub,
@@ -167,11 +173,12 @@ class Commits:
             for index, message in enumerate(batch.messages)
         ]
         unsent_memos = {index for step in unsent for index in step.memos}
+        refused_memos: dict[int, str] = {}
         for index, memo in enumerate(batch.memos):
-            if index not in unsent_memos:
-                deliveries.write_memo(memo)
+            if index not in unsent_memos and (reason := deliveries.write_memo(memo)) is not None:
+                refused_memos[index] = reason
         deliveries.finish()
-        return answers
+        return answers, refused_memos
 
     def mark_slow_turn(self, transaction: Transaction, lease: Lease, key: InstanceKey, run_id: str) -> None:
         """See `durable.provider.Turns.mark_slow_turn`."""
@@ -278,6 +285,7 @@ class Commits:
         database.executemany(_DROP_ACTIVITY, drops)
         if step.progress.status.is_finished:
             database.execute(_DROP_ACTIVITIES, (hub, step.key.kind, step.key.id, step.run_id))
+            return  # with a run that ends in this very step nothing is left to run
         for row in step.queue_adds:
             task = row.task
             values = (hub, task.key.kind, task.key.id, task.run_id, task.generation, task.task_id, row.partition)
@@ -350,12 +358,13 @@ def decode_deliveries(stored: Sequence[Sequence[int]]) -> list[Delivery]:
 
 
 def _encode_answer(committed: Committed) -> str:
-    return json.dumps([committed.now, encode_deliveries(committed.deliveries), list(committed.refused.items())])
+    refused = [list(committed.refused.items()), list(committed.refused_memos.items())]
+    return json.dumps([committed.now, encode_deliveries(committed.deliveries), *refused])
 
 
 def _decode_answer(text: str) -> Committed:
-    now, deliveries, refused = json.loads(text)
-    return Committed(decode_deliveries(deliveries), now, dict(refused))
+    now, deliveries, refused, refused_memos = json.loads(text)
+    return Committed(decode_deliveries(deliveries), now, dict(refused), dict(refused_memos))
 
 
 def join_parts(rows: Iterable[tuple[int, int, bytes, bytes]]) -> list[RecordRow]:

@@ -49,13 +49,16 @@ def is_free_of_the_wal_bug(version: tuple[int, int, int]) -> bool:
 
 
 def log_version(path: str) -> None:
-    """Say which SQLite this is and what that means for the file."""
-    verdict = "has the fix for" if is_free_of_the_wal_bug(sqlite3.sqlite_version_info) else "may have"
+    """Say which SQLite this is and what that means for the file; the reader is often a newcomer who has done nothing wrong."""
+    version = sqlite3.sqlite_version
+    if is_free_of_the_wal_bug(sqlite3.sqlite_version_info):
+        logger.info("'%s' is ready (SQLite %s)", path, version)
+        return
     logger.info(
-        "SQLite %s %s the WAL corruption by simultaneous writers; all writers of '%s' take turns under '%s'",
-        sqlite3.sqlite_version,
-        verdict,
+        "'%s' is ready (SQLite %s; this version's known defect with simultaneous writers is avoided, since all take turns "
+        "under '%s': nothing needs to be done)",
         path,
+        version,
         lock_path_of(path),
     )
 

@@ -7,7 +7,6 @@ parked instance, so that neither a million delayed starts nor the events of a st
 from __future__ import annotations
 
 import dataclasses
-import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,8 +26,6 @@ from durable.provider import (
 from durable_sqlite import refusal
 from durable_sqlite.listeners import Changes
 from durable_sqlite.rows import CURRENT, SELECTED, WAITING, drop_tags, insert_run, row_of
-
-logger = logging.getLogger("durable.sqlite")
 
 _FINISHED = int(Status.COMPLETED)
 _NORMAL = int(Priority.NORMAL)
@@ -99,18 +96,25 @@ class Deliveries:
         if verdict is Verdict.STORED:
             return Delivery(verdict, self._store(message, target))
         if verdict is not Verdict.ADOPTED and message.otherwise is not None:
-            if isinstance(message.otherwise, Memo):
-                self.write_memo(message.otherwise)
-            else:
-                self.deliver(dataclasses.replace(message.otherwise, otherwise=None))
-        return Delivery(verdict, row=None if target is None else self.read_current(message.target))
+            verdict = self._deliver_instead(message.otherwise) or verdict
+        is_in_the_way = target is not None and verdict not in refusal.REFUSALS
+        return Delivery(verdict, row=self.read_current(message.target) if is_in_the_way else None)
 
-    def write_memo(self, memo: Memo) -> None:
-        """Store a memo in place of an earlier one with its key."""
-        if self._is_careful and (reason := refusal.refusal_of_memo(memo)):
-            logger.error("a memo was dropped, since this store cannot hold it: %s", reason)
-            return
-        self._database.execute(_WRITE_MEMO, (self._hub, memo.key, memo.data, memo.expires_at))
+    def _deliver_instead(self, item: Message | Memo) -> Verdict | None:
+        """Store what stands in for a message; return the verdict on it if this store refuses that too."""
+        if isinstance(item, Message):
+            verdict = self.deliver(dataclasses.replace(item, otherwise=None)).verdict
+            return verdict if verdict in refusal.REFUSALS else None
+        if self.write_memo(item) is None:
+            return None
+        return Verdict.TOO_LARGE if refusal.is_memo_too_large(item) else Verdict.REFUSED
+
+    def write_memo(self, memo: Memo) -> str | None:
+        """Store a memo in place of an earlier one with its key; return why it is refused, or None."""
+        reason = refusal.refusal_of_memo(memo, is_careful=self._is_careful)
+        if reason is None:
+            self._database.execute(_WRITE_MEMO, (self._hub, memo.key, memo.data, memo.expires_at))
+        return reason
 
     def read_current(self, key: InstanceKey) -> InstanceRow | None:
         """Return the current row of an instance."""

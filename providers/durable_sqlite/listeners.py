@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextvars
 import dataclasses
 import threading
 from collections.abc import Callable
@@ -25,13 +26,14 @@ class Changes:
     rows: list[InstanceRow] = dataclasses.field(default_factory=list)
     anything: bool = False
     activities: bool = False
+    leases: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.messages or self.rows or self.anything or self.activities)
+        return bool(self.messages or self.rows or self.anything or self.activities or self.leases)
 
     def told(self) -> Wakeup:
         """Return the wake-up that says it."""
-        return Wakeup(tuple(self.messages), tuple(self.rows), self.anything, self.activities)
+        return Wakeup(tuple(self.messages), tuple(self.rows), self.anything, self.activities, self.leases)
 
 
 class Listener:
@@ -40,6 +42,7 @@ class Listener:
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[Wakeup], None]) -> None:
         self._loop = loop
         self._callback = callback
+        self._context = contextvars.copy_context()  # the listener's: who changed the store is none of its business
         self._waiting: list[Wakeup] = []
         self._lock = threading.Lock()
         self._is_ended = False
@@ -53,10 +56,10 @@ class Listener:
             if len(self._waiting) > 1:  # the loop was already asked to come
                 return
         if asyncio._get_running_loop() is self._loop:
-            self._loop.call_soon(self._deliver)
+            self._loop.call_soon(self._deliver, context=self._context)
             return
         try:
-            self._loop.call_soon_threadsafe(self._deliver)
+            self._loop.call_soon_threadsafe(self._deliver, context=self._context)
         except RuntimeError:  # the loop is closed: nobody listens any more
             self.end()
 
@@ -84,6 +87,7 @@ def joined(wakeups: list[Wakeup]) -> Wakeup:
         tuple(rows.values()),
         anything=any(wakeup.anything for wakeup in wakeups),
         activities=any(wakeup.activities for wakeup in wakeups),
+        leases=any(wakeup.leases for wakeup in wakeups),
     )
 
 

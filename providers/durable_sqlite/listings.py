@@ -123,14 +123,23 @@ async def count_rows(fetch: Fetch, hub: int, wanted: InstanceFilter) -> int:
 
 
 def _begin_after(condition: Condition, page: bytes, wanted: InstanceFilter, comparison: str) -> None:
-    try:
-        created_at, key_id, kind = json.loads(page)
-    except ValueError:
-        raise StoreError(f"{page[:40]!r} is not the end of a page of this store") from None
+    created_at, key_id, kind = _last_place_of(page)
     if wanted.kind is None:
         condition.add(f"(runs.created_at, runs.id, runs.kind) {comparison} (?, ?, ?)", created_at, key_id, kind)
     else:
         condition.add(f"(runs.created_at, runs.id) {comparison} (?, ?)", created_at, key_id)
+
+
+def _last_place_of(page: bytes) -> tuple[int, str, str]:
+    try:
+        created_at, key_id, kind = json.loads(page)
+        if type(created_at) is int and -(2**63) <= created_at < 2**63:
+            key_id.encode()
+            kind.encode()
+            return created_at, key_id, kind
+    except (ValueError, TypeError, AttributeError, RecursionError):  # no JSON, not three of them, no text, a bomb
+        pass
+    raise StoreError(f"{page[:40]!r} is not the end of a page of this store")
 
 
 def _limit_statuses(condition: Condition, wanted: InstanceFilter) -> None:
@@ -187,10 +196,10 @@ def _singling_out(hub: int, wanted: InstanceFilter) -> list[tuple[str, list[Any]
     return found
 
 
-def memos(hub: int, prefix: str, now: int, limit: int) -> tuple[str, list[Any]]:
-    """Return the statement that reads memos by prefix, and its values."""
-    statement = "SELECT key, data, expires_at FROM memos WHERE hub = ? AND key >= ?"
-    values: list[Any] = [hub, prefix]
+def memos(hub: int, prefix: str, after: str, now: int, limit: int) -> tuple[str, list[Any]]:
+    """Return the statement that reads memos by prefix from after a key on, and its values."""
+    statement = "SELECT key, data, expires_at FROM memos WHERE hub = ? AND key >= ? AND key > ?"
+    values: list[Any] = [hub, prefix, after]
     end = after_prefix(prefix)
     if end is not None:
         statement += " AND key < ?"

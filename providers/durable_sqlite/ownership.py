@@ -132,7 +132,7 @@ class Ownership:
             transaction.database.execute(_ADD_WORKER, (self._hub, lease_id, name, announcement))
             if lease_id not in self._locks:
                 self._lock(lease_id)
-            transaction.changes.anything = True
+            transaction.changes.anything = transaction.changes.leases = True
         return Lease(lease_id, 1, expires_at, transaction.now)
 
     def prolong(self, transaction: Transaction, lease: Lease) -> int:
@@ -161,7 +161,7 @@ class Ownership:
         expires_at = self.prolong(transaction, lease)
         if announcement is not None:
             database.execute(_ANNOUNCE, (announcement, self._hub, lease.lease_id))
-            transaction.changes.anything = True
+            transaction.changes.anything = transaction.changes.leases = True
         self._forget(database, now)
         owned: dict[str | None, set[int]] = {}
         for partition, owner in database.execute(_READ_OWNERS, (self._hub,)).fetchall():
@@ -225,6 +225,7 @@ class Ownership:
         if row is None or row[0] != lease.epoch:
             return
         transaction.changes.anything = True
+        transaction.changes.leases = bool(row[1])
         if partitions is None:
             database.execute(_DISOWN, (hub, lease.lease_id))
             self._drop(database, lease.lease_id)

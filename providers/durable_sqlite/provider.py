@@ -32,6 +32,7 @@ from durable.provider import (
     Received,
     RecordRow,
     Report,
+    TaskAddress,
     Wakeup,
 )
 from durable_sqlite import failures, listings, schema
@@ -73,7 +74,7 @@ class _Opened:
         self.partitions = found.partitions
         self.write = found.write
         self.read = found.read
-        self.writer = Writer(found.write, ports.now_us, self.tell)
+        self.writer = Writer(found.write, ports.now_us, self.tell, threaded=ports.may_start_threads)
         self.slow_reads = aiosqlite.Connection(functools.partial(ReadConnection.open, path), 64)
         self.is_slow_open = False
         self.slow_lock = asyncio.Lock()
@@ -236,17 +237,23 @@ class SqliteProvider:
     # ---- activities
 
     async def claim(
-        self, lease: Lease, queues: Sequence[str], served: Collection[tuple[str, str | None]] | None, limit: int
+        self,
+        lease: Lease,
+        queues: Sequence[str],
+        served: Collection[tuple[str, str | None]] | None,
+        limit: int,
+        *,
+        held: Collection[TaskAddress] | None = None,
     ) -> Sequence[ActivityRow]:
         """See `durable.provider.Activities.claim`."""
         opened, now = self._opened, self._ports.now_us()
         is_lost = self._read(lambda database: opened.ownership.is_lost(database, lease))
         if is_lost:
             raise lease_lost(lease)
-        if not self._read(lambda database: opened.activities.is_any_free(database, queues, now)):
+        if held is None and not self._read(lambda database: opened.activities.is_any_free(database, queues, now)):
             return []
         return await opened.writer.write(
-            lambda transaction: opened.activities.claim(transaction, lease, queues, served, limit)
+            lambda transaction: opened.activities.claim(transaction, lease, queues, served, limit, held)
         )
 
     async def report(self, lease: Lease, reports: Sequence[Report], beats: Sequence[Beat] = ()) -> Sequence[bool]:
@@ -283,9 +290,9 @@ class SqliteProvider:
             lambda transaction: opened.clients.purge(transaction.database, targets)
         )
 
-    async def read_memos(self, prefix: str, limit: int = 1000) -> Sequence[Memo]:
+    async def read_memos(self, prefix: str, limit: int = 1000, *, after: str = "") -> Sequence[Memo]:
         """See `durable.provider.Clients.read_memos`."""
-        statement, values = listings.memos(self._opened.hub, prefix, self._ports.now_us(), limit)
+        statement, values = listings.memos(self._opened.hub, prefix, after, self._ports.now_us(), limit)
         return [Memo(*row) for row in await self._fetch(statement, values)]
 
     # ---- reading
@@ -299,6 +306,8 @@ class SqliteProvider:
 
     async def _fetch(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Read what may be much, in a thread."""
+        if not self._ports.may_start_threads:
+            return self._read(lambda database: database.execute(statement, values).fetchall())
         opened = self._opened
         try:
             async with opened.slow_lock:

@@ -40,6 +40,10 @@ _DELAYED = (
     " WHERE hub = ? AND parked = 0 AND visible_at <= ?"
     f" AND {_IS_OWN} ORDER BY visible_at LIMIT ?"
 )
+_DELAYED_OF = (
+    "SELECT priority, sequence FROM inbox_later INDEXED BY inbox_delayed_of"
+    " WHERE hub = ? AND kind = ? AND id = ? AND parked = 0 AND visible_at <= ?"
+)
 # Driven by the instances whose time has come, not by the messages that wait for others.
 _UNPARKED = (
     "SELECT priority, sequence FROM runs INDEXED BY runs_parked"
@@ -133,16 +137,25 @@ class Reads:
         self, database: sqlite3.Connection, lease: Lease, held: Collection[int], limit: int, now: int
     ) -> list[StoredMessage]:
         own = (self._hub, lease.lease_id, lease.epoch)
-        enough = limit + len(held)
+        enough, is_cut = limit + len(held), False
         (text,) = database.execute(_SEQUENCES, (self._hub, *own, enough)).fetchone()
         normal = [sequence for sequence in map(int, text.split(",")) if sequence not in held] if text else []
-        places = [(int(Priority.NORMAL), sequence) for sequence in normal[:limit]]
+        places = {(int(Priority.NORMAL), sequence) for sequence in normal[:limit]}
         for statement, values in (
             (_CONTROL, (self._hub, *own, enough)),
             (_DELAYED, (self._hub, now, *own, enough)),
             (_UNPARKED, (self._hub, now, now, *own, enough)),
         ):
-            places += [place for place in database.execute(statement, values).fetchall() if place[1] not in held]
+            found = database.execute(statement, values).fetchall()
+            is_cut = is_cut or (statement is _DELAYED and len(found) == enough)
+            places.update(place for place in found if place[1] not in held)
+        messages = [self._message(database, sequence) for _, sequence in heapq.nsmallest(limit, places)]
+        if not is_cut:
+            return messages
+        # What was delayed comes by its time, so that an earlier message of the same instance may still be among the rest.
+        for kind, key_id in {(message.target.kind, message.target.id) for message in messages}:
+            delayed = database.execute(_DELAYED_OF, (self._hub, kind, key_id, now)).fetchall()
+            places.update(place for place in delayed if place[1] not in held)
         return [self._message(database, sequence) for _, sequence in heapq.nsmallest(limit, places)]
 
     def _message(self, database: sqlite3.Connection, sequence: int) -> StoredMessage:

@@ -13,6 +13,8 @@ from durable.provider import Memo, Message, Step, Verdict
 VALUE_BYTES_MAX = 64 * 1024 * 1024
 """The largest value: a whole turn's worth (`reliability.md`, decision 10). SQLite itself would take 1,000,000,000 bytes."""
 
+REFUSALS = (Verdict.TOO_LARGE, Verdict.REFUSED)
+
 UNSTORABLE = (UnicodeEncodeError, OverflowError, sqlite3.DataError)
 """What sqlite3 raises for text with lone surrogates, integers of more than 64 bits, and values over its own limit."""
 
@@ -22,8 +24,10 @@ _INTEGER_MAX = 2**63 - 1
 def is_message_too_large(message: Message) -> bool:
     """Tell whether a value of a message is over the limit."""
     start = message.start
-    if start is not None and start.input is not None and len(start.input) > VALUE_BYTES_MAX:
-        return True
+    if start is not None:
+        payloads = (start.input, start.output, start.custom_status, start.failure, start.state)
+        if any(payload is not None and len(payload) > VALUE_BYTES_MAX for payload in payloads):
+            return True
     return len(message.data) > VALUE_BYTES_MAX
 
 
@@ -35,9 +39,26 @@ def refusal_of_message(message: Message) -> Verdict | None:
     return Verdict.REFUSED if _why_not(leaves) else None
 
 
-def refusal_of_memo(memo: Memo) -> str | None:
-    """Return why a memo cannot be stored, or None."""
-    return _why_not([memo.key, memo.data, memo.expires_at])
+def is_refused_whole(message: Message) -> bool:
+    """Tell whether neither a message nor what stands in for it can be stored."""
+    if refusal_of_message(message) is None:
+        return False
+    otherwise = message.otherwise
+    if isinstance(otherwise, Memo):
+        return refusal_of_memo(otherwise, is_careful=True) is not None
+    return otherwise is None or refusal_of_message(otherwise) is not None
+
+
+def is_memo_too_large(memo: Memo) -> bool:
+    """Tell whether a memo is over the limit."""
+    return len(memo.data) > VALUE_BYTES_MAX
+
+
+def refusal_of_memo(memo: Memo, *, is_careful: bool) -> str | None:
+    """Return why a memo cannot be stored, or None. `is_careful`: look at every value, not at the size alone."""
+    if is_careful:
+        return _why_not([memo.key, memo.data, memo.expires_at])
+    return _too_large(memo.data) if is_memo_too_large(memo) else None
 
 
 def why_too_large(step: Step) -> str | None:

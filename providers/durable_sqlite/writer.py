@@ -66,9 +66,11 @@ class _Waiting:
 
 
 class Writer:
-    """Runs jobs in transactions of a `WriteConnection`, for one event loop."""
+    """Runs jobs in transactions of a `WriteConnection`, for one event loop; if not `threaded`, all in that loop's thread."""
 
-    def __init__(self, connection: WriteConnection, now_us: Callable[[], int], tell: Callable[[Wakeup], None]) -> None:
+    def __init__(
+        self, connection: WriteConnection, now_us: Callable[[], int], tell: Callable[[Wakeup], None], *, threaded: bool
+    ) -> None:
         self._connection = connection
         self._now_us = now_us
         self._tell = tell
@@ -80,8 +82,10 @@ class Writer:
         self._give_up_at: float | None = None
         self._pause_s = PAUSE_S_FIRST
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="durable-sqlite", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if threaded:
+            self._thread = threading.Thread(target=self._serve, name="durable-sqlite", daemon=True)
+            self._thread.start()
 
     # ---- what callers use
 
@@ -91,7 +95,8 @@ class Writer:
         `alone`: nothing else is about to come, so that it may be done at once, in this very call.
         """
         self._check_open()
-        if alone and not self._is_busy and self._connection.commit_s_average < COMMIT_S_FAST:
+        is_fast = self._thread is None or self._connection.commit_s_average < COMMIT_S_FAST
+        if alone and is_fast and not self._is_busy:
             waiting = _Waiting(job, self._loop.create_future())
             if self._write_at_once(waiting):
                 if waiting.error is not None:
@@ -125,11 +130,13 @@ class Writer:
             if self._is_busy:
                 self._is_idle = self._loop.create_future()
                 await self._is_idle
-            self._tasks.put(None)
+            if self._thread is not None:
+                self._tasks.put(None)
 
     def join(self) -> None:
         """Wait for the thread, after `close`. Blocks."""
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _check_open(self) -> None:
         if self._connection.broken is not None:
@@ -150,7 +157,7 @@ class Writer:
         finally:
             if is_checkpoint_due:
                 self._is_busy = True
-                self._tasks.put(self._checkpoint_in_thread)
+                self._do(self._checkpoint_in_thread)
             else:
                 self._connection.end()
         self._tell_of([waiting])
@@ -174,7 +181,7 @@ class Writer:
             return
         if self._waiting[0].in_thread:
             first = [self._waiting.pop(0)]
-            self._tasks.put(lambda: self._run_in_thread(first))
+            self._do(lambda: self._run_in_thread(first))
             return
         try:
             is_begun = self._connection.try_begin()
@@ -188,7 +195,7 @@ class Writer:
         count = next((n for n, waiting in enumerate(self._waiting) if waiting.in_thread), len(self._waiting))
         group, self._waiting = self._waiting[:count], self._waiting[count:]
         if self._run(group):
-            self._tasks.put(lambda: self._commit_in_thread(group))
+            self._do(lambda: self._commit_in_thread(group))
         else:
             self._connection.end()
             self._finish(group)
@@ -253,6 +260,13 @@ class Writer:
             waiting.error = error
 
     # ---- in the writer's thread
+
+    def _do(self, task: Callable[[], None]) -> None:
+        """Run a task there, or here where there is none."""
+        if self._thread is None:
+            task()
+        else:
+            self._tasks.put(task)
 
     def _serve(self) -> None:
         while (task := self._tasks.get()) is not None:

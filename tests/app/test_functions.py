@@ -96,7 +96,7 @@ def test_an_undecorated_function_is_an_unknown_name_error_with_the_remedy() -> N
     with pytest.raises(UnknownNameError, match=r"charge' \(.*test_functions.py:\d+\) .*@app.activity"):
         app.activity_of(charge)
     app.activity(charge)
-    with pytest.raises(UnknownNameError, match=r"decorate it with @app\.orchestrator"):
+    with pytest.raises(UnknownNameError, match=r"activity .* is no orchestrator: .*ctx\.call_activity"):
         app.orchestrator_of(charge)
 
 
@@ -140,7 +140,7 @@ def test_what_was_never_decorated_is_an_unknown_name_error_with_the_remedy(value
 def test_a_function_decorated_as_another_kind_is_an_unknown_name_error() -> None:
     charge = make_activity()
     App().activity(charge)
-    with pytest.raises(UnknownNameError, match=r"decorate it with @app\.orchestrator"):
+    with pytest.raises(UnknownNameError, match=r"activity .* is no orchestrator: .*ctx\.call_activity"):
         definition_of(charge, OrchestratorDefinition)
 
 

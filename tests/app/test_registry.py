@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from durable.app import App, ServedName
+from durable.app import ActivityDefinition, App, OrchestratorDefinition, ServedName, definition_of
 from durable.errors import DuplicateNameError, UnknownNameError
 from tests.app.contexts import OrchestrationContext
 
@@ -128,6 +128,30 @@ def test_an_unknown_name_is_answered_with_the_known_the_close_and_the_remedy() -
 def test_an_unknown_name_of_an_empty_app_says_that_it_is_empty() -> None:
     with pytest.raises(UnknownNameError, match="Known orchestrators: none"):
         App().find_orchestrator("flow")
+
+
+@pytest.mark.parametrize("has_app", [True, False])
+def test_a_function_of_the_other_kind_is_called_that_with_the_way_to_use_it(has_app: bool) -> None:
+    app = App()
+
+    @app.activity
+    def pay(order: int) -> None: ...
+
+    @app.orchestrator
+    def order(ctx: OrchestrationContext) -> None: ...
+
+    with pytest.raises(UnknownNameError) as as_orchestrator:
+        app.orchestrator_of(pay) if has_app else definition_of(pay, OrchestratorDefinition)
+    with pytest.raises(UnknownNameError) as as_activity:
+        app.activity_of(order) if has_app else definition_of(order, ActivityDefinition)
+    assert str(as_orchestrator.value) == (
+        f"activity 'pay' ({place(pay)}) is no orchestrator: it is called inside an orchestrator, by "
+        "ctx.call_activity(...), and that orchestrator is started"
+    )
+    assert str(as_activity.value) == (
+        f"orchestrator 'order' ({place(order)}) is no activity: inside another one it is called by "
+        "ctx.call_sub_orchestrator(...)"
+    )
 
 
 def test_a_large_app_does_not_print_itself() -> None:

@@ -100,7 +100,7 @@ class Owner:
             replaced_by=changes.pop("replaced_by", None),
         )
         after = dataclasses.replace(row, **progress, **changes)
-        await self.commit(steps=[dataclasses.replace(step, row=after)])
+        await self.commit(steps=[step])
         return after
 
     def _end(self, event: HistoryEvent, now: int) -> dict[str, Any]:

@@ -244,6 +244,15 @@ def test_time_never_decreases_although_the_stores_clock_does(play: MakePlay) -> 
     assert one.result == [begin, begin, begin + timedelta(hours=1)]
 
 
+def test_time_does_not_decrease_from_one_generation_to_the_next(play: MakePlay) -> None:
+    async def main(ctx: Context) -> datetime:
+        return ctx.current_utc_datetime
+
+    execution = play(main).new_execution(1)
+    execution.feed(Record(BEGIN_US, [ev.OrchestrationStarted("main", None, None, "seed", "")], is_opening=True))
+    assert execution.turn([], BEGIN_US - 3600 * SECOND).record.time == BEGIN_US
+
+
 def test_a_cancelled_timer_is_recorded_and_never_fires(play: MakePlay) -> None:
     def main(ctx: Context) -> Orchestration[bool]:
         timer = ctx.create_timer(timedelta(hours=1))

@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.provider",
                 "durable.signatures",
                 "durable.stores",
+                "durable.urls",
                 "durable.versions",
             }
         ),
@@ -90,7 +91,7 @@ PURE_MAY_IMPORT = frozenset(
 PURE_NEVER_IMPORT = ("time", "uuid", "os", "socket", "threading", "logging", "secrets")
 
 # A storage engine sees the contract and nothing else of the core: it stores, it never decides.
-ENGINES_OF_STORAGE_MAY_IMPORT = frozenset({"durable.errors", "durable.ports", "durable.provider"})
+ENGINES_OF_STORAGE_MAY_IMPORT = frozenset({"durable.errors", "durable.ports", "durable.provider", "durable.urls"})
 DRIVERS = {"durable_memory": frozenset[str](), "durable_sqlite": frozenset({"aiosqlite"})}
 
 THIRD_PARTY_OF_THE_CORE = frozenset({"aiosqlite", "msgpack", "pydantic", "pydantic_core", "typing_extensions"})

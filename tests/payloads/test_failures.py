@@ -364,3 +364,35 @@ def test_describing_leaves_the_exception_as_it_was() -> None:
     before = (error.args, error.__cause__, error.__traceback__, sys.getrefcount(error))
     describe(error)
     assert before == (error.args, error.__cause__, error.__traceback__, sys.getrefcount(error))
+
+
+# ---- texts for people: each fact once
+
+
+@pytest.mark.parametrize(
+    ("details", "text"),
+    [
+        (FailureDetails("ValueError", "no card"), "charge: ValueError: no card"),
+        (FailureDetails("shop.CardDeclined", ""), "charge: shop.CardDeclined"),
+        (FailureDetails("durable.errors.NonRetryableError", "never"), "charge: NonRetryableError: never"),
+        (
+            FailureDetails("TimeoutError", "attempt 1 of activity 'charge' ran into its timeout of 1 s"),
+            "TimeoutError: attempt 1 of activity 'charge' ran into its timeout of 1 s",
+        ),
+        (
+            FailureDetails("durable.errors.InvalidInputError", "input of activity 'charge': expected a whole number"),
+            "InvalidInputError: input of activity 'charge': expected a whole number",
+        ),
+    ],
+)
+def test_the_text_of_a_failed_task_names_each_fact_once(details: FailureDetails, text: str) -> None:
+    assert str(ActivityFailedError(details, task_name="charge", instance_id="order-7")) == text
+
+
+def test_a_failure_that_comes_from_deep_down_reads_as_a_path() -> None:
+    activity = ActivityFailedError(FailureDetails("ValueError", "no card"), task_name="charge")
+    child = SubOrchestrationFailedError(describe(activity), task_name="pay_order")
+    assert str(child) == "pay_order: charge: ValueError: no card"
+    assert str(OrchestrationFailedError("order-7", describe(child))) == (
+        "orchestration 'order-7' failed: pay_order: charge: ValueError: no card"
+    )

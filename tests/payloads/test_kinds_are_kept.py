@@ -201,7 +201,7 @@ def test_validators_and_defaults_of_a_model_run_as_written() -> None:
             return {"two": 2}.get(value, value)
 
     assert arrive({"text": " a ", "n": "two"}, Name) == Name(text="a", n=2)
-    with pytest.raises(MisfitError, match=r"value.text: String should have at most 5 characters, got str"):
+    with pytest.raises(MisfitError, match=r"value: text: string should have at most 5 characters, got str"):
         arrive({"text": "abcdefg"}, Name)
 
 
@@ -209,9 +209,39 @@ def test_a_misfit_names_the_place_the_reason_and_the_value() -> None:
     value = {"orderId": 1, "key": KEY, "lines": [{"sku": "a"}, {"sku": "b", "amount": "7"}]}
     with pytest.raises(MisfitError) as misfit:
         decode(encode(value), Order, what="input of 'pay'")
-    assert str(misfit.value) == "input of 'pay'.lines[1].amount: Input should be a valid integer, got str '7'"
+    assert str(misfit.value) == "input of 'pay': lines[1].amount: should be a valid integer, got str '7'"
     assert isinstance(misfit.value, PayloadError)
     assert isinstance(misfit.value, DurableError)
+
+
+def test_what_is_missing_is_told_without_showing_the_rest() -> None:
+    with pytest.raises(MisfitError) as misfit:
+        decode(encode({"orderId": 1, "key": KEY, "lines": [{"amount": 7}]}), Order, what="input of 'pay'")
+    assert str(misfit.value) == "input of 'pay': lines[0].sku: field required"
+
+
+def test_several_misfits_name_the_value_once() -> None:
+    with pytest.raises(MisfitError) as misfit:
+        decode(encode(["a", "b"]), list[int], what="input of 'pay'")
+    assert str(misfit.value) == (
+        "input of 'pay': [0]: should be a valid integer, got str 'a'; [1]: should be a valid integer, got str 'b'"
+    )
+
+
+@pytest.mark.parametrize("value", ["secret" * 100, b"secret" * 100, ["secret" * 100], {"secret" * 100: 1}, 10**1000])
+def test_no_long_value_is_shown_whole(value: Any) -> None:
+    with pytest.raises(MisfitError) as misfit:
+        arrive(value, UUID)
+    assert len(str(misfit.value)) < 160
+
+
+def test_what_a_validator_of_the_user_says_is_shown_as_it_is() -> None:
+    def refuse(_value: Any) -> Any:
+        raise ValueError("IBAN has a wrong checksum")
+
+    with pytest.raises(MisfitError) as misfit:
+        arrive("DE1", Annotated[str, pydantic.AfterValidator(refuse)])
+    assert str(misfit.value) == "value: IBAN has a wrong checksum, got str 'DE1'"
 
 
 def test_a_misfit_in_many_places_stays_short() -> None:

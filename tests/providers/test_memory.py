@@ -21,6 +21,10 @@ class TestMemory(Conformance):
     def connect(self, tmp_path: Path) -> Connect:
         return lambda ports: durable_memory.connect(f"memory://{tmp_path.name}?message_bytes_max=100000", ports)
 
+    @pytest.fixture
+    def connect_to_other_hub(self, tmp_path: Path) -> Connect:
+        return lambda ports: durable_memory.connect(f"memory://{tmp_path.name}?hub=other", ports)
+
 
 @pytest.fixture
 def name(tmp_path: Path) -> str:

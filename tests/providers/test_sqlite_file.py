@@ -39,7 +39,7 @@ def _mode(path: Path) -> int:
 
 @pytest.mark.parametrize(
     "url",
-    ["sqlite://", "sqlite:///", "sqlite://host/x.db", "sqlite:x.db", "mysql:///x.db", "sqlite:///x.db#part"],
+    ["sqlite://", "sqlite:///", "sqlite://host/x.db", "sqlite:x.db", "mysql:///x.db"],
 )
 def test_a_url_that_names_no_file_is_an_error(url: str) -> None:
     with pytest.raises(StoreError, match="sqlite:///relative"):
@@ -137,11 +137,24 @@ async def test_hubs_of_one_file_are_independent(tmp_path: Path) -> None:
         await provider.close()
 
 
-async def test_the_version_of_sqlite_is_judged_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("version", "is_affected"), [((3, 40, 1), True), ((3, 51, 3), False)])
+async def test_the_version_of_sqlite_is_judged_and_logged_without_alarm(
+    version: tuple[int, int, int],
+    is_affected: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+    monkeypatch.setattr(sqlite3, "sqlite_version", ".".join(map(str, version)))
     with caplog.at_level(logging.INFO, "durable.sqlite"):
         await _open(f"sqlite:///{tmp_path}/store.db")
     [record] = [record for record in caplog.records if record.name == "durable.sqlite"]
+    assert record.levelno == logging.INFO
     assert sqlite3.sqlite_version in record.getMessage()
+    assert ("defect" in record.getMessage()) == is_affected
+    assert ("nothing needs to be done" in record.getMessage()) == is_affected
+    assert "corrupt" not in record.getMessage()
 
 
 @pytest.mark.parametrize(

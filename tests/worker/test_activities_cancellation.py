@@ -329,7 +329,7 @@ async def test_cancelling_a_call_in_the_wait_between_attempts_begins_no_other(st
     app = App()
     attempts: list[int] = []
 
-    @app.activity(retry_policy=RetryPolicy(timedelta(seconds=0.05), None))
+    @app.activity(retry_policy=RetryPolicy(timedelta(hours=1), None))
     async def fails(ctx: ActivityContext) -> None:
         attempts.append(ctx.attempt)
         raise ValueError("no")
@@ -339,22 +339,29 @@ async def test_cancelling_a_call_in_the_wait_between_attempts_begins_no_other(st
         @app.orchestrator
         async def main(ctx: OrchestrationContext) -> str:
             task = ctx.call_activity(fails)
-            await asyncio.sleep(0.02)
+            await ctx.wait_for_external_event("cancel")
             task.cancel()
-            await asyncio.sleep(0.1)
+            await ctx.wait_for_external_event("end")
             return "done"
     else:
 
         @app.orchestrator(name="main")
         def main_in_generator_style(ctx: OrchestrationContext) -> Orchestration[str]:
             task = ctx.call_activity(fails)
-            yield ctx.create_timer(timedelta(seconds=0.02))
+            yield ctx.wait_for_external_event("cancel")
             task.cancel()
-            yield ctx.create_timer(timedelta(seconds=0.1))
+            yield ctx.wait_for_external_event("end")
             return "done"
+
+    async def has(name: str) -> bool:
+        return name in await names_in(handle)
 
     async with Worker(app, store_url) as worker:
         handle = await worker.client.start("main")
+        await holds(lambda: has("TimerCreated"))
+        await handle.raise_event("cancel")
+        await holds(lambda: has("TimerCancelled"))  # and not only at the end, which comes later
+        await handle.raise_event("end")
         assert await handle.result(timeout=10) == "done"
         names = await names_in(handle)
     assert attempts == [1]

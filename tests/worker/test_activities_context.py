@@ -18,6 +18,7 @@ from durable import (
     Orchestration,
     OrchestrationContext,
     RetryPolicy,
+    SyncClient,
     Worker,
     current_activity,
     when_all,
@@ -220,6 +221,88 @@ async def test_the_client_in_an_activity_starts_raises_and_waits(store_url: str)
 
     calls(app, lambda ctx: ctx.call_activity(drives, 40))
     assert await run(app, store_url) == 42
+
+
+async def test_the_client_in_a_sync_activity_is_the_blocking_face_of_the_same(store_url: str) -> None:
+    app = App()
+
+    @app.orchestrator
+    async def other(ctx: OrchestrationContext, value: int) -> int:
+        return value + int(await ctx.wait_for_external_event("add"))
+
+    @app.activity
+    def drives(ctx: ActivityContext, value: int) -> list[Any]:
+        client: SyncClient = ctx.client
+        with client:  # of no effect: it is the worker's
+            handle = client.start(other, value, instance_id="driven")
+        handle.raise_event("add", 2)
+        states = [state.instance_id for state in current_activity().client.query(name="other")]
+        return [handle.result(timeout=10), client.get("driven").state().status.name, states]
+
+    calls(app, lambda ctx: ctx.call_activity(drives, 40))
+    assert await run(app, store_url) == [42, "COMPLETED", ["driven"]]
+
+
+async def test_the_client_goes_by_where_it_is_asked_for(store_url: str) -> None:
+    app = App()
+
+    @app.activity
+    def in_thread(ctx: ActivityContext) -> str:
+        return type(ctx.client).__name__
+
+    @app.activity
+    async def in_loop(ctx: ActivityContext) -> list[str]:
+        return [type(ctx.client).__name__, await asyncio.to_thread(lambda: type(current_activity().client).__name__)]
+
+    @app.activity
+    def a_coroutine_behind_a_plain_function(ctx: ActivityContext) -> Any:
+        return in_loop(ctx)
+
+    @app.orchestrator
+    async def main(ctx: OrchestrationContext) -> Any:
+        names = ["in_thread", "in_loop", "a_coroutine_behind_a_plain_function"]
+        return [await ctx.call_activity(name) for name in names]
+
+    assert await run(app, store_url) == ["SyncClient", ["Client", "SyncClient"], ["Client", "SyncClient"]]
+
+
+async def test_the_blocking_client_of_an_activity_refuses_the_event_loop() -> None:
+    app = App()
+    kept: list[Any] = []
+
+    @app.activity
+    def keeps(ctx: ActivityContext) -> None:
+        kept.append(ctx.client)
+
+    calls(app, lambda ctx: ctx.call_activity(keeps))
+    async with Worker(app, "memory://") as worker:
+        await worker.client.run("main", timeout=10)
+        with pytest.raises(DurableError, match="used in the event loop"):
+            kept[0].count()
+
+
+async def test_a_thread_that_waits_by_the_client_is_let_go_when_the_worker_stops(store_url: str) -> None:
+    app = App()
+    begun, ended = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    @app.activity
+    def waits_for_ever(ctx: ActivityContext) -> None:
+        client: SyncClient = ctx.client
+        begun.set()
+        for _ in range(2):  # what comes after the end is refused as well
+            try:
+                client.get(ctx.instance_id).result()
+            except DurableError as error:
+                told.append(str(error))
+        ended.set()
+
+    calls(app, lambda ctx: ctx.call_activity(waits_for_ever))
+    async with Worker(app, store_url, shutdown_timeout=0.01) as worker:
+        await worker.client.start("main")
+        await holds(begun.is_set)
+    await holds(ended.is_set)
+    assert len(told) == 2
 
 
 async def test_the_client_of_an_activity_only_worker_works_too(store_url: str) -> None:

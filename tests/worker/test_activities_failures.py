@@ -19,7 +19,7 @@ from durable import (
     TaskFailedError,
     Worker,
 )
-from tests.worker.calls import STYLES, calls, calls_and_tells, run
+from tests.worker.calls import PATIENCE_S, STYLES, calls, calls_and_tells, run
 
 KIBIBYTE = 1024
 HERE = "tests.worker.test_activities_failures"
@@ -328,3 +328,60 @@ async def test_a_failed_task_tells_of_its_failure_before_it_is_awaited() -> None
     assert shown == [True, True, False, "fails: ValueError: x"]
     assert again == 2
     assert good == [True, False, 1, None]
+
+
+# ---- the stack begins where the user's code does
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_the_stack_of_an_activity_begins_in_its_function(style: str, is_async: bool) -> None:
+    app = App()
+
+    def refuse() -> None:
+        raise ValueError("no")
+
+    if is_async:
+
+        @app.activity
+        async def fails() -> None:
+            refuse()
+    else:
+
+        @app.activity
+        def fails() -> None:
+            refuse()
+
+    calls_and_tells(app, lambda ctx: ctx.call_activity("fails"), style)
+    seen = await run(app, "memory://")
+    places = [line.strip() for line in seen["stack"].splitlines() if line.startswith('  File "')]
+    assert [place.split(", in ")[1] for place in places] == ["fails", "refuse"]
+
+
+@pytest.mark.parametrize("style", STYLES)
+async def test_the_stack_of_an_orchestrator_begins_in_its_function(style: str) -> None:
+    app = App()
+
+    @app.activity
+    def fails() -> None:
+        raise ValueError("no")
+
+    calls(app, lambda ctx: ctx.call_activity(fails), style)
+    async with Worker(app, "memory://") as worker:
+        handle = await worker.client.start("main")
+        with pytest.raises(OrchestrationFailedError) as caught:
+            await handle.result(timeout=PATIENCE_S)
+    stack = caught.value.details.stack_trace
+    assert stack.splitlines()[0].endswith(f"in in_{style}_style")
+
+
+async def test_a_stack_without_any_frame_of_the_user_is_kept_as_it_is() -> None:
+    app = App()
+
+    @app.activity
+    def doubled(number: int) -> int:
+        return 2 * number
+
+    calls_and_tells(app, lambda ctx: ctx.call_activity("doubled", "no number"))
+    seen = await run(app, "memory://")
+    assert "durable" in seen["stack"].splitlines()[0]

@@ -316,6 +316,7 @@ async def test_a_delayed_start_that_has_replaced_another_can_be_steered_before_i
         assert [item.name for item in await new.dropped()] == ["go"]
 
 
+@pytest.mark.diverges("no app knows the orchestrator of the run that was replaced")
 async def test_a_stalled_instance_is_replaced_by_one_that_can_run(store_url: str) -> None:
     async with Worker(app, store_url) as worker:
         stalled = await worker.client.start("nobody knows it", instance_id="the-one")

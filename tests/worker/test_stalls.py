@@ -202,6 +202,7 @@ DAMAGES: dict[str, Callable[[dict[int, bytes]], dict[int, bytes]]] = {
 }
 
 
+@pytest.mark.diverges("its history is damaged")
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_a_damaged_history_is_never_run(store_url: str, damage: str, style: str, stalls: Counter[str]) -> None:
@@ -555,6 +556,7 @@ async def test_events_sent_while_it_recovers_do_not_overtake_those_left_in_the_s
 # ---- steering what is stalled
 
 
+@pytest.mark.diverges("the parent's history is damaged")
 @pytest.mark.parametrize("style", STYLES)
 async def test_a_stalled_instance_is_terminated_without_its_history_and_with_its_children(
     store_url: str, style: str

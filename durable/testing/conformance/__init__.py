@@ -14,25 +14,48 @@ are coroutines and need no plugin. Needs the `testing` extra.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import pytest
 
 # So that a failing assertion shows its values. Before the modules are imported.
-_GROUPS = ("activities", "commits", "history", "leases", "limits", "listings", "messages", "receiving", "wakeups")
-pytest.register_assert_rewrite(*(f"{__name__}.{group}" for group in _GROUPS))
+_MODULES = (
+    *("activities", "commits", "concurrency", "instances", "leases", "limits", "messages", "reads", "store", "timers"),
+    "wakeups",
+)
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 
 from durable.testing.conformance.activities import Activities  # noqa: E402
 from durable.testing.conformance.commits import Commits  # noqa: E402
-from durable.testing.conformance.history import History  # noqa: E402
+from durable.testing.conformance.concurrency import Concurrency  # noqa: E402
+from durable.testing.conformance.instances import Instances  # noqa: E402
 from durable.testing.conformance.leases import Leases  # noqa: E402
 from durable.testing.conformance.limits import Limits  # noqa: E402
-from durable.testing.conformance.listings import Listings  # noqa: E402
 from durable.testing.conformance.messages import Messages  # noqa: E402
-from durable.testing.conformance.receiving import Receiving  # noqa: E402
-from durable.testing.conformance.store import Clock, Connect, Session, Store  # noqa: E402
+from durable.testing.conformance.reads import Reads  # noqa: E402
+from durable.testing.conformance.store import Clock, Connect, Promises, Session, Store  # noqa: E402
+from durable.testing.conformance.timers import Timers  # noqa: E402
 from durable.testing.conformance.wakeups import Wakeups  # noqa: E402
 
-__all__ = ["Clock", "Conformance", "Connect", "Session", "Store"]
+__all__ = ["GROUPS", "Clock", "Conformance", "Connect", "Promises", "Session", "Store"]
+
+GROUPS: Mapping[str, type[Promises]] = MappingProxyType(
+    {
+        "instances": Instances,
+        "messages": Messages,
+        "commits": Commits,
+        "leases": Leases,
+        "activities": Activities,
+        "timers": Timers,
+        "reads": Reads,
+        "concurrency": Concurrency,
+        "limits": Limits,
+        "wakeups": Wakeups,
+    }
+)
+"""The groups of promises by name. An author who has a part working can run the tests of one group alone."""
 
 
-class Conformance(Leases, Messages, Receiving, Commits, History, Activities, Listings, Limits, Wakeups):
+class Conformance(Instances, Messages, Commits, Leases, Activities, Timers, Reads, Concurrency, Limits, Wakeups):
     """All promises. Subclass it under a name that pytest collects, and say how to `connect`."""

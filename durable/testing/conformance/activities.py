@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from durable.errors import LeaseLostError
-from durable.provider import LEASE_US, ActivityRow, Beat, Report, TaskAddress
+from durable.provider import (
+    LEASE_US,
+    PARTITIONS,
+    ActivityRow,
+    Beat,
+    Expects,
+    Report,
+    TaskAddress,
+)
 from durable.testing.conformance.store import (
+    BAD_TEXT,
     LATER_US,
     SECOND_US,
     Promises,
@@ -17,6 +27,8 @@ from durable.testing.conformance.store import (
     attempt_of,
     event_to,
     memo,
+    new_row,
+    start_of,
     step_of,
 )
 
@@ -62,6 +74,14 @@ class Activities(Promises):
         claimed = [row.task.task_id for row in await session.claim(limit=4)]
         assert claimed + [row.task.task_id for row in await session.claim()] == [5, 2, 1, 4, 0, 3]
 
+    async def test_the_order_goes_across_queues(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("caller")
+        places = (("a", 2), ("b", 1), ("a", 1), ("b", 2), ("c", 0))
+        adds = [attempt_of(row, n, queue=queue, priority=priority) for n, (queue, priority) in enumerate(places)]
+        await session.commit(step_of(row, queue_adds=adds))
+        assert [found.task.task_id for found in await session.claim("b", "a", limit=3)] == [1, 2, 0]
+
     async def test_only_the_served_queues_and_names_are_claimed(self, store: Store) -> None:
         session = await store.worker()
         row = await session.start("caller")
@@ -105,6 +125,20 @@ class Activities(Promises):
         assert not await session.claim("none")  # it was claimed once, so it is no longer a question of its beginning
         assert [found.start_by for found in await session.claim("begun")] == [soon]
 
+    async def test_no_more_are_claimed_than_were_asked_for(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("caller")
+        soon = store.now + SECOND_US
+        late = [attempt_of(row, n, queue="elsewhere", start_by=soon) for n in range(4)]
+        await session.commit(step_of(row, queue_adds=[*late, *(attempt_of(row, n) for n in range(4, 8))]))
+        store.turn_clock(SECOND_US)
+        claimed = [[found.task.task_id for found in await session.claim(limit=3)] for _ in range(4)]
+        assert [len(some) for some in claimed] == [3, 3, 2, 0]
+        assert sorted(claimed[0] + claimed[1][:1]) == [0, 1, 2, 3]
+        assert claimed[1][1:] + claimed[2] == [4, 5, 6, 7]
+
+    # ---- claimed again
+
     async def test_what_a_dead_worker_had_claimed_is_claimed_again(self, store: Store) -> None:
         owner, worker, other = await store.worker(), await store.worker(()), await store.worker(())
         await _queued(owner)
@@ -117,6 +151,18 @@ class Activities(Promises):
         [again] = await other.claim()
         assert (again.task, again.deliveries, again.first_claimed_at) == (claimed.task, 2, began)
         assert again.heartbeat == b"half done"
+
+    async def test_each_claim_counts_a_delivery_from_the_first_on(self, store: Store) -> None:
+        owner = await store.worker()
+        await _queued(owner)
+        began = store.now
+        for count in (1, 2, 3, 4):
+            worker = await store.worker(())
+            [claimed] = await worker.claim()
+            assert (claimed.deliveries, claimed.first_claimed_at) == (count, began)
+            await worker.provider.release(worker.lease)
+            store.turn_clock(SECOND_US)
+            await owner.provider.renew(owner.lease)
 
     async def test_what_an_expired_lease_had_claimed_is_free(self, store: Store) -> None:
         owner, worker = await store.worker(), await store.worker(())
@@ -132,6 +178,41 @@ class Activities(Promises):
         assert len(await worker.claim()) == 1
         await worker.provider.release(worker.lease)
         assert len(await owner.claim()) == 1
+
+    async def test_what_a_fenced_lease_had_claimed_is_free(self, store: Store) -> None:
+        owner, worker = await store.worker(range(1, PARTITIONS)), await store.worker([0])
+        await _queued(owner)
+        assert len(await worker.claim()) == 1
+        assert not await owner.claim()
+        await owner.provider.take(owner.lease, [0], from_live=True)
+        assert len(await owner.claim()) == 1
+
+    async def test_who_released_partitions_only_keeps_what_it_claimed(self, store: Store) -> None:
+        owner, worker = await store.worker(), await store.worker(())
+        await _queued(owner)
+        await worker.claim()
+        await worker.provider.release(worker.lease, [1, 2])
+        assert not await owner.claim()
+
+    async def test_a_claim_without_an_answer_is_made_up_for(self, store: Store) -> None:
+        owner, worker = await store.worker(), await store.worker(())
+        added = await _queued(owner, 4)
+        known = await worker.claim(limit=1)
+        await worker.claim(limit=2)  # its answer is lost on the way
+        held = {row.task for row in known}
+        again = await worker.provider.claim(worker.lease, ["default"], None, 9, held=held)
+        assert [(row.task, row.deliveries) for row in again] == [
+            (row.task, deliveries) for row, deliveries in zip(added[1:], (2, 2, 1), strict=True)
+        ]
+        held |= {row.task for row in again}
+        assert not await worker.provider.claim(worker.lease, ["default"], None, 9, held=held)
+        assert not await worker.claim()
+
+    async def test_what_another_has_claimed_is_not_made_up_for(self, store: Store) -> None:
+        owner, worker = await store.worker(), await store.worker(())
+        await _queued(owner, 2)
+        await worker.claim()
+        assert not await owner.provider.claim(owner.lease, ["default"], None, 9, held=())
 
     async def test_a_lost_lease_claims_nothing(self, store: Store) -> None:
         owner, worker = await store.worker(), await store.worker(())
@@ -150,6 +231,13 @@ class Activities(Promises):
         answers = await session.provider.report(session.lease, [_report(row.task) for row in added])
         assert list(answers) == [True, True]
         assert [message.data for message in await session.receive()] == [b"outcome"] * 2
+        assert not await session.claim()
+
+    async def test_an_attempt_that_nobody_claimed_can_be_reported(self, store: Store) -> None:
+        session = await store.worker()
+        [added] = await _queued(session)
+        assert list(await session.provider.report(session.lease, [_report(added.task)])) == [True]
+        assert len(await session.receive()) == 1
         assert not await session.claim()
 
     async def test_the_first_outcome_wins(self, store: Store) -> None:
@@ -187,6 +275,15 @@ class Activities(Promises):
         assert list(await session.provider.report(session.lease, [report])) == [True]
         assert list(await session.memos()) == ["dropped"]
 
+    async def test_an_outcome_for_a_run_that_has_ended_is_delivered_to_no_other(self, store: Store) -> None:
+        session = await store.worker()
+        [added] = await _queued(session)
+        await session.claim()
+        await session.finish(await session.load("caller"))
+        await session.submit(start_of(new_row("caller"), Expects.ABSENT_OR_FINISHED))
+        assert list(await session.provider.report(session.lease, [_report(added.task)])) == [False]
+        assert [message.start is not None for message in await session.receive()] == [True]
+
     async def test_a_task_address_is_exact(self, store: Store) -> None:
         session = await store.worker()
         [added] = await _queued(session)
@@ -199,6 +296,34 @@ class Activities(Promises):
         )
         assert list(await session.provider.report(session.lease, [_report(other) for other in others])) == [False] * 4
         assert len(await session.claim()) == 1
+
+    @pytest.mark.parametrize("fault", ["too large", "bad text"])
+    async def test_an_outcome_that_the_store_refuses_is_not_lost(
+        self, store: Store, fault: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        session = await store.worker()
+        added = await _queued(session, 2)
+        await session.claim()
+        bad = _refused_report(session, added[0].task, fault)
+        answers = await session.provider.report(session.lease, [bad, _report(added[1].task)])
+        assert list(answers) == [False, True]
+        assert any(record.levelname == "ERROR" and "caller" in record.getMessage() for record in caplog.records)
+        assert [message.data for message in await session.receive()] == [b"outcome"]
+        assert not await session.claim()
+        store.turn_clock(LEASE_US)
+        await session.provider.renew(session.lease)
+        [again] = await session.claim()
+        assert (again.task, again.deliveries) == (added[0].task, 2)
+
+    @pytest.mark.parametrize("fault", ["too large", "bad text"])
+    async def test_what_stands_in_for_a_refused_outcome_is_delivered(self, store: Store, fault: str) -> None:
+        session = await store.worker()
+        [added] = await _queued(session)
+        await session.claim()
+        bad = _refused_report(session, added.task, fault)
+        instead = bad._replace(message=dataclasses.replace(bad.message, otherwise=event_to("caller", b"too much")))
+        assert list(await session.provider.report(session.lease, [instead])) == [True]
+        assert [message.data for message in await session.receive()] == [b"too much"]
 
     # ---- heartbeats
 
@@ -213,6 +338,15 @@ class Activities(Promises):
         heartbeats = {row.task.task_id: row.heartbeat for row in await second.claim()}
         assert heartbeats == {0: b"one", 1: None}
         assert list(await first.provider.report(first.lease, [], beats[:1])) == [False]
+
+    async def test_the_latest_heartbeat_is_kept(self, store: Store) -> None:
+        first, second = await store.worker(), await store.worker(())
+        [added] = await _queued(first)
+        await first.claim()
+        for details in (b"one", None, b"two", None):
+            await first.provider.report(first.lease, [], [Beat(added.task, details)])
+        await first.provider.release(first.lease)
+        assert [row.heartbeat for row in await second.claim()] == [b"two"]
 
     async def test_reports_come_before_beats(self, store: Store) -> None:
         session = await store.worker()
@@ -230,3 +364,13 @@ class Activities(Promises):
         await session.commit(step_of(row, queue_drops=[added.task], queue_adds=[added]))
         [claimed] = await session.claim()
         assert claimed.deliveries == 1
+
+
+def _refused_report(session: Session, task: TaskAddress, fault: str) -> Report:
+    """Return a report whose message the store cannot hold."""
+    limit = session.provider.message_bytes_max
+    if fault == "bad text":
+        return Report(task, event_to(task.key.id, run_id=BAD_TEXT))
+    if limit is None:
+        pytest.skip("this store has no limit")
+    return _report(task, bytes(limit + 1))

@@ -10,9 +10,21 @@ import pytest
 
 from durable.errors import LeaseLostError, StoreError
 from durable.events import InstanceKey
-from durable.provider import Expects, InstanceFilter, InstanceRow, Progress, Status, Step, Verdict
+from durable.provider import (
+    Batch,
+    Delivery,
+    Expects,
+    InstanceFilter,
+    InstanceRow,
+    Progress,
+    RecordRow,
+    Status,
+    Step,
+    Verdict,
+)
 from durable.testing.conformance.store import (
     LATER_US,
+    SECOND_US,
     Promises,
     Session,
     Store,
@@ -106,6 +118,60 @@ class Commits(Promises):
         assert {row.records for row in rows} == {3}
         assert [await session.history(row.run_id) for row in rows] == [[b"record"] * 3] * 100
 
+    async def test_generations_are_histories_of_their_own(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        await session.commit(
+            step_of(
+                row,
+                appends=[(0, RecordRow(0, b"last", b"")), (1, RecordRow(0, b"first", b""))],
+                generation=1,
+                records=1,
+            )
+        )
+        row = await session.load("instance")
+        assert (row.generation, row.records) == (1, 1)
+        await session.commit(step_of(row, b"second"))
+        assert await session.history(row.run_id, 0) == [b"last"]
+        assert await session.history(row.run_id, 1) == [b"first", b"second"]
+
+    async def test_older_generations_are_dropped(self, store: Store) -> None:
+        session = await store.worker()
+        row, other = await session.start("instance"), await session.start("other")
+        await session.commit(step_of(other, b"other"))
+        for generation in range(1, 5):
+            append = [(generation, RecordRow(0, b"record", b""))]
+            step = step_of(row, appends=append, generation=generation, records=1, drop_generations_below=generation - 1)
+            await session.commit(step)
+            row = await session.load("instance")
+        kept = [bool(await session.history(row.run_id, generation)) for generation in range(5)]
+        assert kept == [False, False, False, True, True]
+        assert await session.history(other.run_id) == [b"other"]
+
+    async def test_single_generations_are_dropped(self, store: Store) -> None:
+        """What is appended in the same step stays, under whichever number, and so does everything else."""
+        session = await store.worker()
+        row, other = await session.start("instance"), await session.start("other")
+        aside = [1 << 40, (1 << 40) + 1]
+        await session.commit(
+            step_of(row, appends=[(number, RecordRow(0, b"aside", b"")) for number in (0, *aside)], records=1),
+            step_of(other, appends=[(aside[0], RecordRow(0, b"other", b""))]),
+        )
+        row = await session.load("instance")
+        await session.commit(
+            step_of(row, appends=[(aside[1], RecordRow(1, b"more", b""))], records=1, drop_generations=[aside[0], 7])
+        )
+        assert await session.history(row.run_id, 0) == [b"aside"]
+        assert await session.history(row.run_id, aside[0]) == []
+        assert await session.history(row.run_id, aside[1]) == [b"aside", b"more"]
+        assert await session.history(other.run_id, aside[0]) == [b"other"]
+
+    async def test_runs_do_not_share_records(self, store: Store) -> None:
+        session = await store.worker()
+        rows = [await session.start("a", run_id="run"), await session.start("b", run_id="run2")]
+        await session.commit(step_of(rows[0], b"a"), step_of(rows[1], b"b"))
+        assert [await session.history(row.run_id) for row in rows] == [[b"a"], [b"b"]]
+
     # ---- the fence
 
     @pytest.mark.parametrize("fault", ["records", "generation", "run", "finished", "absent"])
@@ -147,6 +213,18 @@ class Commits(Promises):
                 await session.commit(step_of(stale, b"stale"))
         assert await session.history(row.run_id) == [b"record"] * 3
 
+    async def test_a_lost_lease_is_told_so_whatever_the_number(self, store: Store) -> None:
+        session, other = await store.worker(), await store.worker(())
+        row = await session.start("instance")
+        await session.commit(step_of(row, b"record"))
+        await other.provider.take(other.lease, [row.partition], from_live=True)
+        for number in (session.commits - 1, session.commits, session.commits + 1):
+            with pytest.raises(LeaseLostError):
+                await session.provider.commit(session.lease, Batch(number, [step_of(row, b"late")]))
+        assert await other.history(row.run_id) == [b"record"]
+
+    # ---- the number
+
     async def test_a_repeated_commit_is_recognised(self, store: Store) -> None:
         session = await store.worker()
         row = await session.start("instance")
@@ -163,6 +241,22 @@ class Commits(Promises):
         assert [delivery[:2] for delivery in again.deliveries] == [delivery[:2] for delivery in first.deliveries]
         assert await session.history(row.run_id) == [b"record"]
         assert len(await session.receive()) == 2
+
+    async def test_a_commit_is_recognised_by_another_who_has_opened_the_store(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        batch = Batch(session.commits + 1, [step_of(row, b"record")], [event_to("instance")])
+        first = await session.provider.commit(session.lease, batch)
+        again = await (await store.open()).commit(session.lease, batch)
+        assert (again.now, [delivery[:2] for delivery in again.deliveries]) == (
+            first.now,
+            [delivery[:2] for delivery in first.deliveries],
+        )
+        assert await session.history(row.run_id) == [b"record"]
+        session.commits += 1
+        await session.commit(step_of(await session.load("instance"), b"next"))
+        assert await session.history(row.run_id) == [b"record", b"next"]
+        assert len(await session.receive()) == 1
 
     async def test_an_older_commit_is_not_written_again(self, store: Store) -> None:
         session = await store.worker()
@@ -181,6 +275,11 @@ class Commits(Promises):
         await session.commit(step_of(row, b"record"))
         assert await session.history(row.run_id) == [b"record"]
 
+    async def test_each_lease_counts_its_own_commits(self, store: Store) -> None:
+        first, second = await store.worker(range(32)), await store.worker(range(32, 64))
+        for _ in range(3):
+            assert (await first.commit()).now == (await second.commit()).now == store.now
+
     async def test_a_commit_of_nothing_is_a_commit(self, store: Store) -> None:
         session = await store.worker()
         assert (await session.commit()).now == store.now
@@ -197,26 +296,6 @@ class Commits(Promises):
         with pytest.raises(LeaseLostError):
             await session.commit(step_of(row, before=(0, 0)), alone=True)
         assert len(await session.receive()) == 20
-
-    async def test_commits_and_submits_at_once_do_not_disturb_each_other(self, store: Store) -> None:
-        session = await store.worker()
-        rows = {f"i{place}": await session.start(f"i{place}") for place in range(5)}
-        client = await store.client(session.provider)
-
-        async def commit() -> None:
-            for turn in range(30):
-                await session.commit(*(step_of(row, b"record") for row in rows.values()), alone=turn % 3 == 0)
-                for key_id in rows:
-                    rows[key_id] = await session.load(key_id)
-
-        async def submit() -> None:
-            for _ in range(30):
-                deliveries = await client.submit(*map(event_to, rows), event_to("nobody"))
-                assert [delivery.verdict for delivery in deliveries] == [Verdict.STORED] * 5 + [Verdict.ABSENT]
-
-        await asyncio.gather(commit(), submit())
-        assert {row.records for row in rows.values()} == {30}
-        assert len(await session.receive()) == 150
 
     async def test_a_failing_commit_takes_no_other_call_with_it(self, store: Store) -> None:
         session = await store.worker()
@@ -268,6 +347,29 @@ class Commits(Promises):
         await session.commit(done, messages=[event_to("parent", b"outcome", run_id=parent.run_id)])
         assert [message.data for message in await session.receive()] == [b"outcome"]
 
+    async def test_a_commit_writes_what_stands_in_for_its_messages(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("parent")
+        taken = await session.start("taken")
+        later = store.now + LATER_US
+        committed = await session.commit(
+            step_of(row, b"asks", messages=[0, 1]),
+            messages=[
+                start_of(new_row("taken"), otherwise=event_to("parent", b"the id is in use", run_id=row.run_id)),
+                event_to("nobody", otherwise=memo("undelivered", expires_at=later)),
+            ],
+        )
+        assert list(committed.deliveries) == [Delivery(Verdict.EXISTS, 0, taken), Delivery(Verdict.ABSENT)]
+        assert [message.data for message in await session.receive()] == [b"the id is in use"]
+        assert list(await session.memos()) == ["undelivered"]
+
+    async def test_memos_are_written_after_messages(self, store: Store) -> None:
+        session = await store.worker()
+        later = store.now + LATER_US
+        instead, last = memo("same", b"instead", expires_at=later), memo("same", b"last", expires_at=later)
+        await session.commit(messages=[event_to("nobody", otherwise=instead)], memos=[last])
+        assert await session.memos() == {"same": b"last"}
+
     async def test_a_later_memo_replaces_an_earlier_one(self, store: Store) -> None:
         session = await store.worker()
         later = store.now + LATER_US
@@ -275,34 +377,24 @@ class Commits(Promises):
         await session.commit(memos=[memo("a", b"3", expires_at=later)])
         assert await session.memos() == {"a": b"3", "b": b"2"}
 
-    # ---- replacement
-
-    async def test_a_replaced_run_is_kept_and_the_new_one_takes_its_place(self, store: Store) -> None:
+    async def test_a_memo_is_replaced_with_its_time_as_well(self, store: Store) -> None:
         session = await store.worker()
-        old = await session.start("instance", tags={"run": "old"})
-        await session.commit(step_of(old, b"old record"))
-        old = await session.load("instance")
-        new = new_row("instance", tags={"run": "new"}, input=b"new" * 500, open_work=1)
-        await session.commit(end_of(old, b"last", status=Status.TERMINATED, replaced_by=new))
-        assert await session.load("instance") == new
-        ended = await session.load("instance", old.run_id)
-        assert (ended.status, ended.output, ended.records) == (Status.TERMINATED, b"output", 2)
-        assert await session.history(old.run_id) == [b"old record", b"last"]
-        for name, expected in (("old", 0), ("new", 1)):
-            assert await session.provider.count(InstanceFilter(tags={"run": name})) == expected
-        assert await session.provider.count(InstanceFilter()) == 1
-        with pytest.raises(LeaseLostError):
-            await session.commit(step_of(ended, b"late"))
-        await session.commit(step_of(new, b"new record"))
+        soon, later = store.now + SECOND_US, store.now + LATER_US
+        await session.commit(memos=[memo("a", expires_at=soon), memo("b", expires_at=later)])
+        await session.commit(memos=[memo("a", expires_at=later), memo("b", expires_at=soon)])
+        store.turn_clock(SECOND_US)
+        assert list(await session.memos()) == ["a"]
 
-    async def test_a_run_found_under_another_id_is_not_it(self, store: Store) -> None:
+    async def test_what_belongs_to_nobody_is_consumed_beside_the_steps(self, store: Store) -> None:
         session = await store.worker()
         row = await session.start("instance")
-        await session.start("other")
-        assert await session.find("other", row.run_id) is None
-        await session.commit(end_of(row, replaced_by=new_row("instance")))
-        assert await session.find("other", row.run_id) is None
-        assert await session.find("instance", row.run_id) is not None
+        deliveries = await session.submit(
+            event_to("instance", b"its own"),
+            event_to("nobody", b"to nobody", expects=Expects.ANY),
+            event_to("instance"),
+        )
+        await session.commit(step_of(row, consumed=[deliveries[0].sequence]), consumed=[deliveries[1].sequence])
+        assert [message.sequence for message in await session.receive()] == [deliveries[2].sequence]
 
     # ---- the activity queue
 
@@ -315,6 +407,19 @@ class Commits(Promises):
         )
         await session.finish(one)
         assert [row.task.key.id for row in await session.claim()] == ["two"]
+
+    async def test_a_final_status_leaves_the_activities_of_others(self, store: Store) -> None:
+        session = await store.worker()
+        rows = [await session.start("same", kind=kind, run_id=f"run of {kind}") for kind in ("o", "entity")]
+        await session.commit(*(step_of(row, queue_adds=[attempt_of(row)]) for row in rows))
+        await session.commit(end_of(rows[0]))
+        assert [row.task.key for row in await session.claim()] == [rows[1].key]
+
+    async def test_a_step_that_ends_a_run_adds_no_activities(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        await session.commit(end_of(row, queue_adds=[attempt_of(row)]))
+        assert not await session.claim()
 
     async def test_activities_are_added_and_dropped_by_steps(self, store: Store) -> None:
         session = await store.worker()

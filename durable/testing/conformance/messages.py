@@ -1,18 +1,27 @@
-"""Promises about `submit`: what a message expects of its target, and what becomes of it."""
+"""Promises about messages: what each expects of its target, what becomes of it, who receives it and in which order."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from typing import Any
 
 import pytest
 
-from durable.errors import StoreError
-from durable.events import InstanceKey
-from durable.provider import Delivery, Expects, InstanceRow, Memo, Message, Priority, Status, Verdict
+from durable.errors import LeaseLostError, StoreError
+from durable.provider import (
+    PARTITIONS,
+    Delivery,
+    Expects,
+    Memo,
+    Message,
+    Priority,
+    Status,
+    StoredMessage,
+    Verdict,
+)
 from durable.testing.conformance.store import (
     LATER_US,
+    SECOND_US,
     Promises,
     Session,
     Store,
@@ -24,154 +33,20 @@ from durable.testing.conformance.store import (
     step_of,
 )
 
-# Ids that a careless store takes for one another, or for something else than text.
-ODD_IDS = (
-    *("a", "A", "a ", " a", "a\n", "é", "e\u0301", "ß", "ss", "x" * 512, "日本語", "😀"),
-    *("%", "_", "a%", "a_", "*", "?", "[a]", "{a}", "$1", ":a", "@a", "#a", "'", '"', "--", ";", "\\"),
-    *(".", "..", "../a", "/", "a/b", "a.b", "a>b", "0", "00", "1", "1.0", "1e0", "0x1", "None", "null", "true"),
-    *("\x01", "\x7f", "\u200b", "\ufeff", "\ud7ff", "\ue000", "\U0010ffff"),
-)
-
 
 async def _only(session: Session, message: Message) -> Delivery:
     [delivery] = await session.submit(message)
     return delivery
 
 
-def _child(key_id: str, **columns: Any) -> InstanceRow:
-    parent: dict[str, Any] = {"parent": InstanceKey("parent"), "parent_run_id": "run of parent", "parent_task": "0/7"}
-    return new_row(key_id, **(parent | columns))
+async def _data(session: Session, limit: int = 1000) -> list[bytes]:
+    return [message.data for message in await session.receive(limit=limit)]
 
 
 class Messages(Promises):
-    """`submit`, and the verdicts of messages wherever they come from."""
+    """`submit` and `receive`, and the verdicts of messages wherever they come from."""
 
-    # ---- starts
-
-    async def test_a_start_creates_its_row(self, store: Store) -> None:
-        session = await store.worker()
-        row = new_row("new", input=b"input", tags={"a": "1", "b": ""}, version="1.2", parked_until=0)
-        delivery = await _only(session, start_of(row))
-        assert (delivery.verdict, delivery.row) == (Verdict.STORED, None)
-        assert await session.load("new") == row
-        [message] = await session.receive()
-        assert (message.sequence, message.start, message.data) == (delivery.sequence, row, start_of(row).data)
-
-    async def test_every_column_of_a_row_is_kept(self, store: Store) -> None:
-        session = await store.worker()
-        row = _child(
-            "full",
-            input=b"\x00input" * 1000,
-            output=b"",
-            custom_status=b"status" * 999,
-            failure=b"failure",
-            stall_reason="why\nnot",
-            completed_at=5,
-            tags={"ключ": "значение", "": "", "a": "%"},
-            due_at=7,
-            open_work=8,
-            parked_until=9,
-            state=b"state",
-            generation=10,
-            records=11,
-            chain=b"\xff" * 32,
-            version="1.0",
-            slow_turns=12,
-            slow_since=13,
-            status=Status.SUSPENDED,
-        )
-        await session.submit(start_of(row))
-        assert await session.load("full") == row
-
-    async def test_an_id_in_use_is_refused_with_its_row(self, store: Store) -> None:
-        session = await store.worker()
-        row = await session.start("taken")
-        for expects in (Expects.ABSENT, Expects.ABSENT_OR_FINISHED):
-            delivery = await _only(session, start_of(new_row("taken"), expects))
-            assert (delivery.verdict, delivery.row) == (Verdict.EXISTS, row)
-        row = await session.finish(row)
-        delivery = await _only(session, start_of(new_row("taken"), Expects.ABSENT))
-        assert (delivery.verdict, delivery.row) == (Verdict.EXISTS, row)
-        assert not await session.receive()
-
-    @pytest.mark.parametrize("expects", [Expects.ABSENT, Expects.ABSENT_OR_FINISHED, Expects.ANY])
-    async def test_every_kind_of_start_takes_a_free_id(self, store: Store, expects: Expects) -> None:
-        session = await store.worker()
-        row = new_row("free")
-        assert (await _only(session, start_of(row, expects))).verdict is Verdict.STORED
-        assert await session.load("free") == row
-
-    @pytest.mark.parametrize("expects", [Expects.ABSENT_OR_FINISHED, Expects.ANY])
-    async def test_a_finished_run_is_replaced_and_kept(self, store: Store, expects: Expects) -> None:
-        session = await store.worker()
-        old = await session.finish(await session.start("again", tags={"run": "old"}), appends=())
-        new = new_row("again", tags={"run": "new"})
-        delivery = await _only(session, start_of(new, expects))
-        assert delivery.verdict is Verdict.STORED
-        assert await session.load("again") == new
-        assert await session.load("again", old.run_id) == old
-        [message] = await session.receive()
-        assert (message.start, message.priority) == (new, Priority.NORMAL)
-
-    async def test_an_unfinished_run_is_replaced_by_its_owner(self, store: Store) -> None:
-        session = await store.worker()
-        old = await session.start("busy")
-        new = new_row("busy", input=b"new input" * 200)
-        delivery = await _only(session, start_of(new, Expects.ANY))
-        assert delivery.verdict is Verdict.STORED
-        assert await session.load("busy") == old
-        assert await session.load("busy", new.run_id) == new
-        [message] = await session.receive()
-        assert (message.priority, message.start) == (Priority.CONTROL, new)
-        step = end_of(old, status=Status.TERMINATED, consumed=[message.sequence], replaced_by=new)
-        await session.commit(step)
-        assert await session.load("busy") == new
-        assert (await session.load("busy", old.run_id)).status is Status.TERMINATED
-        await session.commit(step_of(new, b"begun"))
-
-    async def test_a_start_that_its_owner_drops_leaves_nothing(self, store: Store) -> None:
-        session = await store.worker()
-        old = await session.start("busy")
-        new = new_row("busy")
-        delivery = await _only(session, start_of(new, Expects.ANY))
-        await session.commit(step_of(old, consumed=[delivery.sequence]))
-        assert await session.find("busy", new.run_id) is None
-
-    async def test_the_same_request_of_a_parent_is_adopted(self, store: Store) -> None:
-        session = await store.worker()
-        first = _child("child")
-        await session.submit(start_of(first))
-        never = memo("never", expires_at=store.now + LATER_US)
-        delivery = await _only(session, start_of(_child("child"), otherwise=never))
-        assert (delivery.verdict, delivery.row) == (Verdict.ADOPTED, first)
-        assert len(await session.receive()) == 1
-        assert not await session.memos()
-
-    async def test_a_child_of_another_is_not_adopted(self, store: Store) -> None:
-        session = await store.worker()
-        await session.submit(start_of(_child("child")), start_of(new_row("nobody's")))
-        others = (_child("child", parent_run_id="other"), _child("child", parent_task="0/8"), new_row("child"))
-        for row in others:
-            assert (await _only(session, start_of(row))).verdict is Verdict.EXISTS
-        assert (await _only(session, start_of(new_row("nobody's")))).verdict is Verdict.EXISTS
-        assert (await _only(session, start_of(_child("nobody's")))).verdict is Verdict.EXISTS
-
-    async def test_ids_are_byte_exact(self, store: Store) -> None:
-        session = await store.worker()
-        rows = [new_row(key_id, input=key_id.encode()) for key_id in ODD_IDS]
-        deliveries = await session.submit(*map(start_of, rows))
-        assert {delivery.verdict for delivery in deliveries} == {Verdict.STORED}
-        for row in rows:
-            assert await session.load(row.key.id) == row
-        assert sorted(message.target.id for message in await session.receive()) == sorted(row.key.id for row in rows)
-
-    async def test_kinds_keep_ids_apart(self, store: Store) -> None:
-        session = await store.worker()
-        rows = [new_row("same", kind=kind) for kind in ("o", "O", "entity")]
-        await session.submit(*map(start_of, rows))
-        assert [await session.load("same", kind=row.key.kind) for row in rows] == rows
-
-    # ---- events
+    # ---- what a message expects
 
     async def test_an_event_needs_an_unfinished_target(self, store: Store) -> None:
         session = await store.worker()
@@ -180,6 +55,13 @@ class Messages(Promises):
         assert (await _only(session, event_to("somebody"))).verdict is Verdict.STORED
         row = await session.finish(row)
         assert await _only(session, event_to("somebody")) == Delivery(Verdict.FINISHED, 0, row)
+
+    @pytest.mark.parametrize("status", [Status.PENDING, Status.RUNNING, Status.SUSPENDED, Status.STALLED])
+    async def test_an_event_reaches_whatever_is_unfinished(self, store: Store, status: Status) -> None:
+        session = await store.worker()
+        await session.commit(step_of(await session.start("somebody"), status=status))
+        assert (await _only(session, event_to("somebody"))).verdict is Verdict.STORED
+        assert len(await session.receive()) == 1
 
     async def test_an_event_for_a_run_reaches_no_other(self, store: Store) -> None:
         session = await store.worker()
@@ -201,6 +83,37 @@ class Messages(Promises):
         late = await _only(session, event_to("busy", run_id=old.run_id))
         assert late.verdict is Verdict.FINISHED
 
+    async def test_an_event_for_a_run_that_is_no_more_is_refused(self, store: Store) -> None:
+        session = await store.worker()
+        old = await session.start("instance")
+        dropped = new_row("instance")
+        start = await _only(session, start_of(dropped, Expects.ANY))
+        await session.commit(step_of(old, consumed=[start.sequence]))
+        current = await session.load("instance")
+        refused = Delivery(Verdict.FINISHED, 0, current)
+        assert await _only(session, event_to("instance", run_id=dropped.run_id)) == refused
+        await session.finish(current)
+        new = new_row("instance")
+        await session.submit(start_of(new, Expects.ABSENT_OR_FINISHED))
+        refused = Delivery(Verdict.FINISHED, 0, new)
+        assert await _only(session, event_to("instance", run_id=old.run_id)) == refused
+
+    async def test_a_message_is_received_as_it_was_sent(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance", kind="entity")
+        fields: dict[str, Any] = {
+            "kind": "entity",
+            "priority": Priority.CONTROL,
+            "visible_at": store.now - 5,
+            "run_id": row.run_id,
+        }
+        sent = event_to("instance", b"\x00data", **fields)
+        delivery = await _only(session, sent)
+        expected = StoredMessage(
+            delivery.sequence, row.key, row.partition, b"\x00data", Priority.CONTROL, store.now - 5, row.run_id
+        )
+        assert list(await session.receive()) == [expected]
+
     # ---- otherwise
 
     async def test_a_memo_is_written_in_place_of_an_undeliverable_message(self, store: Store) -> None:
@@ -211,6 +124,13 @@ class Messages(Promises):
         assert not await session.memos()
         await session.submit(event_to("nobody", otherwise=instead))
         assert await session.memos() == {"undelivered": b"event"}
+
+    async def test_a_memo_in_place_of_a_start_whose_id_is_in_use(self, store: Store) -> None:
+        session = await store.worker()
+        await session.start("taken")
+        instead: Memo = memo("instead", expires_at=store.now + LATER_US)
+        await session.submit(dataclasses.replace(start_of(new_row("taken")), otherwise=instead))
+        assert list(await session.memos()) == ["instead"]
 
     async def test_a_message_is_stored_in_place_of_an_undeliverable_one(self, store: Store) -> None:
         session = await store.worker()
@@ -227,6 +147,23 @@ class Messages(Promises):
         await session.submit(event_to("nobody", otherwise=event_to("nobody either", otherwise=never)))
         assert not await session.receive()
         assert not await session.memos()
+
+    async def test_a_start_may_be_stored_in_place_of_an_event(self, store: Store) -> None:
+        session = await store.worker()
+        row = new_row("nobody")
+        delivery = await _only(session, event_to("nobody", otherwise=start_of(row, data=b"begin")))
+        assert delivery == Delivery(Verdict.ABSENT)
+        assert await session.load("nobody") == row
+        assert [(message.data, message.start) for message in await session.receive()] == [(b"begin", row)]
+
+    async def test_what_is_written_in_place_is_written_once(self, store: Store) -> None:
+        session = await store.worker()
+        await session.start("sender")
+        messages = [event_to("nobody", otherwise=event_to("sender", b"it is not there"))]
+        for _ in range(3):
+            session.submits = 1
+            await session.submit(*messages)
+        assert [message.data for message in await session.receive()] == [b"it is not there"]
 
     # ---- many messages
 
@@ -251,6 +188,15 @@ class Messages(Promises):
         assert [delivery[:2] for delivery in again] == [delivery[:2] for delivery in first]
         assert len(await session.receive()) == 2
 
+    async def test_a_submit_is_recognised_by_another_who_has_opened_the_store(self, store: Store) -> None:
+        # A connection breaks before the answer; the client connects again and repeats what it does not know of.
+        worker = await store.worker()
+        client = await store.client()
+        first = await client.submit(start_of(new_row("once")), event_to("once"))
+        again = await (await store.open()).submit(client.lease, 1, [start_of(new_row("once")), event_to("once")])
+        assert [delivery[:2] for delivery in again] == [delivery[:2] for delivery in first]
+        assert len(await worker.receive()) == 2
+
     async def test_an_older_submit_is_not_stored_again(self, store: Store) -> None:
         session = await store.worker()
         await session.submit(start_of(new_row("first")))
@@ -267,6 +213,19 @@ class Messages(Promises):
         await session.commit(step_of(row, b"record"))
         assert len(await session.receive()) == 2
 
+    async def test_each_lease_counts_for_itself(self, store: Store) -> None:
+        worker = await store.worker()
+        await worker.start("busy")
+        clients = [await store.client(worker.provider) for _ in range(3)]
+        for client in clients:
+            assert (await _only(client, event_to("busy"))).verdict is Verdict.STORED
+        assert len(await worker.receive()) == 3
+
+    async def test_a_submit_of_nothing_is_a_submit(self, store: Store) -> None:
+        session = await store.client()
+        assert list(await session.submit()) == []
+        assert (await _only(session, start_of(new_row("next")))).verdict is Verdict.STORED
+
     async def test_a_client_is_not_fenced(self, store: Store) -> None:
         session = await store.worker()
         client = await store.client()
@@ -274,32 +233,129 @@ class Messages(Promises):
         await session.provider.renew(session.lease)
         assert (await _only(client, start_of(new_row("late")))).verdict is Verdict.STORED
 
-    async def test_messages_of_many_clients_at_once_are_all_stored(self, store: Store) -> None:
-        worker = await store.worker()
-        await worker.start("busy")
-        clients = [await store.client() for _ in range(3)]
-
-        async def send(client: Session) -> list[int]:
-            found = []
-            for _ in range(20):
-                found += [delivery.sequence for delivery in await client.submit(event_to("busy"), event_to("busy"))]
-            return found
-
-        sent = await asyncio.gather(*map(send, clients))
-        assert all(sequences == sorted(sequences) for sequences in sent)
-        received = [message.sequence for message in await worker.receive()]
-        assert received == sorted(sequence for sequences in sent for sequence in sequences)
-        assert len(set(received)) == 120
-
-    async def test_two_who_start_the_same_id_do_not_both_succeed(self, store: Store) -> None:
-        clients = [await store.client() for _ in range(3)]
-        answers = await asyncio.gather(*(client.submit(start_of(new_row("one"))) for client in clients))
-        verdicts = sorted(delivery.verdict for [delivery] in answers)
-        assert verdicts == [Verdict.STORED, Verdict.EXISTS, Verdict.EXISTS]
-
-    async def test_a_memo_in_place_of_a_start_whose_id_is_in_use(self, store: Store) -> None:
+    async def test_a_forgotten_client_goes_on_with_its_next_submit(self, store: Store) -> None:
         session = await store.worker()
-        await session.start("taken")
-        instead: Memo = memo("instead", expires_at=store.now + LATER_US)
-        await session.submit(dataclasses.replace(start_of(new_row("taken")), otherwise=instead))
-        assert list(await session.memos()) == ["instead"]
+        client = await store.client()
+        await client.submit(start_of(new_row("early")))
+        store.turn_clock(24 * LATER_US)
+        for _ in range(3):
+            await session.provider.renew(session.lease)
+        for key_id in ("late", "later"):
+            assert (await _only(client, start_of(new_row(key_id)))).verdict is Verdict.STORED
+
+    async def test_a_lost_lease_may_submit_and_stays_lost(self, store: Store) -> None:
+        session, other = await store.worker(), await store.worker(())
+        await session.provider.release(session.lease)
+        assert (await _only(session, start_of(new_row("late")))).verdict is Verdict.STORED
+        with pytest.raises(LeaseLostError):
+            await session.provider.renew(session.lease)
+        with pytest.raises(LeaseLostError):
+            await session.provider.take(session.lease, [1])
+        with pytest.raises(LeaseLostError):
+            await session.commit()
+        with pytest.raises(LeaseLostError):
+            await session.claim()
+        assert set((await other.provider.renew(other.lease)).unowned) == set(range(PARTITIONS))
+
+    # ---- receiving
+
+    async def test_messages_are_received_until_they_are_consumed(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        await session.submit(event_to("instance", b"one"), event_to("instance", b"two"))
+        one, two = await session.receive()
+        assert await session.receive() == [one, two]
+        await session.commit(step_of(row, consumed=[one.sequence]))
+        assert await session.receive() == [two]
+        await session.commit(consumed=[two.sequence])
+        assert not await session.receive()
+
+    async def test_only_the_owner_receives(self, store: Store) -> None:
+        first, second = await store.worker(()), await store.worker(())
+        row = new_row("instance")
+        await first.submit(start_of(row))
+        assert not await first.receive()
+        await second.provider.take(second.lease, [row.partition])
+        assert not await first.receive()
+        assert len(await second.receive()) == 1
+        await second.provider.release(second.lease, [row.partition])
+        assert not await second.receive()
+
+    async def test_a_lost_lease_receives_nothing(self, store: Store) -> None:
+        session = await store.worker()
+        await session.submit(start_of(new_row("instance", open_work=1)))
+        await session.provider.release(session.lease)
+        assert not await session.receive()
+        assert not await session.provider.recover(session.lease, range(PARTITIONS))
+
+    async def test_what_is_held_is_not_received_again(self, store: Store) -> None:
+        session = await store.worker()
+        await session.start("instance")
+        deliveries = await session.submit(*(event_to("instance", bytes([n])) for n in range(10)))
+        held = {delivery.sequence for delivery in deliveries[:7]}
+        assert [message.data for message in await session.receive(held, 2)] == [b"\x07", b"\x08"]
+
+    async def test_whatever_is_held_is_passed_over(self, store: Store) -> None:
+        session = await store.worker()
+        await session.start("instance")
+        deliveries = await session.submit(
+            event_to("instance", b"control", priority=Priority.CONTROL),
+            event_to("instance", b"delayed", visible_at=store.now + SECOND_US),
+            event_to("instance", b"normal"),
+        )
+        store.turn_clock(SECOND_US)
+        sequences = [delivery.sequence for delivery in deliveries]
+        for held in ([], sequences[:1], sequences[1:2], sequences[:2], sequences):
+            received = [message.sequence for message in await session.receive(held)]
+            assert received == [sequence for sequence in sequences if sequence not in held]
+
+    async def test_control_goes_ahead_and_the_rest_is_in_order(self, store: Store) -> None:
+        session = await store.worker()
+        await session.start("instance")
+        await session.start("other")
+        await session.submit(
+            event_to("instance", b"3"),
+            event_to("other", b"1", priority=Priority.CONTROL),
+            event_to("other", b"4"),
+            event_to("instance", b"2", priority=Priority.CONTROL),
+            event_to("instance", b"5"),
+        )
+        assert await _data(session) == [b"1", b"2", b"3", b"4", b"5"]
+        assert await _data(session, limit=3) == [b"1", b"2", b"3"]
+
+    async def test_a_message_to_nobody_is_eligible(self, store: Store) -> None:
+        session = await store.worker()
+        await session.submit(event_to("nobody", expects=Expects.ANY))
+        assert len(await session.receive()) == 1
+
+    async def test_a_flood_is_received_in_order_piece_by_piece(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("flooded")
+        await session.submit(*(event_to("flooded", str(n).encode()) for n in range(500)))
+        received: list[bytes] = []
+        while messages := await session.receive(limit=64):
+            received += [message.data for message in messages]
+            await session.commit(step_of(row, consumed=[message.sequence for message in messages]))
+        assert received == [str(n).encode() for n in range(500)]
+
+    async def test_sequences_are_never_used_again(self, store: Store) -> None:
+        session = await store.worker()
+        await session.start("instance")
+        seen: list[int] = []
+        for _ in range(4):
+            [delivery] = await session.submit(event_to("instance"))
+            committed = await session.commit(consumed=[delivery.sequence], messages=[event_to("instance")])
+            seen += [delivery.sequence, committed.deliveries[0].sequence]
+            await session.commit(consumed=[committed.deliveries[0].sequence])
+        assert seen == sorted(set(seen))
+
+    async def test_sequences_go_on_for_the_next_who_opens(self, store: Store) -> None:
+        worker = await store.worker()
+        await worker.start("instance")
+        seen: list[int] = []
+        for _ in range(3):
+            client = await store.client()
+            seen += [delivery.sequence for delivery in await client.submit(*[event_to("instance")] * 2)]
+            await client.provider.close()
+            await worker.commit(consumed=seen)
+        assert seen == sorted(set(seen))

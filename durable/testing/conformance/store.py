@@ -45,6 +45,9 @@ SECOND_US = 1_000_000
 LATER_US = 3600 * SECOND_US
 WAIT_S_MAX = 10.0
 
+BAD_TEXT = "lone \udc80 surrogate"
+"""Text that is not Unicode, which no store has to hold."""
+
 
 class Clock:
     """A clock that stands still until it is turned."""
@@ -116,6 +119,7 @@ class Session:
         """Read a whole generation's records."""
         found: list[bytes] = []
         while records := await self.provider.read_history(run_id, generation, len(found)):
+            assert [record.index for record in records] == list(range(len(found), len(found) + len(records)))
             found += [record.data for record in records]
         return found
 
@@ -269,6 +273,10 @@ class Promises:
     """Base of the groups of tests. A test is a coroutine; it gets the fixture `store`."""
 
     has_clock_of_ports = True
+    """False for a store that keeps its own time: tests that turn the clock are then skipped."""
+
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+    """What makes the event loop of a test; None: asyncio does."""
 
     def __init_subclass__(cls) -> None:
         for name, test in list(vars(cls).items()):
@@ -285,6 +293,18 @@ class Promises:
         """The store under test."""
         return Store(connect, has_clock=self.has_clock_of_ports)
 
+    @pytest.fixture
+    def connect_to_other_hub(self) -> Connect | None:
+        """To be overridden where a store holds several hubs: how to connect to a second one of the same store."""
+        return None
+
+    @pytest.fixture
+    def other_hub(self, connect_to_other_hub: Connect | None) -> Store:
+        """Another hub of the store under test."""
+        if connect_to_other_hub is None:
+            pytest.skip("these tests do not say how to connect to another hub")
+        return Store(connect_to_other_hub, has_clock=self.has_clock_of_ports)
+
 
 def _run_to_its_end(test: Callable[..., Any]) -> Callable[..., None]:
     """Make a plain function of a test that is a coroutine, so that no plugin is needed."""
@@ -295,8 +315,11 @@ def _run_to_its_end(test: Callable[..., Any]) -> Callable[..., None]:
             try:
                 await test(self, store, **fixtures)
             finally:
-                await store.close()
+                for opened in (store, *fixtures.values()):
+                    if isinstance(opened, Store):
+                        await opened.close()
 
-        asyncio.run(scenario())
+        with asyncio.Runner(loop_factory=self.new_event_loop) as runner:
+            runner.run(scenario())
 
     return run

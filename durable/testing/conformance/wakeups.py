@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Awaitable, Callable
 
-from durable.provider import Expects, Status, Wakeup
+from durable.provider import (
+    Expects,
+    InstanceRow,
+    Report,
+    Status,
+    Wakeup,
+)
 from durable.testing.conformance.store import (
     Promises,
     Store,
@@ -34,8 +41,12 @@ class _Ear:
         return [message.data for wakeup in self.heard for message in wakeup.messages]
 
     @property
+    def rows(self) -> list[InstanceRow]:
+        return [row for wakeup in self.heard for row in wakeup.rows]
+
+    @property
     def statuses(self) -> list[Status]:
-        return [row.status for wakeup in self.heard for row in wakeup.rows]
+        return [row.status for row in self.rows]
 
     @property
     def anything(self) -> bool:
@@ -78,6 +89,21 @@ class Wakeups(Promises):
         await wait_for(lambda: Status.COMPLETED in ear.statuses)
         assert ear.heard[-1].rows[-1] == await session.load("instance")
 
+    async def test_what_clients_see_of_an_instance_is_heard_whenever_it_changes(self, store: Store) -> None:
+        session = await store.worker()
+        ear = _Ear()
+        session.provider.listen(ear)
+        row = new_row("instance")
+        [start] = await session.submit(start_of(row))
+        await wait_for(lambda: row in ear.rows)
+        await session.commit(step_of(row, consumed=[start.sequence]))
+        await wait_for(lambda: ear.statuses[-1] is Status.RUNNING)
+        await session.commit(step_of(row, changes={"custom_status": b"half"}))
+        await wait_for(lambda: ear.rows[-1].custom_status == b"half")
+        await session.commit(step_of(row, status=Status.SUSPENDED))
+        await wait_for(lambda: ear.statuses[-1] is Status.SUSPENDED)
+        assert ear.rows[-1] == await session.load("instance")
+
     async def test_a_replaced_runs_end_is_heard(self, store: Store) -> None:
         session = await store.worker()
         row, new = await session.start("instance"), new_row("instance")
@@ -87,6 +113,15 @@ class Wakeups(Promises):
         await session.commit(end_of(row, status=Status.TERMINATED, consumed=[start.sequence], replaced_by=new))
         await wait_for(lambda: Status.TERMINATED in ear.statuses)
 
+    async def test_a_run_that_takes_anothers_place_is_heard(self, store: Store) -> None:
+        session = await store.worker()
+        row, new = await session.start("instance"), new_row("instance")
+        ear = _Ear()
+        session.provider.listen(ear)
+        await session.commit(end_of(row, replaced_by=new))
+        await wait_for(lambda: new in ear.rows)
+        assert [found.run_id for found in ear.rows] == [row.run_id, new.run_id]
+
     async def test_attempts_to_claim_are_heard(self, store: Store) -> None:
         session = await store.worker()
         row = await session.start("instance")
@@ -94,6 +129,16 @@ class Wakeups(Promises):
         session.provider.listen(ear)
         await session.commit(step_of(row, queue_adds=[attempt_of(row)]))
         await wait_for(lambda: any(wakeup.activities or wakeup.anything for wakeup in ear.heard))
+
+    async def test_an_outcome_is_heard(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        attempt = attempt_of(row)
+        await session.commit(step_of(row, queue_adds=[attempt]))
+        ear = _Ear()
+        session.provider.listen(ear)
+        await session.provider.report(session.lease, [Report(attempt.task, event_to("instance", b"outcome"))])
+        await wait_for(lambda: b"outcome" in ear.data)
 
     async def test_others_on_the_store_hear_something(self, store: Store) -> None:
         writer, listener = await store.worker(), await store.client()
@@ -111,6 +156,22 @@ class Wakeups(Promises):
         second.provider.listen(ear)
         await first.provider.release(first.lease)
         await wait_for(lambda: ear.anything)
+
+    async def test_workers_of_a_process_hear_that_one_comes_goes_or_gives_partitions_up(self, store: Store) -> None:
+        listener = await store.worker()
+        ear = _Ear()
+        listener.provider.listen(ear)
+        other = await store.worker(())
+        calls: list[Callable[[], Awaitable[object]]] = [
+            functools.partial(other.provider.renew, other.lease, b"announced"),
+            functools.partial(listener.provider.release, listener.lease, {1, 2}),
+            functools.partial(other.provider.release, other.lease),
+        ]
+        await wait_for(lambda: any(wakeup.leases for wakeup in ear.heard))
+        for call in calls:
+            ear.heard.clear()
+            await call()
+            await wait_for(lambda: any(wakeup.leases for wakeup in ear.heard))
 
     async def test_the_answer_comes_before_the_wake_up(self, store: Store) -> None:
         session = await store.worker()
@@ -142,6 +203,18 @@ class Wakeups(Promises):
         end = session.provider.listen(quiet)
         session.provider.listen(ear)
         end()
+        end()
+        await session.submit(event_to("instance", b"event"))
+        await wait_for(lambda: ear.data)
+        assert not quiet.heard
+
+    async def test_who_has_closed_the_store_hears_nothing(self, store: Store) -> None:
+        session, other = await store.worker(), await store.client()
+        await session.start("instance")
+        quiet, ear = _Ear(), _Ear()
+        end = other.provider.listen(quiet)
+        session.provider.listen(ear)
+        await other.provider.close()
         end()
         await session.submit(event_to("instance", b"event"))
         await wait_for(lambda: ear.data)

@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, assert_type
 
-from durable import ActivityContext, App, OrchestrationContext, RetryPolicy, Task, current_activity
+from durable import (
+    ActivityContext,
+    App,
+    Client,
+    OrchestrationContext,
+    RetryPolicy,
+    SyncClient,
+    SyncHandle,
+    Task,
+    current_activity,
+)
 
 app = App()
 
@@ -108,3 +118,21 @@ def look(ctx: ActivityContext) -> None:
         assert_type(ctx.deadline.tzinfo is None, bool)
     ctx.heartbeat()
     ctx.logger.info("attempt %s", ctx.attempt)
+
+
+@app.orchestrator
+async def doubled(ctx: OrchestrationContext, count: int) -> str:
+    return str(2 * count)
+
+
+@app.activity
+def in_a_thread(ctx: ActivityContext) -> str:
+    client: SyncClient = ctx.client  # a sync activity has the blocking face
+    assert_type(client.start(doubled, 3), SyncHandle[str])
+    return client.run(doubled, 3)
+
+
+@app.activity
+async def in_the_loop(ctx: ActivityContext) -> str:
+    client: Client = ctx.client
+    return await client.run(doubled, 3)

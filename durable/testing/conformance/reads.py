@@ -1,4 +1,4 @@
-"""Promises about what clients read and remove: listings, counts, memos, purge."""
+"""Promises about what is read: rows, histories, listings, counts, memos."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import pytest
 
 from durable.errors import StoreError
 from durable.events import InstanceKey
-from durable.provider import Expects, InstanceFilter, Status, Verdict
+from durable.provider import (
+    RECORD_PART_BYTES_MAX,
+    Expects,
+    InstanceFilter,
+    RecordRow,
+    Status,
+)
 from durable.testing.conformance.store import (
     LATER_US,
     SECOND_US,
@@ -14,7 +20,6 @@ from durable.testing.conformance.store import (
     Session,
     Store,
     end_of,
-    event_to,
     memo,
     new_row,
     start_of,
@@ -34,15 +39,81 @@ async def _ids(session: Session, *, newest_first: bool = False, limit: int = 3, 
             newest_first=newest_first,
         )
         assert len(answer.rows) <= limit
+        assert answer.rows or page is None, "a page is followed by an empty one"
         found += [row.key.id for row in answer.rows]
+        assert len(found) <= 1000, "the pages do not end"
         page = answer.next_page
         if page is None:
             assert await session.provider.count(InstanceFilter(**wanted)) == len(found)  # type: ignore[arg-type]
             return found
 
 
-class Listings(Promises):
-    """`list_instances`, `count`, `purge`, `read_memos`."""
+class Reads(Promises):
+    """`load`, `read_history`, `list_instances`, `count`, `read_memos`."""
+
+    # ---- rows
+
+    async def test_rows_are_loaded_in_the_order_asked_for(self, store: Store) -> None:
+        session = await store.worker()
+        await session.submit(*(start_of(new_row(f"i{n}")) for n in range(300)))
+        keys = [InstanceKey(f"i{n % 400}") for n in range(0, 4000, 7)]
+        rows = await session.provider.load([(key, None) for key in keys])
+        found = [None if row is None else row.key for row in rows]
+        assert found == [key if int(key.id[1:]) < 300 else None for key in keys]
+        assert not await session.provider.load([])
+
+    async def test_a_run_is_found_wherever_it_is(self, store: Store) -> None:
+        session, reader = await store.worker(), await store.client()
+        ended = await session.finish(await session.start("instance", input=b"i" * 3000))
+        current = new_row("instance", input=b"c" * 3000)
+        [start] = await session.submit(start_of(current, Expects.ABSENT_OR_FINISHED))
+        await session.commit(step_of(current, consumed=[start.sequence]))
+        current = await session.load("instance")
+        waiting = new_row("instance", input=b"w" * 3000)
+        await session.submit(start_of(waiting, Expects.ANY))
+        wanted = [None, ended.run_id, current.run_id, waiting.run_id, "no run"]
+        found = await reader.provider.load([(current.key, run_id) for run_id in wanted])
+        assert list(found) == [current, ended, current, waiting, None]
+
+    # ---- histories
+
+    async def test_records_come_back_as_they_were_written(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        written = [RecordRow(0, b"", b""), RecordRow(1, b"\x00\xff" * 9, b"\x00sum"), RecordRow(2, b"x", b"y" * 32)]
+        await session.commit(step_of(row, appends=[(0, record) for record in written], records=3))
+        assert list(await session.provider.read_history(row.run_id, 0)) == written
+
+    async def test_a_history_is_read_piece_by_piece(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        await session.commit(step_of(row, *(bytes([n]) * 100 for n in range(20))))
+        provider = session.provider
+        assert [record.index for record in await provider.read_history(row.run_id, 0, 17)] == [17, 18, 19]
+        assert [record.index for record in await provider.read_history(row.run_id, 0, 3, 1)] == [3]
+        assert [record.index for record in await provider.read_history(row.run_id, 0, 3, 250)] == [3, 4, 5]
+        assert not await provider.read_history(row.run_id, 0, 20)
+        assert not await provider.read_history(row.run_id, 1)
+        assert not await provider.read_history("nobody", 0)
+
+    async def test_long_records_are_whole(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        sizes = (RECORD_PART_BYTES_MAX, RECORD_PART_BYTES_MAX + 1, 1, 5 * RECORD_PART_BYTES_MAX + 7, 0)
+        written = [bytes([place + 1]) * size for place, size in enumerate(sizes)]
+        await session.commit(step_of(row, *written))
+        [first] = await session.provider.read_history(row.run_id, 0, 3, 1)
+        assert (first.index, first.data, first.checksum) == (3, written[3], b"sum of " + written[3][:20])
+        assert await session.history(row.run_id) == written
+
+    async def test_a_long_history_is_read_to_its_end(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        written = [str(n).encode() * 50 for n in range(3000)]
+        await session.commit(step_of(row, *written))
+        assert await session.history(row.run_id) == written
+
+    # ---- listings
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 100])
     async def test_pages_have_every_instance_once_in_order(self, store: Store, limit: int) -> None:
@@ -71,6 +142,24 @@ class Listings(Promises):
         await session.provider.purge([(gone.key, gone.run_id)])
         rest = await session.provider.list_instances(InstanceFilter(), limit=9, page=page.next_page)
         assert [row.key.id for row in (*page.rows, *rest.rows)] == ["i5", "i4", "i3", "i2", "i1", "i0"]
+
+    @pytest.mark.parametrize("newest_first", [True, False])
+    async def test_a_listing_repeats_and_skips_nothing_that_was_there_all_the_time(
+        self, store: Store, newest_first: bool
+    ) -> None:
+        session = await store.worker()
+        rows = [await session.start(f"i{n}", created_at=n) for n in range(1, 9)]
+        first = await session.provider.list_instances(InstanceFilter(), limit=3, newest_first=newest_first)
+        for row in (rows[0], rows[-1], rows[3]):
+            ended = await session.finish(row)
+            await session.provider.purge([(ended.key, ended.run_id)])
+        await session.submit(start_of(new_row("older", created_at=0)), start_of(new_row("newer", created_at=9)))
+        rest = await session.provider.list_instances(
+            InstanceFilter(), limit=9, page=first.next_page, newest_first=newest_first
+        )
+        seen = [row.key.id for row in (*first.rows, *rest.rows)]
+        assert len(seen) == len(set(seen))
+        assert {"i2", "i3", "i5", "i6", "i7"} <= set(seen)
 
     async def test_a_wrong_page_is_an_error(self, store: Store) -> None:
         session = await store.client()
@@ -152,17 +241,6 @@ class Listings(Promises):
         assert await session.provider.count(InstanceFilter(tags={"odd": "1"})) == 125
         assert len(await _ids(session, limit=37, tags={"odd": "0"})) == 125
 
-    # ---- load
-
-    async def test_rows_are_loaded_in_the_order_asked_for(self, store: Store) -> None:
-        session = await store.worker()
-        await session.submit(*(start_of(new_row(f"i{n}")) for n in range(300)))
-        keys = [InstanceKey(f"i{n % 400}") for n in range(0, 4000, 7)]
-        rows = await session.provider.load([(key, None) for key in keys])
-        found = [None if row is None else row.key for row in rows]
-        assert found == [key if int(key.id[1:]) < 300 else None for key in keys]
-        assert not await session.provider.load([])
-
     # ---- memos
 
     async def test_memos_are_read_by_prefix_until_they_expire(self, store: Store) -> None:
@@ -179,69 +257,20 @@ class Listings(Promises):
         await session.provider.renew(session.lease)
         assert list(await session.memos("a/")) == ["a/1", "a/10"]
 
-    # ---- purge
-
-    async def test_an_unfinished_run_is_not_removed(self, store: Store) -> None:
+    async def test_memos_are_read_piece_by_piece(self, store: Store) -> None:
         session = await store.worker()
-        row = await session.start("running")
-        assert await session.provider.purge([(row.key, row.run_id), (InstanceKey("nobody"), "no run")]) == 0
-        assert await session.load("running") == row
-
-    async def test_a_removed_run_leaves_nothing(self, store: Store) -> None:
-        session = await store.worker()
-        later = store.now + LATER_US
-        row = await session.start("done", input=b"i" * 5000, tags={"a": "b"})
-        other = await session.start("other")
-        await session.submit(
-            event_to("done", b"unread"), event_to("done", visible_at=later), event_to("other", b"other")
-        )
-        mine, theirs = memo(f"run/{row.run_id}/x", expires_at=later), memo(f"run/{row.run_id}0/x", expires_at=later)
-        await session.commit(end_of(row, b"record"), memos=[mine, theirs])
-        assert await session.provider.purge([(row.key, "another run")]) == 0
-        assert await session.provider.purge([(row.key, row.run_id)]) == 1
-        assert await session.find("done") is None
-        assert await session.find("done", row.run_id) is None
-        assert not await session.history(row.run_id)
-        assert list(await session.memos()) == [theirs.key]
-        assert await session.provider.count(InstanceFilter(tags={"a": "b"})) == 0
-        assert [message.data for message in await session.receive()] == [b"other"]
-        store.turn_clock(LATER_US)
-        await session.provider.renew(session.lease)
-        assert [message.data for message in await session.receive()] == [b"other"]
-        assert await session.provider.purge([(row.key, row.run_id)]) == 0
-        assert await session.load("other") == other
-
-    async def test_an_id_is_free_after_a_purge_and_inherits_nothing(self, store: Store) -> None:
-        session = await store.worker()
-        row = await session.start("again")
-        await session.submit(event_to("again", b"old"))
-        row = await session.finish(row)
-        await session.provider.purge([(row.key, row.run_id)])
-        [delivery] = await session.submit(start_of(new_row("again"), data=b"new"))
-        assert delivery.verdict is Verdict.STORED
-        assert [message.data for message in await session.receive()] == [b"new"]
-
-    async def test_earlier_runs_go_with_a_removed_one(self, store: Store) -> None:
-        session = await store.worker()
-        rows = []
-        for _ in range(4):
-            row = new_row("often")
-            [delivery] = await session.submit(start_of(row, Expects.ABSENT_OR_FINISHED))
-            await session.commit(end_of(row, b"record", consumed=[delivery.sequence]))
-            rows.append(await session.load("often"))
-        assert await session.provider.purge([(rows[1].key, rows[1].run_id)]) == 1
-        found = [await session.find("often", row.run_id) for row in rows]
-        assert found == [None, None, rows[2], rows[3]]
-        assert await session.provider.purge([(rows[3].key, rows[3].run_id)]) == 1
-        assert [await session.find("often", row.run_id) for row in rows] == [None] * 4
-        assert [await session.history(row.run_id) for row in rows] == [[]] * 4
-
-    async def test_an_ended_run_can_be_removed_while_the_next_one_runs(self, store: Store) -> None:
-        session = await store.worker()
-        old = await session.finish(await session.start("busy"))
-        new = new_row("busy")
-        await session.submit(start_of(new, Expects.ABSENT_OR_FINISHED))
-        assert await session.provider.purge([(old.key, old.run_id), (new.key, new.run_id)]) == 1
-        assert await session.find("busy", old.run_id) is None
-        assert await session.load("busy") == new
-        assert len(await session.receive()) == 1
+        keys = [f"run/{n}" for n in range(25)] + ["run/\ue000", "run/\U0010ffff", "other"]
+        await session.commit(memos=[memo(key, expires_at=store.now + LATER_US) for key in keys])
+        found: list[str] = []
+        while memos := await session.provider.read_memos("run/", 10, after=found[-1] if found else ""):
+            assert len(memos) <= 10
+            assert len(found) < 27
+            found += [each.key for each in memos]
+        assert found == sorted(key for key in keys if key != "other")
+        assert [each.key for each in await session.provider.read_memos("run/2", after="run/20")] == [
+            key for key in found if key.startswith("run/2") and key > "run/20"
+        ]
+        assert [each.key for each in await session.provider.read_memos("run/1", after="a")] == [
+            key for key in found if key.startswith("run/1")
+        ]
+        assert not await session.provider.read_memos("run/1", after="run/2")

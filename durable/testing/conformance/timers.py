@@ -1,11 +1,16 @@
-"""Promises about `receive` and `recover`: what is eligible, what is due, in which order."""
+"""Promises about time: what is delayed, parked or due."""
 
 from __future__ import annotations
 
 import pytest
 
-from durable.errors import LeaseLostError
-from durable.provider import PARTITIONS, Expects, Priority, Status, partition_of
+from durable.provider import (
+    PARTITIONS,
+    Expects,
+    Priority,
+    Status,
+    partition_of,
+)
 from durable.testing.conformance.store import (
     LATER_US,
     SECOND_US,
@@ -24,69 +29,10 @@ async def _data(session: Session, limit: int = 1000) -> list[bytes]:
     return [message.data for message in await session.receive(limit=limit)]
 
 
-class Receiving(Promises):
-    """`receive`, `recover`, `mark_slow_turn`."""
+class Timers(Promises):
+    """`visible_at`, `parked_until`, `due_at`."""
 
-    async def test_messages_are_received_until_they_are_consumed(self, store: Store) -> None:
-        session = await store.worker()
-        row = await session.start("instance")
-        await session.submit(event_to("instance", b"one"), event_to("instance", b"two"))
-        one, two = await session.receive()
-        assert await session.receive() == [one, two]
-        await session.commit(step_of(row, consumed=[one.sequence]))
-        assert await session.receive() == [two]
-        await session.commit(consumed=[two.sequence])
-        assert not await session.receive()
-
-    async def test_only_the_owner_receives(self, store: Store) -> None:
-        first, second = await store.worker(()), await store.worker(())
-        row = new_row("instance")
-        await first.submit(start_of(row))
-        assert not await first.receive()
-        await second.provider.take(second.lease, [row.partition])
-        assert not await first.receive()
-        assert len(await second.receive()) == 1
-        await second.provider.release(second.lease, [row.partition])
-        assert not await second.receive()
-
-    async def test_a_lost_lease_receives_nothing(self, store: Store) -> None:
-        session = await store.worker()
-        await session.submit(start_of(new_row("instance", open_work=1)))
-        await session.provider.release(session.lease)
-        assert not await session.receive()
-        assert not await session.provider.recover(session.lease, range(PARTITIONS))
-
-    async def test_what_is_held_is_not_received_again(self, store: Store) -> None:
-        session = await store.worker()
-        await session.start("instance")
-        deliveries = await session.submit(*(event_to("instance", bytes([n])) for n in range(10)))
-        held = {delivery.sequence for delivery in deliveries[:7]}
-        assert [message.data for message in await session.receive(held, 2)] == [b"\x07", b"\x08"]
-
-    async def test_control_goes_ahead_and_the_rest_is_in_order(self, store: Store) -> None:
-        session = await store.worker()
-        await session.start("instance")
-        await session.start("other")
-        await session.submit(
-            event_to("instance", b"3"),
-            event_to("other", b"1", priority=Priority.CONTROL),
-            event_to("other", b"4"),
-            event_to("instance", b"2", priority=Priority.CONTROL),
-            event_to("instance", b"5"),
-        )
-        assert await _data(session) == [b"1", b"2", b"3", b"4", b"5"]
-        assert await _data(session, limit=3) == [b"1", b"2", b"3"]
-
-    async def test_sequences_are_never_used_again(self, store: Store) -> None:
-        session = await store.worker()
-        await session.start("instance")
-        seen: list[int] = []
-        for _ in range(4):
-            [delivery] = await session.submit(event_to("instance"))
-            committed = await session.commit(consumed=[delivery.sequence], messages=[event_to("instance")])
-            seen += [delivery.sequence, committed.deliveries[0].sequence]
-            await session.commit(consumed=[committed.deliveries[0].sequence])
-        assert seen == sorted(set(seen))
+    # ---- delayed
 
     async def test_a_delayed_message_waits(self, store: Store) -> None:
         session = await store.worker()
@@ -116,6 +62,45 @@ class Receiving(Promises):
         assert await _data(session) == [b"cancel"]
         store.turn_clock(LATER_US)
         assert await _data(session) == [b"cancel", b"start", b"event"]
+
+    async def test_what_was_delayed_keeps_each_instances_order_piece_by_piece(self, store: Store) -> None:
+        # A store may put off what was delayed while more is eligible than fits, but not overtake within an instance.
+        session = await store.worker()
+        await session.start("a")
+        await session.start("b")
+        soon = store.now + SECOND_US
+        await session.submit(
+            event_to("a", b"a1", visible_at=soon + 9),
+            event_to("a", b"a2"),
+            *(event_to("b", f"b{9 - n}".encode(), visible_at=soon + n) for n in range(9, 0, -1)),
+            event_to("a", b"a3", visible_at=soon),
+            event_to("a", b"a0", visible_at=soon + 5, priority=Priority.CONTROL),
+        )
+        store.turn_clock(SECOND_US + 10)
+        received: list[bytes] = []
+        while messages := await session.receive(limit=2):
+            assert len(messages) <= 2
+            assert len(received) < 13
+            received += [message.data for message in messages]
+            await session.commit(consumed=[message.sequence for message in messages])
+        for key_id in (b"a", b"b"):
+            mine = [data for data in received if data.startswith(key_id)]
+            assert mine == sorted(mine)
+        assert len(received) == 13
+
+    async def test_a_time_may_be_very_far_away(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        never = 2**62
+        await session.submit(event_to("instance", visible_at=never))
+        await session.commit(step_of(row, due_at=never))
+        store.turn_clock(1000 * LATER_US)
+        await session.provider.renew(session.lease)
+        received = await session.received(due_before=store.now)
+        assert (list(received.messages), list(received.due)) == ([], [])
+        assert [due_at for _, due_at in (await session.received(due_before=never)).due] == [never]
+
+    # ---- parked
 
     async def test_a_parked_instance_receives_control_only(self, store: Store) -> None:
         session = await store.worker()
@@ -174,20 +159,21 @@ class Receiving(Promises):
         store.turn_clock(SECOND_US)
         assert await _data(session) == [b"event"]
 
-    async def test_a_message_to_nobody_is_eligible(self, store: Store) -> None:
+    async def test_a_flood_for_a_parked_instance_keeps_its_order(self, store: Store) -> None:
         session = await store.worker()
-        await session.submit(event_to("nobody", expects=Expects.ANY))
-        assert len(await session.receive()) == 1
-
-    async def test_a_flood_is_received_in_order_piece_by_piece(self, store: Store) -> None:
-        session = await store.worker()
-        row = await session.start("flooded")
-        await session.submit(*(event_to("flooded", str(n).encode()) for n in range(500)))
+        row = await session.start("parked")
+        await session.start("other")
+        await session.submit(*(event_to("parked", f"{n:02}".encode()) for n in range(10)))
+        await session.commit(step_of(row, parked_until=store.now + SECOND_US))
+        await session.submit(*(event_to("parked", f"{n:02}".encode()) for n in range(10, 20)), event_to("other", b"x"))
+        assert await _data(session) == [b"x"]
+        store.turn_clock(SECOND_US)
         received: list[bytes] = []
-        while messages := await session.receive(limit=64):
-            received += [message.data for message in messages]
-            await session.commit(step_of(row, consumed=[message.sequence for message in messages]))
-        assert received == [str(n).encode() for n in range(500)]
+        while messages := await session.receive(limit=3):
+            assert len(received) < 21
+            received += [message.data for message in messages if message.target.id == "parked"]
+            await session.commit(consumed=[message.sequence for message in messages])
+        assert received == [f"{n:02}".encode() for n in range(20)]
 
     # ---- due
 
@@ -232,50 +218,34 @@ class Receiving(Promises):
             await session.commit(step_of(row, due_at=due_at))
             assert [at for _, at in (await session.received(due_before=100)).due] == expected
 
-    # ---- recover
-
-    async def test_a_new_owner_finds_what_needs_it(self, store: Store) -> None:
+    async def test_a_run_may_be_due_from_its_start_on(self, store: Store) -> None:
         session = await store.worker()
-        rows = {
-            key_id: await session.start(key_id) for key_id in ("idle", "working", "stalled", "slow", "done", "was busy")
-        }
-        await session.commit(
-            step_of(rows["working"], open_work=2),
-            step_of(rows["stalled"], status=Status.STALLED),
-            end_of(rows["done"], open_work=1),
-            step_of(rows["was busy"], open_work=1),
-        )
-        await session.commit(step_of(rows["was busy"]))
-        session.provider.mark_slow_turn(session.lease, rows["slow"].key, rows["slow"].run_id)
-        await session.submit(start_of(new_row("new", open_work=1)))
-        found = await session.provider.recover(session.lease, range(PARTITIONS))
-        assert sorted(key.id for key in found) == ["new", "slow", "stalled", "working"]
+        await session.submit(start_of(new_row("new", due_at=10)))
+        assert [key.id for key, _ in (await session.received(due_before=10)).due] == ["new"]
 
-    async def test_only_the_named_partitions_are_recovered(self, store: Store) -> None:
-        session = await store.worker()
-        row = new_row("working", open_work=1)
-        await session.submit(start_of(row))
-        others = set(range(PARTITIONS)) - {row.partition}
-        assert not await session.provider.recover(session.lease, others)
-        assert list(await session.provider.recover(session.lease, [row.partition])) == [row.key]
-
-    async def test_slow_turns_are_counted_until_the_next_commit(self, store: Store) -> None:
-        session = await store.worker()
-        row = await session.start("slow")
-        session.provider.mark_slow_turn(session.lease, row.key, row.run_id)
-        marked = await session.load("slow")
-        assert (marked.slow_turns, marked.slow_since) == (1, store.now)
-        store.turn_clock(SECOND_US)
-        session.provider.mark_slow_turn(session.lease, row.key, row.run_id)
-        again = await session.load("slow")
-        assert (again.slow_turns, again.slow_since) == (2, marked.slow_since)
-        await session.commit(step_of(row, b"done at last"))
-        after = await session.load("slow")
-        assert (after.slow_turns, after.slow_since) == (0, 0)
-
-    async def test_a_slow_turn_of_another_run_is_not_marked(self, store: Store) -> None:
+    @pytest.mark.parametrize("status", [Status.PENDING, Status.RUNNING, Status.SUSPENDED, Status.STALLED])
+    async def test_whatever_is_unfinished_may_be_due(self, store: Store, status: Status) -> None:
         session = await store.worker()
         row = await session.start("instance")
-        with pytest.raises(LeaseLostError):
-            session.provider.mark_slow_turn(session.lease, row.key, "other run")
-        assert await session.load("instance") == row
+        await session.commit(step_of(row, status=status, due_at=10, parked_until=store.now + LATER_US))
+        assert [(key.id, at) for key, at in (await session.received(due_before=10)).due] == [("instance", 10)]
+
+    async def test_a_run_that_takes_anothers_place_is_due_at_its_own_time(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        await session.commit(step_of(row, due_at=10))
+        await session.commit(end_of(row, due_at=10, replaced_by=new_row("instance", due_at=20)))
+        assert [at for _, at in (await session.received(due_before=100)).due] == [20]
+        ended = await session.finish(await session.load("instance"))
+        await session.submit(start_of(new_row("instance", due_at=30), Expects.ABSENT_OR_FINISHED))
+        assert [at for _, at in (await session.received(due_before=100)).due] == [30]
+        await session.finish(await session.load("instance"), due_at=30)
+        ended = await session.load("instance")
+        await session.provider.purge([(ended.key, ended.run_id)])
+        assert not (await session.received(due_before=100)).due
+
+    async def test_a_lost_lease_has_nothing_due(self, store: Store) -> None:
+        session, other = await store.worker(), await store.worker(())
+        await session.submit(start_of(new_row("new", due_at=10)))
+        await other.provider.take(other.lease, [1], from_live=True)
+        assert not (await session.received(due_before=10)).due

@@ -1,0 +1,61 @@
+"""What must be true of a store after any run, whatever was killed, delayed or doubled in it: read back, and checked.
+
+`violations` reads a whole hub through the storage contract and says in words what is wrong; an empty list is the good
+answer. It is made of pure parts, for whoever has runs in hand: `violations_in` one run, `violations_among` parents and
+children and events between runs, `violations_between` two looks at the same hub, `violations_of_answers` what clients were
+told. The hub may be alive while it is read. Each text begins with the promise that is broken:
+
+    I1 durable answer       what a client was told is there
+    I2 exactly-once         histories without gap, each request answered at most once
+    I3 nothing stuck        what is unfinished waits for something that can come
+    I6 atomic turn          row, history, children and messages tell the same story
+    I7 events conserved     accepted = delivered + listed as dropped
+    I8 final means final    nothing changes after the end; histories only grow
+    I9 activities           one outcome each, and no more attempts than allowed
+    I10 no impossible reads no state that never existed
+    I13 integrity           every record matches its checksum, chained from the first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from durable.provider import Provider
+from durable.testing.invariants.comparing import violations_among, violations_between, violations_of_answers
+from durable.testing.invariants.runs import Answers, Moment, StoredRun, read_runs
+from durable.testing.invariants.stories import violations_in
+
+__all__ = [
+    "Answers",
+    "Moment",
+    "StoredRun",
+    "read_runs",
+    "violations",
+    "violations_among",
+    "violations_between",
+    "violations_in",
+    "violations_of_answers",
+]
+
+
+async def violations(
+    provider: Provider,
+    *,
+    before: Sequence[StoredRun] = (),
+    answers: Answers | None = None,
+    attempts_max: Mapping[str, int] | None = None,
+    moment: Moment = Moment.RUNNING,
+) -> list[str]:
+    """Read the whole hub of an open provider; return what is wrong with it.
+
+    `before`: an earlier look at the same hub (`read_runs`). `attempts_max`: how many attempts a call of the activity of
+    that name may have. Raises what the provider raises.
+    """
+    answers = answers or Answers()
+    also = [(run.row.key, run.row.run_id) for run in before]
+    runs = await read_runs(provider, [*also, *((key, run_id) for run_id, key in answers.started.items())])
+    found = [text for run in runs for text in violations_in(run, attempts_max=attempts_max)]
+    found += violations_among(runs, moment)
+    found += violations_between(before, runs, purged=answers.purged)
+    found += violations_of_answers(runs, answers, moment)
+    return found

@@ -1,0 +1,77 @@
+"""What is looked at after a simulated run: the promises, as the store tells of them, and a replay of every history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from durable import events as ev
+from durable.app import App
+from durable.errors import DurableError, HistoryDamagedError
+from durable.history import Generation, History
+from durable.messages import decode_arrivals
+from durable.provider import Delivery, InstanceRow, Message, Provider, Status, Verdict
+from durable.testing.invariants import (
+    Answers,
+    Moment,
+    StoredRun,
+    read_runs,
+    violations_among,
+    violations_in,
+    violations_of_answers,
+)
+from durable.testing.replaying import replay
+
+
+async def broken_promises(
+    provider: Provider, answers: Answers, *, moment: Moment, replayed_with: App | None
+) -> list[str]:
+    """Read a whole hub and return what is wrong with it; with an app, also which histories do not replay with it."""
+    runs = await read_runs(provider, [(key, run_id) for run_id, key in answers.started.items()])
+    found = [text for run in runs for text in violations_in(run)]
+    found += violations_among(runs, moment)
+    found += violations_of_answers(runs, answers, moment)
+    if replayed_with is not None:
+        found += [text for run in runs for text in _not_replayed(run, replayed_with)]
+    return found
+
+
+def _not_replayed(run: StoredRun, app: App) -> list[str]:
+    row = run.row
+    if row.status is Status.STALLED:
+        return []  # whatever stalled it is said there
+    found = []
+    for generation, records in run.generations.items():
+        if not records:
+            continue
+        try:
+            replay(app, History(Generation(row.key, row.run_id, generation, row.name), records))
+        except DurableError as error:
+            found.append(f"I5: instance '{row.key.id}', generation {generation}, does not replay: {error}")
+    return found
+
+
+def note_answers(answers: Answers, messages: Sequence[Message], deliveries: Sequence[Delivery]) -> None:
+    """Take note of what a client was told of the messages that it sent: of starts, and of events to a run that it named."""
+    for message, delivery in zip(messages, deliveries, strict=True):
+        if delivery.verdict is not Verdict.STORED:
+            continue
+        run_id = message.run_id
+        if message.start is not None:
+            run_id = message.start.run_id
+            answers.started[run_id] = message.target
+        if run_id is None:
+            continue
+        try:
+            events = decode_arrivals(message.data)[1]
+        except HistoryDamagedError:
+            continue
+        for event in events:
+            if isinstance(event, ev.EventRaised):
+                answers.raised[run_id, event.name] += 1
+
+
+def note_rows(answers: Answers, rows: Sequence[InstanceRow | None]) -> None:
+    """Take note of the ends that a client saw."""
+    for row in rows:
+        if row is not None and row.status.is_finished:
+            answers.ended[row.run_id] = row.status

@@ -1,0 +1,135 @@
+"""Watches a simulated run from outside: every commit that took place, and every activity that began.
+
+It keeps its own account of what is durable, from the calls that reached the store, and compares. So it knows what an
+answer that was lost had said, and a store that forgets or a worker that hurries does not get past it.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+
+from durable import events as ev
+from durable.errors import HistoryDamagedError
+from durable.events import InstanceKey
+from durable.provider import Batch, Committed, Lease, Message, Status, Step, TaskAddress
+from durable.records import decode_record
+
+_OUTCOMES = (
+    ev.ActivityCompleted,
+    ev.ActivityFailed,
+    ev.TimerFired,
+    ev.SubOrchestrationCompleted,
+    ev.SubOrchestrationFailed,
+)
+
+
+class Monitor:
+    """One run's account. `violations` are sentences, each with the instance that it is about."""
+
+    def __init__(self) -> None:
+        self.violations: list[str] = []
+        self.commits = 0
+        self.starts: collections.Counter[TaskAddress] = collections.Counter()
+        self.due: dict[InstanceKey, int] = {}  # when an unfinished instance wants a turn by itself
+        self.unfinished: dict[str, None] = {}  # run ids
+        self.visible: dict[int, int] = {}  # delayed messages: number of the submit, and when they can be received
+        self._batches: set[tuple[str, int, int]] = set()
+        self._places: dict[str, tuple[int, int]] = {}  # run id: its generation and number of records
+        self._finished: dict[str, Status] = {}
+        self._consumed: set[int] = set()
+        self._requested: dict[tuple[str, int, int], str] = {}  # run, generation, task id: what was asked for
+        self._resolved: set[tuple[str, int, int]] = set()
+        self._begun: dict[tuple[str, int], None] = {}
+
+    def violated(self, sentence: str) -> None:
+        """Note a broken promise."""
+        self.violations.append(sentence)
+
+    # ---- what became durable
+
+    def committed(self, lease: Lease, batch: Batch, answer: Committed) -> None:
+        """Take note of a commit that the store has written (or has repeated the answer of)."""
+        batch_key = (lease.lease_id, lease.epoch, batch.number)
+        if batch_key in self._batches:
+            return
+        self._batches.add(batch_key)
+        self.commits += 1
+        for index, step in enumerate(batch.steps):
+            if index not in answer.refused:
+                self._take_step(step)
+        consumed = [*batch.consumed]
+        for index, step in enumerate(batch.steps):
+            if index not in answer.refused:
+                consumed += step.consumed
+        for sequence in consumed:
+            if sequence in self._consumed:
+                self.violated(f"message {sequence} was consumed twice (I2)")
+            self._consumed.add(sequence)
+        self.sent(batch.messages)
+
+    def sent(self, messages: Sequence[Message]) -> None:
+        """Take note of messages that were stored: some are for later."""
+        for message in messages:
+            if message.start is not None and message.start.run_id not in self._places:
+                self.unfinished[message.start.run_id] = None
+            if message.visible_at:
+                self.visible[len(self.visible)] = message.visible_at
+
+    def _take_step(self, step: Step) -> None:
+        key, run_id = step.key, step.run_id
+        known = self._places.get(run_id)
+        if known is not None and known != step.before:
+            self.violated(f"'{key.id}': a commit continued {step.before}, but {known} was durable (I2)")
+        if run_id in self._finished:
+            self.violated(f"'{key.id}': a commit changed run {run_id}, which was {self._finished[run_id].name} (I8)")
+        progress = step.progress
+        self._places[run_id] = (progress.generation, progress.records)
+        if progress.status.is_finished:
+            self._finished[run_id] = progress.status
+            self.unfinished.pop(run_id, None)
+            self.due.pop(key, None)
+        else:
+            self.unfinished[run_id] = None
+            due = [at for at in (progress.due_at, progress.parked_until or None) if at is not None]
+            if due:
+                self.due[key] = min(due)
+            else:
+                self.due.pop(key, None)
+        for generation, record in step.appends:
+            try:
+                events = decode_record(record.data).events
+            except HistoryDamagedError as error:
+                self.violated(f"'{key.id}': a record was written that cannot be read: {error} (I13)")
+                continue
+            for event in events:
+                self._take_event(step, generation, event)
+
+    def _take_event(self, step: Step, generation: int, event: ev.HistoryEvent) -> None:
+        task_id = getattr(event, "task_id", None)
+        if task_id is None:
+            return
+        place = (step.run_id, generation, task_id)
+        if isinstance(event, ev.ActivityScheduled):
+            self._requested[place] = event.name
+        elif isinstance(event, _OUTCOMES):
+            if place in self._resolved:
+                self.violated(f"'{step.key.id}': request {task_id} of generation {generation} has two outcomes (I2)")
+            self._resolved.add(place)
+
+    # ---- effects
+
+    def began(self, address: TaskAddress, name: str) -> None:
+        """Take note of an activity that begins to run: what asked for it must be durable."""
+        self.starts[address] += 1
+        place = (address.run_id, address.generation, address.task_id)
+        if self._requested.get(place) != name:
+            self.violated(
+                f"'{address.key.id}': activity '{name}' ran as task {address.task_id} of generation {address.generation}, "
+                f"before that was durable (recorded: {self._requested.get(place)})"
+            )
+
+    def next_due(self, now_us: int) -> int | None:
+        """Return the earliest time after `now_us` at which the store has something for somebody, None for never."""
+        times = [at for at in (*self.due.values(), *self.visible.values()) if at > now_us]
+        return min(times, default=None)

@@ -1,0 +1,165 @@
+"""One scenario under one schedule: run it, let everything heal, and see whether every promise was kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import logging
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from durable.app import App
+from durable.client import Client
+from durable.testing.invariants import Moment
+from durable.testing.simulation.checking import broken_promises
+from durable.testing.simulation.faults import Schedule
+from durable.testing.simulation.world import Role, World
+from durable.testing.staging import Stage
+
+T = TypeVar("T")
+
+Scenario = Callable[[Client], Awaitable[Any]]
+"""What happens: starts orchestrations, raises events, waits for results, and asserts what must hold."""
+
+STEPS_MAX = 400_000
+"""Callbacks of one run: several thousand turns. More is a run that does not come to rest."""
+
+SETTLE_S = 40.0
+"""So long the system goes on after the scenario, at most: longer than any fault, a lease, and a look around."""
+
+_numbers = itertools.count(1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a run. `violations`: sentences, none if all is well. `error`: what the scenario itself raised."""
+
+    schedule: Schedule
+    violations: tuple[str, ...]
+    error: BaseException | None
+    struck: tuple[str, ...]
+    calls: int
+    seconds: float  # of simulated time
+    trace: tuple[str, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        """True when nothing was violated and the scenario raised nothing."""
+        return not self.violations and self.error is None
+
+
+def run_schedule(
+    app: App | Sequence[App],
+    scenario: Scenario,
+    schedule: Schedule,
+    *,
+    engine: str = "memory",
+    roles: Sequence[Role] = (Role(),),
+    is_replayed: bool = True,
+    stage: Stage | None = None,
+    is_traced: bool = False,
+) -> Outcome:
+    """Run a scenario under a schedule, in a fresh store of `engine` ("memory" or "sqlite").
+
+    Several apps are releases of one: a DEPLOY goes from one to the next. `roles`: see World. `is_replayed`: each history is
+    replayed at the end, with the last release.
+    """
+    apps = [app] if isinstance(app, App) else list(app)
+    with _fresh_store(engine) as url, _quiet_logs() as alarms:
+        world = World(schedule, url, apps, roles=roles, stage=stage, is_traced=is_traced)
+        try:
+            violations: list[str] = []
+            error = _run(world, scenario, apps[-1] if is_replayed else None, violations)
+            violations += [*world.monitor.violations, *world.loop.errors, *alarms]
+            return Outcome(
+                schedule,
+                tuple(violations),
+                error,
+                tuple(world.struck),
+                world.calls,
+                world.loop.time(),
+                tuple(world.trace or ()),
+            )
+        finally:
+            world.bury()
+
+
+def _run(world: World, scenario: Scenario, replayed_with: App | None, violations: list[str]) -> BaseException | None:
+    """Run it to the end, and look at what is left; return what the scenario raised."""
+    with world.loop.running():
+        _complete(world, world.begin())
+        process, client = world.client()
+        running = world.loop.spawn(process, _played(client, scenario))
+        while not running.done() and not world.is_at_rest and world.loop.steps < STEPS_MAX and world.loop.step():
+            pass
+        error = _raised(running) if running.done() else AssertionError(_stuck(world))
+        until = world.loop.time() + SETTLE_S
+        while world.loop.time() < until and not (world.is_at_rest or world.is_settled):
+            if world.loop.steps >= STEPS_MAX or not world.loop.step():
+                break
+        moment = Moment.SETTLED if world.is_settled or world.is_at_rest else Moment.STILL
+        _complete(world, world.end())
+        violations += _complete(
+            world, broken_promises(world.provider, world.answers, moment=moment, replayed_with=replayed_with)
+        )
+        _complete(world, world.close())
+        return error
+
+
+def _raised(task: asyncio.Task[None]) -> BaseException | None:
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
+
+
+async def _played(client: Client, scenario: Scenario) -> None:
+    async with client:
+        await scenario(client)
+
+
+def _complete(world: World, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run something of the world's own to its end."""
+    task = world.loop.spawn(world.root, coroutine)
+    while not task.done() and world.loop.step():
+        pass
+    return task.result()
+
+
+def _stuck(world: World) -> str:
+    seconds = world.loop.time()
+    if world.is_at_rest:
+        return f"the scenario waits at {seconds:.1f} s for something that will never happen: nothing is left to do (I3)"
+    return f"the system has not come to rest after {STEPS_MAX} steps, at {seconds:.1f} s (I3)"
+
+
+@contextlib.contextmanager
+def _fresh_store(engine: str) -> Iterator[str]:
+    if engine == "memory":
+        yield f"memory://simulation-{next(_numbers)}"
+        return
+    memory_disk = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory_disk if memory_disk.is_dir() else None, prefix="durable-") as folder:
+        yield f"{engine}:///{folder}/store.db"
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[list[str]]:
+    """Keep the thousands of warnings of a simulated disaster to itself; what is CRITICAL is a violation."""
+    alarms: list[str] = []
+
+    class Alarms(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            alarms.append(record.getMessage())
+
+    logger = logging.getLogger("durable")
+    handler = Alarms(logging.CRITICAL)
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield alarms
+    finally:
+        logger.propagate = before
+        logger.removeHandler(handler)

@@ -1,0 +1,453 @@
+"""A simulated system: workers, a client and one store, in one thread and in simulated time, with the faults of a schedule.
+
+Theory of operation. Each process has a provider object of its own on the shared store; its calls pass through this world's
+gate, are counted, and meet the faults that the schedule has for their number. A killed worker starts again after a while,
+as its supervisor would see to. When nothing has changed for QUIET_S, time leaps to the next thing that is to happen: a
+month of waiting takes no longer than a minute.
+
+Invariant: everything that is chosen follows from the schedule. Same schedule, same run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+
+from durable.activity_context import running_activity
+from durable.app import ActivityDefinition, App
+from durable.client import Client
+from durable.errors import LeaseLostError, StoreError, StoreUnavailableError
+from durable.ports import Ports
+from durable.provider import Lease, Provider, TaskAddress, Wakeup
+from durable.stores import connect
+from durable.testing.invariants import Answers
+from durable.testing.simulation.checking import note_answers, note_rows
+from durable.testing.simulation.faults import Fault, FaultKind, Schedule
+from durable.testing.simulation.loop import Process, SimulatedLoop
+from durable.testing.simulation.monitor import Monitor
+from durable.testing.simulation.store import GatedProvider
+from durable.testing.staging import Stage, StagedApp
+from durable.worker import Worker
+
+START_US = 1_767_225_600 * 1_000_000
+"""When simulated time begins: 2026-01-01, 00:00 UTC."""
+
+QUIET_S = 15.0
+"""So long nothing must have changed before time leaps: longer than a lease and the look around after it."""
+
+SETTLED_S = 1.5
+"""So long after the last change it is seen whether anything comes after the end: longer than the poll bound."""
+
+CLOCK_WRONG_S = 60.0
+AGAIN_S = 1.0
+"""How soon a worker that could not start is started again."""
+
+CHANGES = frozenset({"commit", "submit", "report", "take", "lease", "release", "purge"})
+CLIENT_STOPS_S_MAX = 12.0
+"""A client that is held up for longer may rightly give up."""
+
+CLIENT_REPEATS = frozenset({"submit", "lease"})
+"""Calls that a client repeats by itself when the store does not answer; the others raise in the user's code."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Role:
+    """What a worker is for, in the words of `Worker`."""
+
+    queues: tuple[str, ...] = ("default",)
+    orchestrations: bool = True
+    activities: bool = True
+    max_activities: int = 100
+
+
+@dataclasses.dataclass(eq=False)
+class Machine:
+    """A process with what belongs to it from outside: its provider, its lease, and how it is asked to stop."""
+
+    process: Process
+    name: str
+    inner: Provider
+    release: int  # which of the apps it runs
+    role: Role
+    lease: Lease | None = None
+    stop: asyncio.Event | None = None
+    is_worker: bool = True
+
+
+class World:
+    """The system of one run. `apps`: the releases that a DEPLOY goes through, the first one first.
+
+    `roles`: what the workers are for; there are at least as many as roles, and more take the roles in turn.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        url: str,
+        apps: Sequence[App],
+        *,
+        roles: Sequence[Role] = (Role(),),
+        stage: Stage | None = None,
+        is_traced: bool = False,
+    ) -> None:
+        self.loop = SimulatedLoop()  # type: ignore[abstract]  # what it lacks, it has no use for
+        self.loop.before_time_moves = self._leap
+        self.schedule = schedule
+        self.monitor = Monitor()
+        self.answers = Answers()
+        self.calls = 0
+        self.struck: list[str] = []
+        self.trace: list[str] | None = [] if is_traced else None
+        self.is_at_rest = False  # nothing will ever happen again by itself
+        self.machines: dict[Process, Machine] = {}
+        self._all: list[Process] = []
+        self._workers: list[Worker] = []
+        self._url = url
+        self._roles = roles
+        self._stage = stage
+        self._apps = [StagedApp(app, self._run_activity) for app in apps]
+        self._random = random.Random(f"ids of {schedule.seed}")
+        self._faults: dict[int, list[Fault]] = {}
+        for fault in schedule.faults:
+            self._faults.setdefault(fault.call, []).append(fault)
+        self._pending = 0  # faults that are not over yet
+        self._changed_at = 0.0
+        self._clock_error_us = 0
+        self._deaf_until = -1.0
+        self._echo_until = -1.0
+        self.root = self._process("world")
+        self.ports = Ports(self.now_us, self.loop.time, self._new_id, _run_inline, may_start_threads=False)
+        self._anchor = connect(url, self.ports)  # a memory store lives while somebody has it open
+
+    # ---- ports
+
+    def now_us(self) -> int:
+        """The wall clock of all machines, and of the store."""
+        return START_US + round(self.loop.time() * 1e6) + self._clock_error_us
+
+    def _new_id(self) -> str:
+        return f"{self.now_us() // 1000 & 0xFFFFFFFFFFFF:012x}{self._random.getrandbits(80):020x}"
+
+    # ---- machines
+
+    async def begin(self) -> None:
+        """Create the store and start the workers."""
+        await self._anchor.open()
+        for number in range(max(self.schedule.workers, len(self._roles))):
+            self.start_worker(f"worker-{number + 1}", 0, self._roles[number % len(self._roles)])
+
+    def _process(self, name: str) -> Process:
+        process = Process(name)
+        if hasattr(self, "_all"):
+            self._all.append(process)
+        return process
+
+    def start_worker(self, name: str, release: int, role: Role) -> None:
+        """Start a worker process; if it cannot start it is started again."""
+        process = self._process(name)
+        machine = Machine(process, name, connect(self._url, self.ports), release, role)
+        self.machines[process] = machine
+        _ = self.loop.spawn(process, self._serve(machine))
+
+    async def _serve(self, machine: Machine) -> None:
+        machine.stop = asyncio.Event()
+        worker = Worker(
+            self._apps[min(machine.release, len(self._apps) - 1)],
+            self._gated(machine),
+            name=machine.name,
+            queues=machine.role.queues,
+            orchestrations=machine.role.orchestrations,
+            activities=machine.role.activities,
+            max_activities=machine.role.max_activities,
+            max_cached_orchestrations=10_000 if self.schedule.is_cached else 0,
+            shutdown_timeout=5,
+            ports=self.ports,
+        )
+        self._workers.append(worker)
+        try:
+            await worker.serve(machine.stop)
+        except StoreError as error:
+            self.note(f"{machine.name} cannot go on: {error}")
+        self.machines.pop(machine.process, None)
+        again = (machine.name, machine.release, machine.role)
+        self.loop.call_later(AGAIN_S, self.start_worker, *again, context=self.root.context.copy())
+
+    def client(self, name: str = "client") -> tuple[Process, Client]:
+        """Return a client of its own, not yet opened, and the process that it is to be used in."""
+        process = self._process(name)
+        machine = Machine(process, name, connect(self._url, self.ports), 0, Role(), is_worker=False)
+        self.machines[process] = machine
+        return process, Client(self._gated(machine), self._apps[0], ports=self.ports)
+
+    def _gated(self, machine: Machine) -> Provider:
+        return cast("Provider", GatedProvider(machine.inner, machine.process, self))
+
+    def kill(self, machine: Machine) -> None:
+        """`kill -9`: its code stops; its connections and locks are the operating system's to close."""
+        machine.process.kill()
+        self.machines.pop(machine.process, None)
+        _ = self.loop.spawn(self.root, machine.inner.close())
+
+    async def end(self) -> None:
+        """Kill what still runs, and open the store for whoever wants to look at what is left."""
+        for machine in list(self.machines.values()):
+            self.kill(machine)
+        await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._anchor.close()
+
+    def bury(self) -> None:
+        """Close all coroutines that never came to their end; after that the loop is closed."""
+        with self.loop.running():
+            for process in self._all:
+                process.kill()
+            for worker in self._workers:
+                worker.abandon()
+            for process in self._all:
+                self.loop.bury(process)
+            self.loop.close()
+
+    @property
+    def provider(self) -> Provider:
+        """The store, without faults."""
+        return self._anchor
+
+    # ---- activities
+
+    def _run_activity(self, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> Any:
+        address: TaskAddress = running_activity.get().address
+        self.monitor.began(address, definition.name)
+        self.note(f"activity {definition.name} of {address.key.id}, task {address.task_id}")
+        return self._stage(definition, arguments) if self._stage else definition.function(*arguments)
+
+    # ---- the gate
+
+    async def pass_through(
+        self, process: Process, name: str, call: Callable[[], Awaitable[Any]], arguments: tuple[Any, ...]
+    ) -> Any:
+        """Make a storage call for a process, with the faults that the schedule has for it."""
+        self.calls += 1
+        number, faults = self.calls, self._faults.pop(self.calls, None)
+        bits = _mixed(self.schedule.seed, number)
+        latency = self.schedule.latency_s_max * (bits & 0xFFFF) / 0xFFFF
+        is_late = bool(bits & 0x10000)  # the answer takes its time, not the question
+        await asyncio.sleep(0 if is_late else latency)
+        if faults:
+            answer = await self._struck(process, name, call, arguments, number, faults)
+        else:
+            answer = await self._made(process, name, call, arguments, number)
+        if is_late:
+            await asyncio.sleep(latency)
+        machine = self.machines.get(process)
+        if machine is not None and not machine.is_worker:
+            self._told(name, arguments, answer)
+        return answer
+
+    def _told(self, name: str, arguments: tuple[Any, ...], answer: Any) -> None:
+        """A client has its answer: from now on it must hold."""
+        if name == "submit":
+            note_answers(self.answers, arguments[2], answer)
+        elif name == "load":
+            note_rows(self.answers, answer)
+        elif name == "purge":
+            self.answers.purged.update(run_id for _, run_id in arguments[0])
+
+    async def _made(
+        self, process: Process, name: str, call: Callable[[], Awaitable[Any]], arguments: tuple[Any, ...], number: int
+    ) -> Any:
+        try:
+            answer = await call()
+        except Exception as error:
+            self.note(f"{number} {process.name} {name}: {type(error).__name__}")
+            raise
+        if name in CHANGES or (name == "claim" and answer):
+            self._changed_at = self.loop.time()
+        if self.trace is not None:
+            self.note(f"{number} {process.name} {name}: {_digest(answer)}")
+        if name == "commit":
+            self.monitor.committed(arguments[0], arguments[1], answer)
+        elif name == "submit":
+            self.monitor.sent(arguments[2])
+        elif name == "lease" and process in self.machines and self.machines[process].is_worker:
+            machine = self.machines[process]
+            machine.lease = machine.lease or answer
+        return answer
+
+    async def _struck(
+        self,
+        process: Process,
+        name: str,
+        call: Callable[[], Awaitable[Any]],
+        arguments: tuple[Any, ...],
+        number: int,
+        faults: list[Fault],
+    ) -> Any:
+        machine = self.machines[process]
+        faults = [fault for fault in faults if _can_strike(machine, name, fault)]
+        kinds = {fault.kind: fault.seconds for fault in faults}
+        for fault in faults:
+            self.struck.append(f"at {self.loop.time():.3f} s {fault.describe(f' ({name} of {machine.name})')}")
+            self.note(f"{number} {fault.kind.name}")
+        self._changed_at = self.loop.time()
+        self._change_the_air(kinds)
+        if FaultKind.CRASH_BEFORE in kinds:
+            await self._crash(machine, kinds[FaultKind.CRASH_BEFORE])
+        if FaultKind.STOP_BEFORE in kinds:
+            await self._stop(machine, kinds[FaultKind.STOP_BEFORE])
+        if FaultKind.SLOW in kinds:
+            self._later(kinds[FaultKind.SLOW], lambda: None)
+            await asyncio.sleep(kinds[FaultKind.SLOW])
+        if FaultKind.FAILS_BEFORE in kinds:
+            raise StoreUnavailableError("simulated: the store cannot be reached")
+        answer = await self._made(process, name, call, arguments, number)
+        if FaultKind.TWICE in kinds:
+            answer = await self._made(process, name, call, arguments, number)
+        if FaultKind.DEPLOY in kinds:
+            self._deploy(machine, kinds[FaultKind.DEPLOY])
+        if FaultKind.CRASH_AFTER in kinds:
+            await self._crash(machine, kinds[FaultKind.CRASH_AFTER])
+        if FaultKind.STOP_AFTER in kinds:
+            await self._stop(machine, kinds[FaultKind.STOP_AFTER])
+        if FaultKind.ANSWER_LOST in kinds:
+            raise StoreUnavailableError("simulated: the connection broke before the answer came")
+        return answer
+
+    # ---- faults
+
+    def _change_the_air(self, kinds: dict[FaultKind, float]) -> None:
+        """Faults that are not about the call that they strike at."""
+        now = self.loop.time()
+        if FaultKind.DEAF in kinds:
+            self._deaf_until = now + kinds[FaultKind.DEAF]
+        if FaultKind.ECHO in kinds:
+            self._echo_until = now + kinds[FaultKind.ECHO]
+        if FaultKind.CLOCK_JUMP in kinds:
+            error_us = round(kinds[FaultKind.CLOCK_JUMP] * 1e6)
+            self._clock_error_us += error_us
+            self._later(CLOCK_WRONG_S, lambda: self._correct_clock(error_us))
+
+    def _correct_clock(self, error_us: int) -> None:
+        self._clock_error_us -= error_us
+
+    async def _crash(self, machine: Machine, seconds: float) -> None:
+        self.kill(machine)
+        self._later(seconds, lambda: self.start_worker(machine.name, machine.release, machine.role))
+        await self.loop.create_future()  # nothing of this process is ever run again, so this is where it ends
+
+    async def _stop(self, machine: Machine, seconds: float) -> None:
+        machine.process.is_stopped = True
+        self._later(seconds, lambda: self.loop.go_on(machine.process))
+        await asyncio.sleep(0)  # until then
+
+    def _deploy(self, machine: Machine, seconds: float) -> None:
+        machine.release += 1
+        if machine.stop is not None:
+            machine.stop.set()
+        del seconds  # the supervisor starts it again
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something in the world's own name, and do not let time leap before."""
+        self._pending += 1
+
+        def act() -> None:
+            self._pending -= 1
+            self._changed_at = self.loop.time()
+            action()
+
+        self.loop.call_later(seconds, act, context=self.root.context.copy())
+
+    def notify(self, process: Process, callback: Callable[[Wakeup], None], wakeup: Wakeup) -> None:
+        """Bring a notification to a process, unless nobody hears any; or late, and twice."""
+        now = self.loop.time()
+        if self.schedule.is_deaf or now < self._deaf_until:
+            return
+        if now < self._echo_until:
+            for delay in (0.03, 0.4):
+                self.loop.call_later(delay, callback, wakeup, context=process.context.copy())
+            return
+        callback(wakeup)
+
+    # ---- time
+
+    @property
+    def is_settled(self) -> bool:
+        """True when no fault lasts and every instance has ended, so that nothing more is to be expected."""
+        return not self._pending and not self.monitor.unfinished and self.loop.time() - self._changed_at > SETTLED_S
+
+    def _leap(self, to: float) -> float:
+        """Decide where the clock moves instead of `to`, the next timer."""
+        now = self.loop.time()
+        if self._pending or now - self._changed_at < QUIET_S:
+            return to
+        target = self._next_happening()
+        if target is None:
+            self.is_at_rest = True
+            return to
+        if target <= to:
+            return to
+        held = [machine for machine in self.machines.values() if not machine.process.is_dead]
+        for machine in held:
+            machine.process.is_stopped = True
+        _ = self.loop.spawn(self.root, self._wake_up(held))
+        self._changed_at = target
+        self.note(f"time leaps to {target:.3f}")
+        return target
+
+    async def _wake_up(self, held: list[Machine]) -> None:
+        """Nobody's lease ran out in a leap: in slow motion all of them would have been renewed."""
+        for machine in held:
+            if machine.lease is not None:
+                try:
+                    await machine.inner.renew(machine.lease)
+                except (StoreError, LeaseLostError) as error:
+                    self.note(f"{machine.name} had lost its lease: {error}")
+        for machine in held:
+            self.loop.go_on(machine.process)
+
+    def _next_happening(self) -> float | None:
+        """Return when the next thing happens that is not somebody's regular look around."""
+        due_us = self.monitor.next_due(self.now_us())
+        times = [self.loop.next_far_timer()]
+        if due_us is not None:
+            times.append((due_us - START_US - self._clock_error_us) / 1e6)
+        return min((at for at in times if at is not None), default=None)
+
+    # ---- the trace
+
+    def note(self, text: str) -> None:
+        """Write a line into the trace, if one is kept."""
+        if self.trace is not None:
+            self.trace.append(f"{self.loop.time():.6f} {text}")
+
+
+def _can_strike(machine: Machine, name: str, fault: Fault) -> bool:
+    """A worker must survive everything; a client is the user's code, which hears of what it does not repeat by itself."""
+    if machine.is_worker:
+        return True
+    kind = fault.kind
+    if kind in (FaultKind.CRASH_BEFORE, FaultKind.CRASH_AFTER, FaultKind.DEPLOY) or fault.seconds > CLIENT_STOPS_S_MAX:
+        return False
+    if kind in (FaultKind.FAILS_BEFORE, FaultKind.ANSWER_LOST):
+        return name in CLIENT_REPEATS
+    return kind is not FaultKind.TWICE or name != "purge"
+
+
+async def _run_inline(function: Callable[[], Any]) -> Any:
+    return function()
+
+
+def _mixed(seed: int, number: int) -> int:
+    """Return well mixed bits that depend on both and on nothing else (the finaliser of splitmix64)."""
+    bits = (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return bits ^ (bits >> 31)
+
+
+def _digest(answer: object) -> str:
+    return f"{answer!r:.2000}"

@@ -1,0 +1,67 @@
+"""Workers that die by SIGKILL or are frozen under load, on a real file: nothing is lost, nothing is done twice in a history.
+
+The long form is `python -m tests.kills`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from durable import Client
+from tests.kills.storm import Plan, run_storm
+from tests.kills.workers import workers_on
+
+
+@pytest.mark.timeout(180)
+async def test_a_storm_of_25_kills_and_2_freezes_breaks_no_promise(tmp_path: Path) -> None:
+    outcome = await run_storm(Plan(kills=25, stops=2, seed=7, lease_s=1.5), tmp_path)
+    assert outcome.violations == []
+    assert outcome.kills >= 25
+    assert outcome.zombies >= 1, "a frozen worker found its lease lost"
+    assert outcome.deliveries_repeated > 0, "the kills found activities in flight"
+    assert outcome.instances > 25
+
+
+@pytest.mark.timeout(180)
+async def test_killed_workers_lose_nothing_and_repeat_no_transition(tmp_path: Path) -> None:
+    """200 instances of 5 activities that are all there from the beginning, and 20 kills: exactly one outcome per activity."""
+    store = f"sqlite:///{tmp_path}/kills.db"
+    async with Client(store) as client, workers_on(store, tmp_path, 10.0) as workers:
+        handles = [await client.start("chain", 5) for _ in range(200)]
+        name = await workers.bear()
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            workers.kill(name)
+            name = await workers.bear()
+        assert await client.wait(timeout=90) == 200
+        for handle in handles:
+            assert [number for number, _ in await handle.result()] == [0, 1, 2, 3, 4]
+            history = await handle.history()
+            outcomes = Counter(event.task_id for event in history if type(event).__name__ == "ActivityCompleted")
+            assert sorted(outcomes) == sorted(e.task_id for e in history if type(e).__name__ == "ActivityScheduled")
+            assert set(outcomes.values()) == {1}
+
+
+async def test_a_new_process_resumes_within_a_second(tmp_path: Path) -> None:
+    """After SIGKILL, the first new outcome comes within a second of the new worker's start."""
+    store, notes = f"sqlite:///{tmp_path}/resume.db", tmp_path / "notes"
+    async with Client(store) as client, workers_on(store, tmp_path, 10.0) as workers:
+        handles = [await client.start("chain", 5) for _ in range(100)]
+        name = await workers.bear()
+        while not notes.exists() or notes.read_text().count("ended") < 30:
+            await asyncio.sleep(0.005)
+        workers.kill(name)
+        await workers.death_of(name)
+        before = notes.read_text().count("ended")
+        await workers.bear()
+        began = time.monotonic()
+        while notes.read_text().count("ended") == before:
+            await asyncio.sleep(0.005)
+        assert time.monotonic() - began < 1.0
+        for handle in handles:
+            assert [number for number, _ in await handle.result(timeout=30)] == [0, 1, 2, 3, 4]

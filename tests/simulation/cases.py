@@ -1,0 +1,652 @@
+"""What is played under faults: one app with small orchestrations of every kind, and the cases that use them.
+
+A case is a coroutine over a client. It asserts what must hold whatever happens to workers and store meanwhile; what must
+hold of every history, message and run beside that, the simulator checks by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from durable import (
+    ActivityContext,
+    App,
+    Client,
+    InstanceAlreadyExistsError,
+    NonRetryableError,
+    Orchestration,
+    OrchestrationContext,
+    OrchestrationFailedError,
+    OrchestrationStatus,
+    OrchestrationTerminatedError,
+    RetryPolicy,
+    ReusePolicy,
+    SubOrchestrationFailedError,
+    TaskFailedError,
+    when_all,
+    when_any,
+)
+from durable.testing.simulation.world import Role
+
+SECOND = timedelta(seconds=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Something to play. `roles`: what the workers are for."""
+
+    name: str
+    play: Callable[[Client], Awaitable[None]]
+    roles: Sequence[Role] = (Role(),)
+
+
+CASES: dict[str, Case] = {}
+app = App()
+
+
+def case(*roles: Role) -> Callable[[Callable[[Client], Awaitable[None]]], Callable[[Client], Awaitable[None]]]:
+    def enter(play: Callable[[Client], Awaitable[None]]) -> Callable[[Client], Awaitable[None]]:
+        CASES[play.__name__] = Case(play.__name__, play, roles or (Role(),))
+        return play
+
+    return enter
+
+
+# ---- activities
+
+
+@app.activity
+def add_one(number: int) -> int:
+    return number + 1
+
+
+@app.activity
+async def add_one_slowly(number: int) -> int:
+    await asyncio.sleep(0.5)
+    return number + 1
+
+
+@app.activity
+async def take_seconds(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@app.activity(retry_policy=RetryPolicy(SECOND, 3))
+def fail_twice(ctx: ActivityContext, number: int) -> int:
+    if ctx.attempt < 3:
+        raise ValueError(f"attempt {ctx.attempt}")
+    return number
+
+
+@app.activity(retry_policy=RetryPolicy(SECOND, 3, backoff_coefficient=2.0, jitter=0.5))
+async def always_fail(reason: str) -> None:
+    raise ValueError(reason)
+
+
+@app.activity(retry_policy=RetryPolicy(SECOND, 5))
+def fail_for_good() -> None:
+    raise NonRetryableError("no use")
+
+
+@app.activity(retry_policy=RetryPolicy(timedelta(0), 4), heartbeat_timeout=timedelta(seconds=2))
+async def beat_and_hang(ctx: ActivityContext, steps: int) -> int:
+    done = ctx.last_heartbeat or 0
+    while done < steps:
+        done += 1
+        ctx.heartbeat(done)
+        if done == 2 and ctx.attempt == 1:
+            await asyncio.sleep(60)  # no beat comes: the attempt is over
+        await asyncio.sleep(0.2)
+    return done
+
+
+@app.activity(retry_policy=RetryPolicy(timedelta(0), 2), timeout=timedelta(seconds=1))
+async def time_out_once(ctx: ActivityContext) -> int:
+    await asyncio.sleep(30 if ctx.attempt == 1 else 0.1)
+    return ctx.attempt
+
+
+@app.activity(queue="far")
+def far_away(number: int) -> int:
+    return number * 10
+
+
+@app.activity
+async def wait_to_be_cancelled() -> None:
+    await asyncio.sleep(3600)
+
+
+# ---- orchestrators
+
+
+@app.orchestrator
+def sequence(ctx: OrchestrationContext, number: int) -> Orchestration[int]:
+    for _ in range(5):
+        number = yield from ctx.call_activity(add_one, number)
+    return number
+
+
+@app.orchestrator
+async def sequence_async(ctx: OrchestrationContext, number: int) -> int:
+    for _ in range(5):
+        number = await ctx.call_activity(add_one_slowly, number)
+    return number
+
+
+@app.orchestrator
+async def fan_out(ctx: OrchestrationContext, width: int) -> int:
+    return sum(await when_all([ctx.call_activity(add_one, number) for number in range(width)]))
+
+
+@app.orchestrator
+async def bounded(ctx: OrchestrationContext, width: int) -> list[int]:
+    return await ctx.map(add_one_slowly, list(range(width)), concurrency=3)
+
+
+@app.orchestrator
+def race(ctx: OrchestrationContext, seconds: float) -> Orchestration[str]:
+    work, limit = ctx.call_activity(take_seconds, seconds), ctx.create_timer(5 * SECOND)
+    winner = yield when_any([work, limit])
+    if winner is work:
+        limit.cancel()
+        return "work"
+    work.cancel()
+    return "limit"
+
+
+@app.orchestrator
+async def timers(ctx: OrchestrationContext) -> float:
+    began = ctx.current_utc_datetime
+    await asyncio.gather(*(asyncio.sleep(seconds) for seconds in (0.0, 1.5, 3.0, 3.0)))
+    return (ctx.current_utc_datetime - began).total_seconds()
+
+
+@app.orchestrator
+async def month(ctx: OrchestrationContext) -> str:
+    await ctx.create_timer(timedelta(days=30))
+    return ctx.current_utc_datetime.date().isoformat()
+
+
+@app.orchestrator
+async def retried(ctx: OrchestrationContext) -> list[str]:
+    said = [str(await ctx.call_activity(fail_twice, 7))]
+    for call in (ctx.call_activity(always_fail, "broken"), ctx.call_activity(fail_for_good)):
+        try:
+            await call
+        except TaskFailedError as error:
+            said.append(error.details.message)
+    return said
+
+
+@app.orchestrator
+def saga(ctx: OrchestrationContext) -> Orchestration[int]:
+    done = 0
+    try:
+        for _ in range(3):
+            done = yield from ctx.call_activity(add_one, done)
+        yield ctx.call_activity(always_fail, "declined")
+    except TaskFailedError:
+        while done:
+            yield ctx.call_activity(add_one, -done)
+            done -= 1
+    return done
+
+
+@app.orchestrator
+async def parent(ctx: OrchestrationContext, width: int) -> int:
+    children = [ctx.call_sub_orchestrator(sequence, number) for number in range(width)]
+    children.append(ctx.call_sub_orchestrator(fan_out, 3, instance_id=f"{ctx.instance_id}-named"))
+    return sum(await when_all(children))
+
+
+@app.orchestrator
+async def failing(ctx: OrchestrationContext) -> None:
+    await ctx.call_activity(always_fail, "as expected")
+
+
+@app.orchestrator
+async def parent_of_failing(ctx: OrchestrationContext) -> str:
+    try:
+        await ctx.call_sub_orchestrator(failing, retry_policy=RetryPolicy(SECOND, 2))
+    except SubOrchestrationFailedError as error:
+        return error.details.message
+    return "?"
+
+
+@app.orchestrator
+async def waiting_for_ever(ctx: OrchestrationContext) -> None:
+    try:
+        await ctx.call_activity(wait_to_be_cancelled)
+    finally:
+        await ctx.call_activity(add_one, 1)  # cleaning up is work as well
+
+
+@app.orchestrator
+async def waiting_parent(ctx: OrchestrationContext) -> None:
+    await when_all(
+        [ctx.call_sub_orchestrator(waiting_for_ever, instance_id=f"{ctx.instance_id}-{n}") for n in range(2)]
+    )
+
+
+@app.orchestrator
+async def collecting(ctx: OrchestrationContext, count: int) -> list[int]:
+    return [await ctx.wait_for_external_event("number", int) for _ in range(count)]
+
+
+@app.orchestrator
+async def impatient(ctx: OrchestrationContext) -> str:
+    try:
+        return str(await ctx.wait_for_external_event("answer", str, timeout=3 * SECOND))
+    except TimeoutError:
+        return "none"
+
+
+@app.orchestrator
+def eternal(ctx: OrchestrationContext, seen: list[int]) -> Orchestration[list[int]]:
+    seen.append((yield ctx.wait_for_external_event("number", int)))
+    if len(seen) == 8:
+        return seen
+    ctx.continue_as_new(seen)
+
+
+@app.orchestrator
+async def ticking(ctx: OrchestrationContext, count: int) -> int:
+    await ctx.create_timer(SECOND)
+    await ctx.call_activity(add_one, count)
+    if count == 4:
+        return ctx.generation
+    ctx.continue_as_new(count + 1)
+
+
+@app.orchestrator
+async def ping(ctx: OrchestrationContext, rounds: int) -> int:
+    other = ctx.start_orchestration(pong, [ctx.instance_id, rounds], instance_id=f"{ctx.instance_id}-pong")
+    for number in range(rounds):
+        ctx.raise_event(other, "ping", number)
+        assert await ctx.wait_for_external_event("pong", int) == number
+    return rounds
+
+
+@app.orchestrator
+async def pong(ctx: OrchestrationContext, order: list[Any]) -> None:
+    other, rounds = order
+    for _ in range(rounds):
+        ctx.raise_event(other, "pong", await ctx.wait_for_external_event("ping", int))
+
+
+@app.orchestrator
+async def tools(ctx: OrchestrationContext) -> list[Any]:
+    queue: asyncio.Queue[int] = asyncio.Queue(2)
+    lock = asyncio.Lock()
+    taken: list[Any] = []
+
+    async def produce() -> None:
+        for number in range(4):
+            await queue.put(await ctx.call_activity(add_one, number))
+
+    async def consume() -> None:
+        for _ in range(4):
+            number = await queue.get()
+            async with lock:
+                await asyncio.sleep(0.2)
+                taken.append(number)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(produce())
+        group.create_task(consume())
+    try:
+        async with asyncio.timeout(1):
+            await ctx.wait_for_external_event("never")
+    except TimeoutError:
+        taken.append("timeout")
+    return taken
+
+
+@app.orchestrator
+async def telling(ctx: OrchestrationContext) -> int:
+    for number in range(4):
+        ctx.set_custom_status({"at": number})
+        await ctx.call_activity(add_one_slowly, number)
+    return 4
+
+
+@app.orchestrator
+async def heart(ctx: OrchestrationContext) -> list[int]:
+    return [await ctx.call_activity(beat_and_hang, 5), await ctx.call_activity(time_out_once)]
+
+
+@app.orchestrator
+async def far(ctx: OrchestrationContext, width: int) -> int:
+    near = [ctx.call_activity(add_one_slowly, number) for number in range(width)]
+    away = [ctx.call_activity(far_away, number) for number in range(width)]
+    return sum(await when_all([*near, *away]))
+
+
+@app.orchestrator
+async def long_work(ctx: OrchestrationContext, seconds: float) -> float:
+    return await ctx.call_activity(take_seconds, seconds)
+
+
+@app.orchestrator
+async def lasting(ctx: OrchestrationContext, life: str) -> str:
+    await ctx.wait_for_external_event("go")
+    return life
+
+
+# ---- cases
+
+
+@case()
+async def one_after_the_other(client: Client) -> None:
+    assert await client.run(sequence, 1) == 6
+
+
+@case()
+async def both_styles_at_once(client: Client) -> None:
+    handles = [await client.start(sequence, 1), await client.start(sequence_async, 2), await client.start(sequence, 3)]
+    assert [await handle.result() for handle in handles] == [6, 7, 8]
+
+
+@case()
+async def wide(client: Client) -> None:
+    assert await client.run(fan_out, 20) == 210
+
+
+@case()
+async def wider_than_a_turn_sends_at_once(client: Client) -> None:
+    assert await client.run(fan_out, 600) == 180_300
+
+
+@case(Role(max_activities=2))
+async def wide_with_few_slots(client: Client) -> None:
+    assert await client.run(bounded, 7) == list(range(1, 8))
+
+
+@case()
+async def races(client: Client) -> None:
+    handles = [await client.start(race, seconds) for seconds in (0.5, 4.9, 5.0, 5.1, 90.0)]
+    ends = [await handle.result() for handle in handles]
+    assert ends[4] == "limit"
+    assert set(ends) <= {"work", "limit"}
+
+
+@case()
+async def timers_side_by_side(client: Client) -> None:
+    assert await client.run(timers) >= 3.0
+
+
+@case()
+async def a_month(client: Client) -> None:
+    assert await client.run(month) >= "2026-01-31"
+
+
+@case()
+async def failures_are_retried_as_often_as_asked(client: Client) -> None:
+    assert await client.run(retried) == ["7", "broken", "no use"]
+
+
+@case()
+async def a_saga_takes_everything_back(client: Client) -> None:
+    assert await client.run(saga) == 0
+
+
+@case()
+async def a_failure_is_the_orchestrations(client: Client) -> None:
+    try:
+        await client.run(failing)
+    except OrchestrationFailedError as error:
+        assert error.details.inner is not None
+        assert error.details.inner.message == "as expected"
+    else:
+        raise AssertionError("it did not fail")
+
+
+@case()
+async def children(client: Client) -> None:
+    assert await client.run(parent, 3, instance_id="family") == 5 + 6 + 7 + 6
+
+
+@case()
+async def a_childs_failure(client: Client) -> None:
+    assert "as expected" in await client.run(parent_of_failing)
+
+
+@case()
+async def cancelled_with_work_running(client: Client) -> None:
+    handle = await client.start(waiting_for_ever)
+    await asyncio.sleep(1)
+    await handle.cancel("enough")
+    assert (await handle.wait()).status is OrchestrationStatus.CANCELLED
+
+
+@case()
+async def cancelled_with_its_children(client: Client) -> None:
+    handle = await client.start(waiting_parent, instance_id="top")
+    await asyncio.sleep(1)
+    await handle.cancel()
+    assert (await handle.wait()).status is OrchestrationStatus.CANCELLED
+    for child in ("top-0", "top-1"):
+        try:
+            assert (await client.get(child).wait()).status is OrchestrationStatus.CANCELLED
+        except LookupError:
+            pass  # it was cancelled before it had asked for children
+
+
+@case()
+async def terminated_with_its_children(client: Client) -> None:
+    handle = await client.start(waiting_parent, instance_id="top")
+    await asyncio.sleep(3)
+    await handle.terminate("now")
+    try:
+        await handle.result()
+    except OrchestrationTerminatedError:
+        pass
+    await client.wait(prefix="top-")
+    async for state in client.query(prefix="top-"):
+        assert state.status is OrchestrationStatus.TERMINATED, state
+
+
+@case()
+async def events_in_order(client: Client) -> None:
+    handle = await client.start(collecting, 12)
+    for number in range(12):
+        await handle.raise_event("number", number)
+    assert await handle.result() == list(range(12))
+
+
+@case()
+async def events_with_the_start_and_at_once(client: Client) -> None:
+    handle = await client.start(collecting, 6, events=[("number", 0), ("number", 1)])
+    await asyncio.gather(*(handle.raise_event("number", 2) for _ in range(4)))
+    assert await handle.result() == [0, 1, 2, 2, 2, 2]
+
+
+@case()
+async def an_answer_in_time_and_one_too_late(client: Client) -> None:
+    early, late = await client.start(impatient, events=[("answer", "yes")]), await client.start(impatient)
+    assert await early.result() == "yes"
+    assert await late.result() == "none"
+
+
+@case()
+async def events_over_generations(client: Client) -> None:
+    handle = await client.start(eternal, [])
+    for number in range(8):
+        await handle.raise_event("number", number)
+    assert await handle.result() == list(range(8))
+
+
+@case()
+async def generations_by_time(client: Client) -> None:
+    assert await client.run(ticking, 0) == 4
+
+
+@case()
+async def instances_talk(client: Client) -> None:
+    assert await client.run(ping, 4, instance_id="table") == 4
+    assert (await client.get("table-pong").wait()).status is OrchestrationStatus.COMPLETED
+
+
+@case()
+async def started_for_later(client: Client) -> None:
+    handle = await client.start(sequence, 1, at=timedelta(minutes=10))
+    assert (await handle.state()).status is OrchestrationStatus.PENDING
+    assert await handle.result() == 6
+
+
+@case()
+async def suspended_and_resumed(client: Client) -> None:
+    handle = await client.start(collecting, 3)
+    await handle.raise_event("number", 0)
+    await handle.suspend("pause")
+    for number in (1, 2):
+        await handle.raise_event("number", number)
+    await asyncio.sleep(5)
+    assert not (await handle.state()).status.is_finished
+    await handle.resume()
+    assert await handle.result() == [0, 1, 2]
+
+
+@case()
+async def an_id_used_again_after_the_end(client: Client) -> None:
+    first = await client.start(sequence, 1, instance_id="again")
+    assert await first.result() == 6
+    second = await client.start(sequence, 2, instance_id="again", reuse_policy=ReusePolicy.REPLACE_FINISHED)
+    assert await second.result() == 7
+    assert await first.result() == 6
+    try:
+        await client.start(sequence, 3, instance_id="again")
+    except InstanceAlreadyExistsError as error:
+        assert error.state is not None
+    else:
+        raise AssertionError("the id was taken")
+
+
+@case()
+async def replaced_while_it_runs(client: Client) -> None:
+    first = await client.start(lasting, "first", instance_id="one")
+    await asyncio.sleep(1)
+    second = await client.start(
+        lasting, "second", instance_id="one", reuse_policy=ReusePolicy.TERMINATE_AND_REPLACE, events=[("go", None)]
+    )
+    assert await second.result() == "second"
+    assert (await first.wait()).status is OrchestrationStatus.TERMINATED
+
+
+@case()
+async def everybody_starts_the_same(client: Client) -> None:
+    handles = await asyncio.gather(
+        *(
+            client.start(sequence, number, instance_id="same", reuse_policy=ReusePolicy.USE_EXISTING)
+            for number in range(4)
+        )
+    )
+    assert len({handle.run_id for handle in handles}) == 1
+    assert len({await handle.result() for handle in handles}) == 1
+
+
+@case()
+async def purged_and_started_again(client: Client) -> None:
+    handle = await client.start(sequence, 1, instance_id="gone")
+    await handle.result()
+    await handle.purge()
+    assert await client.count(prefix="gone") == 0
+    assert await client.run(sequence, 2, instance_id="gone") == 7
+
+
+@case()
+async def asyncios_own_tools(client: Client) -> None:
+    assert await client.run(tools) == [1, 2, 3, 4, "timeout"]
+
+
+@case()
+async def a_status_is_watched(client: Client) -> None:
+    handle = await client.start(telling)
+    states = [state async for state in handle.watch()]
+    seen = [state.custom_status["at"] for state in states if state.custom_status is not None]
+    assert seen == sorted(seen)
+    assert states[-1].output == 4
+
+
+@case()
+async def beats_and_timeouts(client: Client) -> None:
+    assert await client.run(heart) == [5, 2]
+
+
+@case(Role(), Role(queues=("far",), orchestrations=False))
+async def work_for_another_queue(client: Client) -> None:
+    assert await client.run(far, 3) == 6 + 30
+
+
+@case(Role(activities=False), Role(queues=("default", "far"), orchestrations=False, max_activities=2))
+async def deciding_here_and_working_there(client: Client) -> None:
+    handles = [await client.start(far, 3), await client.start(retried)]
+    assert await handles[0].result() == 36
+    assert await handles[1].result() == ["7", "broken", "no use"]
+
+
+@case()
+async def work_longer_than_a_lease(client: Client) -> None:
+    handles = [await client.start(long_work, 25.0), await client.start(long_work, 0.0)]
+    assert [await handle.result() for handle in handles] == [25.0, 0.0]
+
+
+@case()
+async def terminated_before_its_time(client: Client) -> None:
+    handle = await client.start(sequence, 1, at=timedelta(days=1))
+    await handle.terminate("not needed")
+    assert (await handle.wait()).status is OrchestrationStatus.TERMINATED
+
+
+@case()
+async def cancelled_while_suspended(client: Client) -> None:
+    handle = await client.start(lasting, "x")
+    await handle.suspend()
+    await handle.cancel()
+    await asyncio.sleep(2)
+    await handle.resume()
+    assert (await handle.wait()).status is OrchestrationStatus.CANCELLED
+
+
+@case()
+async def many_at_once(client: Client) -> None:
+    handles = [await client.start(sequence, number, instance_id=f"m-{number}") for number in range(12)]
+    assert await client.wait(prefix="m-") == 12
+    assert [await handle.result() for handle in handles] == [number + 5 for number in range(12)]
+    assert await client.count(prefix="m-", status="COMPLETED") == 12
+
+
+@case()
+async def an_event_for_nobody(client: Client) -> None:
+    handle = await client.start(lasting, "x", events=[("other", 1), ("go", None), ("go", 2)])
+    assert await handle.result() == "x"
+    await asyncio.sleep(90)  # while the store's clock is wrong, notes may seem to have expired
+    undelivered = [item.name for item in await handle.dropped()]
+    assert sorted(undelivered) == ["go", "other"]
+
+
+@case()
+async def a_child_that_ends_after_its_parent(client: Client) -> None:
+    assert await client.run(ping, 1, instance_id="short") == 1
+    await client.wait(prefix="short")
+    assert await client.count(prefix="short", status="COMPLETED") == 2
+
+
+@case(Role(), Role())
+async def two_replacements_in_a_row(client: Client) -> None:
+    lives = ["a", "b", "c"]
+    handles = [
+        await client.start(
+            lasting, life, instance_id="throne", reuse_policy=ReusePolicy.TERMINATE_AND_REPLACE, events=[("stay", 1)]
+        )
+        for life in lives
+    ]
+    await client.get("throne").raise_event("go")
+    assert await handles[2].result() == "c"
+    for handle in handles[:2]:
+        assert (await handle.wait()).status in (OrchestrationStatus.TERMINATED, OrchestrationStatus.COMPLETED)

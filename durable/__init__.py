@@ -75,6 +75,7 @@ from durable.events import (
 )
 from durable.history import History
 from durable.model import ActivityState, DroppedItem, OrchestrationState, OrchestrationStatus, ReusePolicy
+from durable.payloads import EncodingError, PayloadError
 from durable.retry import RetryPolicy
 from durable.worker import Worker
 
@@ -93,6 +94,7 @@ __all__ = [
     "DroppedItem",
     "DuplicateNameError",
     "DurableError",
+    "EncodingError",
     "EntityOperationFailedError",
     "EventDataError",
     "EventRaised",
@@ -127,6 +129,7 @@ __all__ = [
     "OrchestrationSuspended",
     "OrchestrationTerminated",
     "OrchestrationTerminatedError",
+    "PayloadError",
     "RetryPolicy",
     "ReusePolicy",
     "StoreError",

@@ -299,7 +299,7 @@ def definition_of(function: AnyFunction, kind: type[Definition] = Definition) ->
     if of_other_kinds := _noted(function, Definition):
         raise UnknownNameError(f"{of_other_kinds[0]} is no {kind.kind}: {_USES[of_other_kinds[0].kind]}")
     remedy = "@app.activity or @app.orchestrator" if kind is Definition else f"@app.{kind.kind}"
-    raise UnknownNameError(f"{called(function)} is not registered with any app: use {remedy}, or pass a name instead")
+    raise UnknownNameError(f"{called(function)} is not registered: decorate it with {remedy}, or pass a name instead")
 
 
 # ---- the registry of one kind

@@ -44,7 +44,13 @@ class FailureDetails:
         if is_own and TASK_FAILED in (self.error_type, *self.error_bases):
             return self.message
         name = self.error_type.rpartition(".")[2] if is_own else self.error_type
-        return f"{name}: {self.message}" if self.message else name
+        text = f"{name}: {self.message}" if self.message else name
+        return f"{text}, first {self.inner}" if self.is_group and self.inner is not None else text
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it is a group of exceptions, which says little by itself; `inner` is the first in it."""
+        return "BaseExceptionGroup" in (self.error_type, *self.error_bases)
 
     def is_caused_by(self, error: type[BaseException] | str) -> bool:
         """Tell whether `error` is the recorded type, one of its bases, or the cause of it at any depth.

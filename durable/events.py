@@ -450,9 +450,13 @@ def _end_details(name: str, message: str) -> FailureDetails:
     return FailureDetails(f"durable.errors.{name}", message, error_bases=("durable.errors.DurableError", "Exception"))
 
 
+_TOLD = {"name": "", "version": "version ", "purpose": "", "instance_id": "", "task_id": "task ", "attempt": "attempt "}
+"""Which fields of a request tell people which one it is."""
+
+
 def describe_request(event: HistoryEvent | None) -> str:
-    """Say in words what a request asks for, for explanations."""
+    """Say in words what a request asks for, for explanations; version 0 is none."""
     if event is None:
         return "nothing"
-    fields: list[Any] = [part for part in event.shape[1:] if part not in (None, "", ORCHESTRATION)]
-    return f"{event.shape[0]}({', '.join(str(part) for part in fields)})"
+    told = [(label, getattr(event, field, None)) for field, label in _TOLD.items()]
+    return f"{event.shape[0]}({', '.join(f'{label}{value}' for label, value in told if value not in (None, '', '0'))})"

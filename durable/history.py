@@ -29,6 +29,7 @@ from durable.records import (
     require,
     unpack,
 )
+from durable.versions import UNVERSIONED
 
 logger = logging.getLogger("durable.history")
 
@@ -40,15 +41,16 @@ READ_TRIES_MAX: Final = 5
 """An eternal orchestration may drop a generation while it is being read; then the next one is."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = datetime.min.replace(tzinfo=UTC)
 _LAST = datetime.max.replace(tzinfo=UTC)
 
 
 def utc_datetime(us: int) -> datetime:
-    """Return the aware time of microseconds since 1970 UTC; what no datetime can show is shown as the last one."""
+    """Return the aware time of microseconds since 1970 UTC; what no datetime can show, as the first or last one."""
     try:
         return _EPOCH + timedelta(microseconds=us)
     except OverflowError:
-        return _LAST
+        return _LAST if us > 0 else _FIRST
 
 
 def plain_value(payload: bytes | None, sealer: payloads.Sealer, what: str, instance_id: str) -> Any:
@@ -73,6 +75,8 @@ class Generation(NamedTuple):
 
 class History(Sequence[HistoryEvent]):
     """The events of one generation, in order. `sequence` and `timestamp` are set, and payloads are plain data.
+
+    A `version` is None for a function without one, as in `OrchestrationState`.
 
     Made by `handle.history()` and by `History.load`; both have checked its checksums.
     """
@@ -147,6 +151,8 @@ class History(Sequence[HistoryEvent]):
         if shown is None:
             event, time = self._stored[index]
             changes: dict[str, Any] = {"sequence": index, "timestamp": utc_datetime(time)}
+            if getattr(event, "version", None) == UNVERSIONED:
+                changes["version"] = None
             for field in _payload_fields(type(event)):
                 what = f"{type(event).__name__}.{field}"
                 changes[field] = plain_value(getattr(event, field), self._sealer, what, self.instance_id)

@@ -79,6 +79,8 @@ class ActivityState:
 class OrchestrationState:
     """An instance as it was at one moment. Times are aware, in UTC; values are plain data.
 
+    `version` is None for an orchestrator without one, which counts as version 0.
+
     `activities` are the open ones, oldest first and at most 1,000; only `handle.state()` fills them.
     """
 

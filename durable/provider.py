@@ -23,12 +23,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from durable.events import InstanceKey as InstanceKey
+from durable.leases import LEASE_US as LEASE_US
+from durable.leases import Lease as Lease
+from durable.leases import LeaseView as LeaseView
+from durable.leases import OtherLease as OtherLease
 
 PARTITIONS = 64
 """Partitions of a new hub; fixed in the hub's row from then on."""
-
-LEASE_US = 10_000_000
-"""How long a lease lasts without being renewed."""
 
 RECORD_PART_BYTES_MAX = 512 * 1024
 """A longer record is stored in parts of this size, so that no row is large."""
@@ -296,38 +297,6 @@ class Committed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Lease:
-    """The right of one live worker to write. For a client it only numbers its batches."""
-
-    lease_id: str
-    epoch: int
-    expires_at: int
-    now: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class OtherLease:
-    """Another worker of the hub, as `renew` shows it."""
-
-    lease_id: str
-    name: str
-    announcement: bytes
-    partitions: Collection[int]
-    is_live: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LeaseView:
-    """What a worker learns when it renews: the store's time, its own partitions, those without owner, the others."""
-
-    now: int
-    expires_at: int
-    partitions: Collection[int]
-    unowned: Collection[int]  # without an owner, or with a dead one (expired, or its OS lock is free)
-    others: Sequence[OtherLease]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Hub:
     """The hub's fixed facts."""
 
@@ -367,6 +336,7 @@ class Received(NamedTuple):
     messages: Sequence[StoredMessage]
     due: Sequence[tuple[InstanceKey, int]]
     now: int
+    unserved: Sequence[ActivityRow] = ()
 
 
 class Report(NamedTuple):
@@ -388,9 +358,8 @@ class Wakeup:
     """Something has changed. Sent after the commit, coalesced, and allowed to be lost.
 
     `messages`: stored messages, where the sender is in this process. `rows`: rows as just committed, likewise: of runs that
-    begin, end, or change their status or a column of `Step.changes`.
-    `anything`: the store was changed by somebody else; whoever listens should look. `activities`: rows to claim. `leases`: a
-    worker of this process came, went, announced something else or gave partitions up; other processes look in time.
+    begin, end, or change their status or a column of `Step.changes`. `leases`: a worker of this process came, went, announced
+    something else or gave partitions up. `anything`: somebody else changed the store: look. `activities`: rows to claim.
     """
 
     messages: Sequence[StoredMessage] = ()
@@ -457,7 +426,14 @@ class Turns(Protocol):
         ...
 
     async def receive(
-        self, lease: Lease, held: Collection[int], limit: int, *, due_after: int = 0, due_before: int = 0
+        self,
+        lease: Lease,
+        held: Collection[int],
+        limit: int,
+        *,
+        due_after: int = 0,
+        due_before: int = 0,
+        served: Collection[tuple[str, str]] | None = None,
     ) -> Received:
         """Return eligible messages, instances that become due, and the store's time.
 
@@ -468,6 +444,8 @@ class Turns(Protocol):
         parked when they were stored, as long as each instance's messages come in this order. A lost lease owns nothing.
         `due`: owned unfinished instances with due_after < due_at <= due_before, by `due_at`, at most `limit` and those due
         at the same moment as the last one (then the caller asks again, from the last one on).
+        `unserved`, where `served` is given: rows of the activity queue in owned partitions that nobody has claimed and whose
+        queue and name are no pair of `served`, the oldest first, at most `limit`. Asked for seldom; it may take its time.
         """
         ...
 

@@ -284,6 +284,8 @@ class Client:
 
         Without `payloads` input, output and custom status are None. Activities are shown by `Handle.state` only.
         """
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+            raise TypeError(f"limit must be a whole number or None, not {limit!r:.200}")
         if limit is not None and limit < 0:
             raise ValueError(f"limit must be 0 or more, not {limit!r:.200}")
         selected = selection(

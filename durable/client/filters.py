@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, TypeAlias, TypedDict
 
 from durable.client.times import microseconds_of
+from durable.errors import InvalidInputError
 from durable.events import InstanceKey
 from durable.ids import check_tags
 from durable.model import OrchestrationStatus
@@ -86,4 +87,11 @@ def _statuses(status: Any) -> tuple[Status, ...] | None:
 def _text(value: object, what: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{what} must be a string, not {value!r:.200}")
+    if value is not None and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # a store could not even be asked for it
+            raise InvalidInputError(
+                f"{what} must be valid Unicode, without half surrogate pairs: {value[:60]!r}"
+            ) from error
     return value

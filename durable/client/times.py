@@ -16,6 +16,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 LATEST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 """The end of the year 9999: no later time can be shown."""
+EARLIEST_US: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 DISAGREEMENT_SECONDS_MAX: Final = 1.0
 """Wall clock and monotonic clock apart by more: the clock was set, or the machine slept. The store is asked again."""
@@ -29,9 +30,12 @@ def seconds_of(timeout: Timeout) -> float | None:
         return max(timeout.total_seconds(), 0.0)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout must be seconds, a timedelta or None, not {timeout!r:.200}")
-    if math.isnan(timeout):
+    if timeout != timeout:  # not a number; `math.isnan` takes no int that is no float
         raise ValueError("timeout must be a number of seconds, not nan")
-    return None if timeout == math.inf else max(float(timeout), 0.0)
+    try:
+        return None if timeout == math.inf else max(float(timeout), 0.0)
+    except OverflowError:  # an int that is no float
+        return None if timeout > 0 else 0.0
 
 
 def microseconds_of(when: datetime, what: str) -> int:
@@ -44,7 +48,7 @@ def microseconds_of(when: datetime, what: str) -> int:
 
 
 def due_time(at: datetime | timedelta, now: int) -> int:
-    """Return when `at` is, in microseconds since 1970 UTC; a timedelta counts from `now`."""
+    """Return when `at` is, in microseconds since 1970 UTC; a timedelta counts from `now`, back to the year 1 at most."""
     if not isinstance(at, timedelta):
         if not isinstance(at, datetime):
             raise TypeError(f"at must be an aware datetime or a timedelta, not {at!r:.200}")
@@ -52,7 +56,7 @@ def due_time(at: datetime | timedelta, now: int) -> int:
     due = now + at // _MICROSECOND
     if due > LATEST_US:
         raise ValueError(f"at is {at.days} days from now, after the year 9999, beyond which no time can be shown")
-    return due
+    return max(due, EARLIEST_US)
 
 
 class StoreClock:

@@ -466,7 +466,7 @@ class OrchestrationContext:
         """
         execution = self._execution
         execution.check_access()
-        return execution.create_timer(due_us("create_timer", when, execution.time_us))
+        return execution.create_timer(due_us("the time given to create_timer", when, execution.time_us))
 
     @overload
     def wait_for_external_event(self, name: str, type: None = None, *, timeout: Span | None = None) -> Task[Any]: ...

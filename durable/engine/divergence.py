@@ -31,7 +31,8 @@ def explain(
 ) -> str:
     """Say where the code diverged, what was recorded, what is asked now, both source lines and the likely cause."""
     started = execution.started
-    name = f"{started.name} {started.version or ''}".strip() if started else "the orchestrator"
+    version = f" version {started.version}" if started and started.version not in (None, "0") else ""
+    name = f"'{started.name}'{version}" if started else "the orchestrator"
     frame = user_frame(2)
     here = (
         f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -72,4 +73,7 @@ def _cause(execution: Execution, recorded: HistoryEvent | None, asked: HistoryEv
         return "a step was removed or is now behind a condition; bring the step back, or deploy the change as a new version"
     if recorded is None or not recorded.is_request:
         return "a step was added while the instance was running; deploy the change as a new version"
-    return "steps were changed, renamed or reordered while the instance was running; deploy the change as a new version"
+    return (
+        "steps were changed, renamed or reordered while the instance was running: deploy the change as a new version; or they "
+        "depend on what changes between runs (time, random, a global, a set): take that from the context or an activity"
+    )

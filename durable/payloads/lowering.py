@@ -11,6 +11,8 @@ Where a value must be hashable again when it arrives, as a key or inside a set, 
 from __future__ import annotations
 
 import enum
+import inspect
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgpack
@@ -247,7 +249,14 @@ def _as_base(base: Callable[[Any], Any]) -> Route:
 
 
 def _refuse(_lowering: Lowering, value: Any, _room: int) -> Any:
-    raise RefusalError(f"object of type {type(value).__qualname__} cannot be stored")
+    raise RefusalError(f"object of type {type(value).__qualname__} cannot be stored{_forgotten(value)}")
+
+
+def _forgotten(value: Any) -> str:
+    """Guess what was forgotten, where the type of a value tells."""
+    if inspect.isgenerator(value):
+        return ": make a list of it, or write `yield from` before it if it is a part of the orchestrator"
+    return ": write `await` before it (or `yield`, in a generator)" if isinstance(value, Awaitable) else ""
 
 
 # The first class that matches counts: an enum may be a str, a dataclass may be a list.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -56,9 +57,10 @@ class Announcement:
         versions = self.served.get(kind, {}).get(name, ())
         return canonical_version(version) in versions if version is not None else bool(versions)
 
-    def serves(self, activity: str, queue: str) -> bool:
-        """Tell whether the worker runs this activity in this queue."""
-        return queue in self.queues and self.runs(ACTIVITY, activity, None)
+    @property
+    def activities(self) -> set[tuple[str, str]]:
+        """The queues, each with the activities that the worker runs in it."""
+        return set(itertools.product(self.queues, self.served.get(ACTIVITY, ())))
 
     def encode(self) -> bytes:
         """Return it as the lease row carries it."""

@@ -7,18 +7,14 @@ claim). The outcome of a held one never passes through the inbox, unless its ins
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-import msgpack
-
 from durable import events as ev
-from durable.client.running import RunningActivities
-from durable.errors import HistoryDamagedError, StoreError
+from durable.errors import StoreError
 from durable.events import HistoryEvent, InstanceKey
-from durable.messages import dropped_memo, encode_arrivals, heartbeat_key, note_key
+from durable.messages import dropped_memo, encode_arrivals, heartbeat_key
 from durable.provider import ActivityRow, Memo, Message, Provider, TaskAddress
 from durable.worker.activities import ActivityRunner, Attempt
 from durable.worker.claims import Claims
@@ -28,23 +24,10 @@ from durable.worker.live import LiveInstance, Pending
 
 logger = logging.getLogger("durable.worker")
 
-UNSERVED_S = 30.0
-"""How long an activity may wait without a worker that serves it before that is said; also how often it is looked after."""
-
 INVALID_S = 0.2
 """How long an attempt waits before it is looked whether the lease was renewed."""
 
 HEARTBEAT_KEPT_US = 24 * 3600 * 1_000_000
-
-
-@dataclasses.dataclass(slots=True)
-class Waiting:
-    """An attempt that was offered, as far as it must be known to see whether anybody serves it."""
-
-    task: TaskAddress
-    name: str
-    queue: str
-    is_noted: bool = False
 
 
 class OwnerAttempts:
@@ -64,7 +47,6 @@ class OwnerAttempts:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._provider = provider
-        self._running = RunningActivities(provider)
         self._keeper = keeper
         self._clock = clock
         self._runner = runner
@@ -149,63 +131,10 @@ class OwnerAttempts:
             self._runner.cancel(address)
 
     def offer(self, added: Sequence[ActivityRow]) -> None:
-        """Let it be known that there is something to claim; look after it if nobody may be there to do so."""
+        """Let it be known that there is something to claim."""
         self._claims.wake()
         for start_by in {row.start_by for row in added if row.start_by is not None}:
             self._loop.call_later(max(start_by - self._clock.now(), 0) / 1e6, self._claims.wake)
-        waiting = [Waiting(row.task, row.name, row.queue) for row in added]
-        self._loop.call_later(UNSERVED_S, self._look_after, waiting)
-
-    # ---- what nobody serves
-
-    def _look_after(self, waiting: Sequence[Waiting]) -> None:
-        """Of attempts that were offered a while ago, see which no live worker serves, or were so the last time."""
-        noticed = [item for item in waiting if item.is_noted or not self._keeper.serves(item.name, item.queue)]
-        if noticed and not self.is_draining:
-            self._spawn(self._note_unserved(noticed))
-
-    async def _note_unserved(self, waiting: Sequence[Waiting]) -> None:
-        """Say in the log and in the state that they wait; take that back once somebody serves them. Looks again later."""
-        by_run: dict[tuple[InstanceKey, str, int], list[Waiting]] = {}
-        for item in waiting:
-            by_run.setdefault((item.task.key, item.task.run_id, item.task.generation), []).append(item)
-        again: list[Waiting] = []
-        for (key, run_id, generation), items in by_run.items():
-            try:
-                is_open = await self._open_tasks(key, run_id, generation)
-            except (StoreError, HistoryDamagedError):
-                again += items
-                continue
-            for item in items:
-                if item.task.task_id in is_open:
-                    self._note(item)
-                    again += [item] if item.is_noted else []
-        if again:
-            self._loop.call_later(UNSERVED_S, self._look_after, again)
-
-    def _note(self, item: Waiting) -> None:
-        text = ""
-        if not self._keeper.serves(item.name, item.queue):
-            text = f"no live worker serves activity '{item.name}' in queue '{item.queue}'"
-            if not item.is_noted:
-                instance_id = item.task.key.id
-                logger.warning("instance '%s' waits: %s", instance_id, text, extra={"instance_id": instance_id})
-        item.is_noted = bool(text)
-        _, run_id, generation, task_id = item.task
-        memo_key = note_key(run_id, generation, task_id)
-        self._add_memo(Memo(memo_key, msgpack.packb(text), self._clock.now() + HEARTBEAT_KEPT_US))
-
-    async def _open_tasks(self, key: InstanceKey, run_id: str, generation: int) -> Collection[int]:
-        """Return the task ids of a run's activities without outcome; nothing if it is not this worker's any more."""
-        live = self._find(key)
-        row = live.row if live is not None else (await self._provider.load([(key, None)]))[0]
-        if row is None or (row.run_id, row.generation) != (run_id, generation) or row.status.is_finished:
-            return ()
-        if row.partition not in self._keeper.owned:
-            return ()
-        if live is not None and live.execution is not None:
-            return live.execution.open_activities
-        return await self._running.by_task(row)
 
     # ---- what comes back
 

@@ -78,6 +78,8 @@ def _what_comes_next(failed: FailedAttempt) -> str:
 def _stack(details: FailureDetails) -> str:
     if NO_CODE & {details.error_type, *details.error_bases}:
         return ""
+    while details.is_group and details.inner is not None:
+        details = details.inner
     return f"\n{_cut(details.stack_trace.rstrip())}" if details.stack_trace else ""
 
 

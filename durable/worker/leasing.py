@@ -87,9 +87,9 @@ class LeaseKeeper:
         """True while nobody else can have taken the lease's partitions, by this machine's monotonic clock."""
         return self.lease is not None and self._clock.monotonic() < self._valid_until
 
-    def serves(self, activity: str, queue: str) -> bool:
-        """Tell whether any live worker runs this activity in this queue."""
-        return any(seen.serves(activity, queue) for seen in [self._announcement, *self._seen])
+    def served(self) -> set[tuple[str, str]]:
+        """Return the queues, each with the activities that a live worker runs in it."""
+        return set().union(*(seen.activities for seen in (self._announcement, *self._seen)))
 
     def leave_us(self, row: InstanceRow) -> int:
         """Take in that this worker's app lacks an instance's orchestrator: a worker that has it is to get the partition.

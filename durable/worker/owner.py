@@ -46,9 +46,10 @@ from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
 from durable.worker.receiving import PARKED_KEPT_MAX, Receiver
-from durable.worker.steps import Prepared, blind_arrival
+from durable.worker.steps import Prepared, blind_arrival, is_left, is_of_unknown_code
 from durable.worker.timers import DueTimes
 from durable.worker.turns import Turns
+from durable.worker.unserved import Unserved
 
 logger = logging.getLogger("durable.worker")
 
@@ -92,15 +93,6 @@ class Owner:
         self._ready: collections.deque[LiveInstance] = collections.deque()
         self._backlog = Backlog()
         self._due_times = DueTimes(clock, self._loop, self._come_due)
-        self.receiver = Receiver(
-            provider,
-            keeper,
-            clock,
-            self._backlog,
-            self._due_times,
-            accept=self._accept,
-            count_kept=self._count_kept,
-        )
         self._is_pumping = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
@@ -111,6 +103,17 @@ class Owner:
             on_written=self._apply,
             on_refused=self._drop,
             is_alone=lambda: not self._ready,
+        )
+        self._unserved = Unserved(keeper, clock, self.commits.add_memo)
+        self.receiver = Receiver(
+            provider,
+            keeper,
+            clock,
+            self._backlog,
+            self._due_times,
+            accept=self._accept,
+            count_kept=self._count_kept,
+            unserved=self._unserved,
         )
         self.attempts = OwnerAttempts(
             provider,
@@ -352,6 +355,7 @@ class Owner:
             self._abandon(live)
         self.commits.forget()
         self.attempts.unreserve_all()
+        self._unserved.forget()
         self.receiver.held.clear()
         self._backlog.forget()
         self._due_times.clear()
@@ -465,8 +469,10 @@ class Owner:
             self._due_times.push(row.due_at, live.key)
 
     def _push_parked(self, live: LiveInstance, row: InstanceRow) -> None:
-        if len(live.normal) > PARKED_KEPT_MAX:
-            self._release(live, PARKED_KEPT_MAX)
+        # Code that is not there is not there without its messages too: there may be very many such instances.
+        kept_max = 0 if is_left(row) or is_of_unknown_code(row) else PARKED_KEPT_MAX
+        if len(live.normal) > kept_max:
+            self._release(live, kept_max)
         if row.parked_until != DUE_MAX:  # one that was suspended meanwhile waits for its resume
             self._due_times.push(row.parked_until, live.key, is_stored=False)
 

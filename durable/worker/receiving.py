@@ -17,6 +17,7 @@ from durable.worker.backlog import Backlog
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.timers import HORIZON_US, DueTimes
+from durable.worker.unserved import Unserved
 
 logger = logging.getLogger("durable.worker")
 
@@ -51,6 +52,7 @@ class Receiver:
         *,
         accept: Callable[[StoredMessage], None],
         count_kept: Callable[[InstanceKey], int | None],
+        unserved: Unserved,
     ) -> None:
         self.held: set[int] = set()
         self.is_full = False  # too many messages in memory to receive more
@@ -62,6 +64,7 @@ class Receiver:
         self._due_times = due_times
         self._accept = accept
         self._count_kept = count_kept
+        self._unserved = unserved
         self._settled: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._wake = asyncio.Event()
 
@@ -134,11 +137,13 @@ class Receiver:
         if not self._keeper.owned or self.is_draining or self.is_full:
             return False
         self._backlog.begin_read()
-        window = self._due_times.next_window()
+        window, served = self._due_times.next_window(), self._unserved.served()
         received = await self._provider.receive(
-            self._keeper.current, self.held, RECEIVE_MAX, due_after=window[0], due_before=window[1]
+            self._keeper.current, self.held, RECEIVE_MAX, due_after=window[0], due_before=window[1], served=served
         )
         self._clock.agree(received.now)
+        if served is not None:
+            self._unserved.found(received.unserved)
         for message in received.messages:
             if message.partition in self._keeper.owned:
                 self._accept(message)

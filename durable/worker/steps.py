@@ -356,6 +356,11 @@ def is_left(row: InstanceRow) -> bool:
     return row.parked_until > 0 and row.stall_reason is None
 
 
+def is_of_unknown_code(row: InstanceRow) -> bool:
+    """Tell whether an instance stalled because no worker had its orchestrator."""
+    return row.stall_reason is not None and row.stall_reason.startswith(f"{UnknownNameError.__name__}:")
+
+
 def is_blindly_suspended(row: InstanceRow, state: OwnerState) -> bool:
     """Tell whether an instance was suspended while it was stalled: it is not tried again before it is resumed."""
     return row.status is Status.SUSPENDED and state.stalls > 0

@@ -239,6 +239,18 @@ class MemoryHub:
         last_due = due[limit - 1][0] if len(due) >= limit else due_before
         return Received(eligible[:limit], [(key, due_at) for due_at, key in due if due_at <= last_due], now)
 
+    def find_unserved(self, lease: Lease, served: Collection[tuple[str, str]], limit: int) -> list[ActivityRow]:
+        """Return the oldest unclaimed rows of owned partitions that are for other queues and names."""
+        owned = self._owned_by(lease)
+        found = [
+            entry
+            for entry in self._queue.values()
+            if entry.claimer is None
+            and entry.row.partition in owned
+            and (entry.row.queue, entry.row.name) not in served
+        ]
+        return [entry.row for entry in sorted(found, key=lambda entry: entry.age)[:limit]]
+
     def _parked_until(self, key: InstanceKey) -> int:
         row = self._instances.get(key)
         return 0 if row is None else row.parked_until

@@ -122,11 +122,19 @@ class MemoryProvider:
             return hub.recover(lease, partitions)
 
     async def receive(
-        self, lease: Lease, held: Collection[int], limit: int, *, due_after: int = 0, due_before: int = 0
+        self,
+        lease: Lease,
+        held: Collection[int],
+        limit: int,
+        *,
+        due_after: int = 0,
+        due_before: int = 0,
+        served: Collection[tuple[str, str]] | None = None,
     ) -> Received:
         """See `durable.provider.Turns.receive`."""
         with self._hub.visit() as hub:
-            return hub.receive(lease, held, limit, due_after, due_before)
+            received = hub.receive(lease, held, limit, due_after, due_before)
+            return received if served is None else received._replace(unserved=hub.find_unserved(lease, served, limit))
 
     async def load(self, targets: Sequence[tuple[InstanceKey, str | None]]) -> Sequence[InstanceRow | None]:
         """See `durable.provider.Turns.load`."""

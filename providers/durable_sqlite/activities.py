@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sqlite3
 from collections.abc import Collection, Sequence
@@ -37,11 +38,18 @@ _CLAIM = (
     "UPDATE queue SET claimer = ?, deliveries = deliveries + 1,"
     " first_claimed_at = CASE first_claimed_at WHEN 0 THEN ? ELSE first_claimed_at END WHERE number = ?"
 )
+_UNCLAIMED_OF = (
+    f"SELECT {_COLUMNS} FROM queue WHERE hub = ? AND claimer IS NULL AND partition IN (SELECT partition FROM partitions"
+    " JOIN leases USING (hub, lease_id) WHERE hub = ? AND lease_id = ? AND epoch = ?)"
+)
 _THE_TASK = "hub = ? AND kind = ? AND id = ? AND run_id = ? AND generation = ? AND task_id = ?"
 _FIND = f"SELECT 1 FROM queue WHERE {_THE_TASK}"
 _DELETE = f"DELETE FROM queue WHERE {_THE_TASK}"
 _PUT_OFF = f"UPDATE queue SET claimer = NULL, visible_at = ? WHERE {_THE_TASK}"
 _BEAT = f"UPDATE queue SET heartbeat = ifnull(?, heartbeat) WHERE {_THE_TASK} AND claimer = ?"
+
+SERVED_MAX = 15_000
+"""More pairs of queue and name than this are not left out: a statement takes 32,766 values."""
 
 Served = Collection[tuple[str, str | None]] | None
 
@@ -135,13 +143,26 @@ class Activities:
         return answers
 
 
+def unserved(hub: int, lease: Lease, served: Collection[tuple[str, str]], limit: int) -> tuple[str, tuple[Any, ...]]:
+    """Return the statement, and its values, for what waits in the lease's partitions for other queues and names."""
+    pairs = sorted(served)[:SERVED_MAX]
+    but = f" AND (queue, name) NOT IN (VALUES {', '.join(['(?, ?)'] * len(pairs))})" if pairs else ""
+    values = (hub, hub, lease.lease_id, lease.epoch, *(text for pair in pairs for text in pair), limit)
+    return f"{_UNCLAIMED_OF}{but} ORDER BY number LIMIT ?", values
+
+
+def row_of(values: tuple[Any, ...]) -> ActivityRow:
+    """Return a row as it is stored."""
+    _, kind, key_id, run_id, generation, task_id, *rest = values
+    fields: tuple[Any, ...] = (TaskAddress(InstanceKey(key_id, kind), run_id, generation, task_id), *rest)
+    return ActivityRow(*fields)
+
+
 def _place(task: TaskAddress) -> tuple[str, str, str, int, int]:
     return task.key.kind, task.key.id, task.run_id, task.generation, task.task_id
 
 
 def _row_of(values: tuple[Any, ...], now: int) -> ActivityRow:
     """Return a row as it is once it has been claimed."""
-    _, kind, key_id, run_id, generation, task_id, *rest, deliveries, first_claimed_at, heartbeat = values
-    task = TaskAddress(InstanceKey(key_id, kind), run_id, generation, task_id)
-    fields: tuple[Any, ...] = (task, *rest, deliveries + 1, first_claimed_at or now, heartbeat)
-    return ActivityRow(*fields)
+    row = row_of(values)
+    return dataclasses.replace(row, deliveries=row.deliveries + 1, first_claimed_at=row.first_claimed_at or now)

@@ -35,7 +35,7 @@ from durable.provider import (
     TaskAddress,
     Wakeup,
 )
-from durable_sqlite import failures, listings, schema
+from durable_sqlite import activities, failures, listings, schema
 from durable_sqlite.activities import Activities
 from durable_sqlite.clients import Clients
 from durable_sqlite.commits import Commits
@@ -197,12 +197,24 @@ class SqliteProvider:
         return self._read(lambda database: opened.reads.recover(database, lease, partitions))
 
     async def receive(
-        self, lease: Lease, held: Collection[int], limit: int, *, due_after: int = 0, due_before: int = 0
+        self,
+        lease: Lease,
+        held: Collection[int],
+        limit: int,
+        *,
+        due_after: int = 0,
+        due_before: int = 0,
+        served: Collection[tuple[str, str]] | None = None,
     ) -> Received:
         """See `durable.provider.Turns.receive`."""
         opened, now = self._opened, self._ports.now_us()
         due = (due_after, due_before)
-        return self._read(lambda database: opened.reads.receive(database, lease, held, limit, due, now))
+        unserved: list[ActivityRow] = []
+        if served is not None:
+            rows = await self._fetch(*activities.unserved(opened.hub, lease, served, limit))
+            unserved = [activities.row_of(values) for values in rows]
+        received = self._read(lambda database: opened.reads.receive(database, lease, held, limit, due, now))
+        return received._replace(unserved=unserved)
 
     async def load(self, targets: Sequence[tuple[InstanceKey, str | None]]) -> Sequence[InstanceRow | None]:
         """See `durable.provider.Turns.load`."""

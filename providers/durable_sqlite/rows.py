@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
+from durable.errors import StoreError
 from durable.provider import InstanceKey, InstanceRow, Status
+
+logger = logging.getLogger("durable.sqlite")
 
 CURRENT, ENDED, WAITING = 0, 1, 2
 """The places of a run: see the table."""
@@ -77,6 +81,18 @@ def encode_tags(tags: Mapping[str, str]) -> str | None:
     return json.dumps(dict(tags), ensure_ascii=False) if tags else None
 
 
+def decode_tags(text: Any) -> dict[str, str]:
+    """Return the tags of a row; damaged ones count as none, for the run goes on and a listing must not fail on them."""
+    try:
+        tags = json.loads(text)
+        if type(tags) is dict and all(type(value) is str for value in tags.values()):
+            return tags
+    except (ValueError, TypeError, RecursionError):
+        pass
+    logger.warning("the tags of a run are damaged, it is shown without: %.200r", text)
+    return {}
+
+
 def insert_run(database: sqlite3.Connection, hub: int, place: int, row: InstanceRow) -> int:
     """Add a run; return its number."""
     parent = row.parent or (None, None)
@@ -139,24 +155,35 @@ def drop_tags(database: sqlite3.Connection, hub: int, number: int) -> None:
     """End that."""
     (text,) = database.execute("SELECT tags FROM runs WHERE number = ?", (number,)).fetchone()
     if text:
-        database.executemany(_DROP_TAG, [(hub, name, value, number) for name, value in json.loads(text).items()])
+        tags = decode_tags(text)
+        database.executemany(_DROP_TAG, [(hub, name, value, number) for name, value in tags.items()])
 
 
 def row_of(values: tuple[Any, ...]) -> InstanceRow:
-    """Return the row that a SELECT of SELECTED has found."""
+    """Return the row that a SELECT of SELECTED has found. Raises StoreError for a status that there is not."""
     parent_kind, parent_id, parent_run_id, parent_task, tags = values[20:25]
     fields: tuple[Any, ...] = (
         InstanceKey(values[2], values[1]),
         *values[3:10],
-        _STATUSES[values[10]],
+        _status_of(values),
         *values[11:20],
         None if parent_id is None else InstanceKey(parent_id, parent_kind),
         parent_run_id,
         parent_task,
-        json.loads(tags) if tags else {},
+        decode_tags(tags) if tags else {},
         *values[25:],
     )
     return InstanceRow(*fields)
 
 
-_STATUSES = tuple(Status)
+def _status_of(values: tuple[Any, ...]) -> Status:
+    status = _STATUSES.get(values[10])
+    if status is None:
+        raise StoreError(
+            f"the row of instance '{values[2]}' is damaged, its status is {values[10]!r:.60}: stop all workers of this store "
+            "and restore it from a backup"
+        )
+    return status
+
+
+_STATUSES = {int(status): status for status in Status}

@@ -105,14 +105,17 @@ async def test_payloads_can_be_left_out(stage: Stage) -> None:
         {"tags": {"a": 1}},
         {"created_after": datetime.datetime(2020, 1, 1)},
         {"created_before": "2020-01-01"},
+        {"name": "\ud800"},
+        {"prefix": "a\udfff"},
+        {"parent": "\ud800"},
     ],
 )
 async def test_bad_filters_are_named(stage: Stage, filters: Any) -> None:
     async with stage() as (client, _):
         for call in (client.count, client.wait, client.purge):
-            with pytest.raises((TypeError, ValueError)):
+            with pytest.raises((TypeError, ValueError), match=next(iter(filters))[:3]):
                 await call(**filters)
-        with pytest.raises((TypeError, ValueError)):
+        with pytest.raises((TypeError, ValueError), match=next(iter(filters))[:3]):
             await ids(client, **filters)
 
 
@@ -122,6 +125,9 @@ async def test_a_filter_that_does_not_exist_is_a_type_error(stage: Stage) -> Non
             await client.purge(colour="red")  # type: ignore[call-arg]
         with pytest.raises(ValueError, match="limit"):
             await ids(client, limit=-1)
+        for limit in ("5", 1.5, True):
+            with pytest.raises(TypeError, match="limit"):
+                await ids(client, limit=limit)
 
 
 # ---- wait

@@ -95,6 +95,13 @@ async def test_a_start_for_later_is_not_received_before(stage: Stage) -> None:
         assert [len(await owner.received(name)) for name in ("absolute", "relative", "past")] == [0, 0, 1]
 
 
+async def test_a_start_for_long_ago_is_due_now_and_shown_as_early_as_can_be(stage: Stage) -> None:
+    async with stage() as (client, owner):
+        handle = await client.start(alone, at=timedelta.min)
+        assert await owner.received(handle.instance_id)
+        assert (await handle.state()).scheduled_at == datetime.min.replace(tzinfo=UTC)
+
+
 async def test_the_newest_version_is_meant_unless_one_is_named(stage: Stage) -> None:
     async with stage() as (client, owner):
         await client.start("versioned", instance_id="newest")

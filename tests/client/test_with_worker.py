@@ -206,3 +206,28 @@ async def test_a_blocking_client_in_a_thread_talks_to_the_worker(store_url: str)
         while thread.is_alive():
             await asyncio.sleep(0.01)
         assert answers == [3, [7]]
+
+
+async def test_states_and_histories_agree_on_versions(store_url: str) -> None:
+    app = App()
+
+    @app.activity
+    def plain() -> None: ...
+
+    @app.activity(version="1.2")
+    def versioned() -> None: ...
+
+    async def calls_both(ctx: OrchestrationContext) -> str | None:
+        await ctx.call_activity(plain)
+        await ctx.call_activity(versioned)
+        return ctx.version
+
+    app.orchestrator(name="without")(calls_both)
+    app.orchestrator(name="with", version="1.10")(calls_both)
+    async with Worker(app, store_url) as worker:
+        for name, version in (("without", None), ("with", "1.10")):
+            handle = await worker.client.start(name)
+            assert await handle.result(timeout=15) == version
+            assert (await handle.state()).version == version
+            versions = {event.name: event.version for event in await handle.history() if hasattr(event, "version")}
+            assert versions == {name: version, "plain": None, "versioned": "1.2"}

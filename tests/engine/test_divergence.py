@@ -56,18 +56,18 @@ LINE = r"\S*test_divergence\.py:\d+"
 
 def test_a_renamed_step_is_found(play: MakePlay) -> None:
     text = divergence(recorded(play, activities("a", "b")), activities("a", "c"))
-    assert text.startswith("the code of main asks for something else than its history records")
+    assert text.startswith("the code of 'main' asks for something else than its history records")
     assert "instance 'instance', generation 0, history position 3:" in text
-    assert re.search(r"recorded:  ActivityScheduled\(b, 1, 1\) at engine/test_divergence\.py:\d+\n", text)
-    assert re.search(rf"asked now: ActivityScheduled\(c, 1, 1\) at {LINE}\n", text)
+    assert re.search(r"recorded:  ActivityScheduled\(b, task 1, attempt 1\) at engine/test_divergence\.py:\d+\n", text)
+    assert re.search(rf"asked now: ActivityScheduled\(c, task 1, attempt 1\) at {LINE}\n", text)
     assert "likely cause: steps were changed, renamed or reordered" in text
 
 
 def test_reordered_steps_are_found(play: MakePlay) -> None:
     text = divergence(recorded(play, activities("a", "b")), activities("b", "a"))
     assert "history position 1:" in text
-    assert "ActivityScheduled(a, 0, 1)" in text
-    assert "ActivityScheduled(b, 0, 1)" in text
+    assert "ActivityScheduled(a, task 0, attempt 1)" in text
+    assert "ActivityScheduled(b, task 0, attempt 1)" in text
 
 
 def test_an_added_step_is_found(play: MakePlay) -> None:
@@ -108,7 +108,7 @@ def test_a_step_added_before_an_arrival_is_found(play: MakePlay) -> None:
 def test_a_removed_step_is_found(play: MakePlay) -> None:
     one = recorded(play, activities("a", "b"))
     text = divergence(one, activities())
-    assert "recorded:  ActivityScheduled(a, 0, 1) at engine/test_divergence.py:" in text
+    assert "recorded:  ActivityScheduled(a, task 0, attempt 1) at engine/test_divergence.py:" in text
     assert "asked now: nothing at the code came to rest" in text
     assert "likely cause: a step was removed" in text
 
@@ -118,7 +118,7 @@ def test_code_that_ends_earlier_is_found(play: MakePlay) -> None:
         await ctx.call_activity("a")
 
     text = divergence(recorded(play, activities("a", "b")), short)
-    assert "recorded:  ActivityScheduled(b, 1, 1)" in text
+    assert "recorded:  ActivityScheduled(b, task 1, attempt 1)" in text
     assert "asked now: OrchestrationCompleted()" in text
 
 
@@ -146,8 +146,8 @@ def test_another_version_of_an_activity_is_found(play: MakePlay) -> None:
     one.start()
     newer, changed = app_with("2")
     text = divergence(one, changed, app=newer)
-    assert "ActivityScheduled(pay, 1, 0, 1)" in text
-    assert "ActivityScheduled(pay, 2, 0, 1)" in text
+    assert "ActivityScheduled(pay, version 1, task 0, attempt 1)" in text
+    assert "ActivityScheduled(pay, version 2, task 0, attempt 1)" in text
 
 
 def test_another_child_id_or_event_target_is_found(play: MakePlay) -> None:
@@ -158,7 +158,7 @@ def test_another_child_id_or_event_target_is_found(play: MakePlay) -> None:
 
         return main
 
-    assert "EventSent(n, y, 0)" in divergence(recorded_start(play, main_with("x")), main_with("y"))
+    assert "EventSent(n, y, task 0)" in divergence(recorded_start(play, main_with("x")), main_with("y"))
 
 
 def recorded_start(play: MakePlay, code: Callable[..., Any], input: Any = None, **options: Any) -> Play:
@@ -175,8 +175,8 @@ def test_generators_are_watched_as_well(play: MakePlay) -> None:
         yield ctx.create_timer(timedelta(1))
 
     text = divergence(recorded_start(play, old), new)
-    assert "ActivityScheduled(a, 0, 1)" in text
-    assert re.search(rf"TimerCreated\(0\) at {LINE}", text)
+    assert "ActivityScheduled(a, task 0, attempt 1)" in text
+    assert re.search(rf"TimerCreated\(task 0\) at {LINE}", text)
 
 
 def test_nothing_catches_a_divergence(play: MakePlay) -> None:

@@ -415,3 +415,14 @@ def test_a_thousand_generations_leave_nothing_behind(play: MakePlay) -> None:
     one.start()
     assert one.result == 1
     assert one.generation == 1000
+
+
+def test_a_task_that_is_returned_instead_of_awaited_fails_with_what_was_forgotten(play: MakePlay) -> None:
+    async def main(ctx: Context) -> Any:
+        return ctx.create_timer(timedelta(1))
+
+    (outcome,) = [event for event in play(main).start().record.events if isinstance(event, ev.OrchestrationFailed)]
+    assert outcome.details.message == (
+        "result of orchestrator 'main': object of type Task cannot be stored: write `await` before it "
+        "(or `yield`, in a generator)"
+    )

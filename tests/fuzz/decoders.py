@@ -6,6 +6,7 @@ Seeds of events are made from the classes themselves, so that a new event is fuz
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import random
 import urllib.parse
@@ -17,7 +18,7 @@ from unittest import mock
 import durable_memory
 import durable_sqlite
 import msgpack
-from durable_memory.hub import _last_place
+from durable_memory.listings import _last_place
 from durable_sqlite.listings import _last_place_of
 
 from durable import events as ev
@@ -263,13 +264,13 @@ def write_memory_url(value: tuple[str, str, int | None]) -> bytes:
     return f"memory://{urllib.parse.quote(name, safe='')}?{urllib.parse.urlencode(options)}".encode()
 
 
-ENTRY_POINTS = entry_points(group=stores.GROUP)
-"""Looked up once: that takes two milliseconds, a thousand times the rest."""
+entry_points_read_once = functools.cache(entry_points)
+"""Reading them takes two milliseconds, a thousand times the rest."""
 
 
 def read_store_url(data: bytes) -> str:
     """Return the kind of store that a URL names."""
-    with mock.patch.object(stores, "entry_points", return_value=ENTRY_POINTS):
+    with mock.patch.object(stores, "entry_points", entry_points_read_once):
         return type(stores.connect(text_of(data), PORTS)).__name__
 
 

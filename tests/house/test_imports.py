@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.model",
                 "durable.payloads",
                 "durable.ports",
+                "durable.leases",
                 "durable.provider",
                 "durable.signatures",
                 "durable.stores",

@@ -6,6 +6,8 @@ import types
 from importlib.metadata import entry_points
 
 import durable
+from durable.errors import StoredValueError
+from durable.worker.steps import StallError
 from tests.house.source_tree import ROOT
 
 # The interface that users were promised. A name may be added here; removing one breaks programs.
@@ -52,6 +54,10 @@ PROMISED = frozenset(
 )
 
 
+# What stalls an instance is its `stall_reason`; nobody can catch it.
+NEVER_RAISED_TO_USERS = frozenset({StallError, StoredValueError})
+
+
 def public_names() -> set[str]:
     """What a reader of `dir(durable)` takes for public: no underscore, no submodule, nothing from `__future__`."""
     return {
@@ -71,6 +77,19 @@ def test_all_names_every_public_name_and_only_those() -> None:
 
 def test_all_is_sorted_and_without_doubles() -> None:
     assert list(durable.__all__) == sorted(set(durable.__all__))
+
+
+def test_every_kind_of_error_that_users_can_catch_is_public() -> None:
+    """An error of the package is public itself, or is caught by a public one that says what went wrong."""
+    public = {value for value in vars(durable).values() if isinstance(value, type) and issubclass(value, Exception)}
+    kinds, found = [durable.DurableError], set()
+    while kinds:
+        kind = kinds.pop()
+        kinds += [other for other in kind.__subclasses__() if other.__module__.partition(".")[0] == "durable"]
+        found.add(kind)
+    vague = {durable.DurableError, durable.StoreError}
+    hidden = {kind for kind in found - public if not (set(kind.__mro__) & public) - vague}
+    assert hidden <= NEVER_RAISED_TO_USERS, sorted(kind.__name__ for kind in hidden - NEVER_RAISED_TO_USERS)
 
 
 def test_the_package_says_that_it_is_typed() -> None:

@@ -389,6 +389,13 @@ def test_the_text_of_a_failed_task_names_each_fact_once(details: FailureDetails,
     assert str(ActivityFailedError(details, task_name="charge", instance_id="order-7")) == text
 
 
+def test_a_group_names_the_first_of_what_it_holds() -> None:
+    group = describe(ExceptionGroup("two went wrong", [ValueError("no card"), KeyError("x")]))
+    assert str(group) == "ExceptionGroup: two went wrong (2 sub-exceptions), first ValueError: no card"
+    outer = describe(BaseExceptionGroup("outer", [ExceptionGroup("inner", [ValueError("no card")])]))
+    assert str(outer).endswith("(1 sub-exception), first ValueError: no card")
+
+
 def test_a_failure_that_comes_from_deep_down_reads_as_a_path() -> None:
     activity = ActivityFailedError(FailureDetails("ValueError", "no card"), task_name="charge")
     child = SubOrchestrationFailedError(describe(activity), task_name="pay_order")

@@ -63,8 +63,20 @@ class Zone(datetime.tzinfo):
 def test_a_foreign_object_is_refused_with_its_path(value: Any, where: str, type_name: str) -> None:
     with pytest.raises(TypeError) as refused:
         encode(value)
-    assert str(refused.value) == f"{where}object of type {type_name} cannot be stored"
+    assert str(refused.value).startswith(f"{where}object of type {type_name} cannot be stored")
     assert isinstance(refused.value, DurableError)
+
+
+def test_a_forgotten_await_is_guessed() -> None:
+    async def answer() -> int:
+        return 42
+
+    coroutine = answer()
+    with pytest.raises(EncodingError, match="type coroutine cannot be stored: write `await` before it"):
+        encode([coroutine])
+    coroutine.close()
+    with pytest.raises(EncodingError, match="type generator cannot be stored: make a list of it"):
+        encode(part for part in "ab")
 
 
 def test_an_input_that_cannot_be_stored_is_an_invalid_input_and_a_type_error() -> None:

@@ -45,14 +45,14 @@ def test_a_run_has_what_a_power_cut_could_hurt(tmp_path: Path) -> None:
     log = record(tmp_path, 21, random.Random(2)).log
     wal = str(tmp_path.resolve() / DATABASE) + "-wal"
     began = [entry for entry in log if isinstance(entry, Written) and entry.path == wal and entry.offset == 0]
-    assert len(began) > 2, "the WAL begins anew after a checkpoint"
-    assert len([entry for entry in log if isinstance(entry, Synced) and entry.path != wal]) > 2, "checkpoints"
+    assert len(began) > 1, "the WAL begins anew after a checkpoint"
+    assert len([entry for entry in log if isinstance(entry, Synced) and entry.path != wal]) > 1, "checkpoints"
     answered = [
         promise for entry in log if isinstance(entry, Mark) and entry.what == "answered" for promise in entry.value
     ]
     assert any(promise.generation for promise in answered), "continued as new"
     turns = [len(entry.value) for entry in log if isinstance(entry, Mark) and entry.what == "answered"]
-    assert max(turns) > 2, "group commits"
+    assert max(turns) > 1, "group commits"
 
 
 # ---- planted defects

@@ -341,3 +341,34 @@ async def test_nothing_remains_of_what_was_removed(tmp_path: Path) -> None:
     found = {name: database.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
     assert {name for name, count in found.items() if count} == {"hubs", "leases", "workers", "partitions"}
     await store.close()
+
+
+# ---- a damaged row
+
+
+@pytest.mark.parametrize("tags", ['{"a":', "[1]", "5", '{"a": 1}', "[" * 5_000])
+async def test_damaged_tags_make_no_listing_fail_and_no_run_stay(
+    tmp_path: Path, tags: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_at(tmp_path / "store.db")
+    session = await store.worker()
+    await session.start("b", tags={"t": "x"})
+    row = await session.start("a", tags={"t": "x"})
+    writer_of(session.provider).database.execute("UPDATE runs SET tags = ? WHERE id = 'a'", (tags,))
+    rows = (await session.provider.list_instances(InstanceFilter(), limit=10)).rows
+    assert {(row.key.id, tuple(row.tags)) for row in rows} == {("b", ("t",)), ("a", ())}
+    assert "tags of a run are damaged" in caplog.text
+    await session.commit(end_of(row, b"record"))
+    assert await session.provider.purge([(row.key, row.run_id)]) == 1
+    await store.close()
+
+
+@pytest.mark.parametrize("status", [99, -1, "x"])
+async def test_a_damaged_status_is_a_store_error_that_names_the_instance(tmp_path: Path, status: object) -> None:
+    store = store_at(tmp_path / "store.db")
+    session = await store.worker()
+    row = await session.start("a")
+    writer_of(session.provider).database.execute("UPDATE runs SET status = ?", (status,))
+    with pytest.raises(StoreError, match="instance 'a' is damaged"):
+        await session.provider.load([(row.key, None)])
+    await store.close()

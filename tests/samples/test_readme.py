@@ -1,4 +1,4 @@
-"""A newcomer's first program works by copying it: the Python blocks of the README are run as they stand."""
+"""A newcomer's first program works by copying it: the Python blocks of the README and of `docs` are run as they stand."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-PROGRAMS = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def programs_of(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+README = programs_of(ROOT / "README.md")
+PROGRAMS = [*README, *(program for path in sorted((ROOT / "docs").glob("*.md")) for program in programs_of(path))]
 
 
 NAMED = re.compile(r"# (\w+\.py)\b")
@@ -27,7 +34,7 @@ def run_program(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("position", [i for i, text in enumerate(PROGRAMS) if not NAMED.match(text)])
-def test_a_program_of_the_readme_prints_what_its_last_comment_says(position: int, tmp_path: Path) -> None:
+def test_a_program_prints_what_its_last_comment_says(position: int, tmp_path: Path) -> None:
     promised = re.findall(r"# prints (.*)$", PROGRAMS[position], re.MULTILINE)
     for _ in range(2):  # people run things twice
         run = run_program(PROGRAMS[position], tmp_path)
@@ -51,4 +58,4 @@ def test_the_worker_and_the_client_of_the_readme_work_together(tmp_path: Path) -
 
 
 def test_the_readme_has_a_first_program() -> None:
-    assert PROGRAMS
+    assert README

@@ -384,4 +384,4 @@ async def test_a_stack_without_any_frame_of_the_user_is_kept_as_it_is() -> None:
 
     calls_and_tells(app, lambda ctx: ctx.call_activity("doubled", "no number"))
     seen = await run(app, "memory://")
-    assert "durable" in seen["stack"].splitlines()[0]
+    assert "activities.py" in seen["stack"].splitlines()[0]

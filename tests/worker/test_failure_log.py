@@ -165,3 +165,22 @@ async def test_an_instance_that_fails_says_why_once_and_where(store_url: str) ->
     assert record.getMessage().startswith("instance 'order-7' failed: charge: ValueError: card declined")
     assert "await ctx.call_activity(charge)" in record.getMessage()
     assert vars(record)["instance_id"] == "order-7"
+
+
+async def test_of_a_group_the_log_shows_the_first_failure_and_its_stack() -> None:
+    app = App()
+
+    async def fails() -> None:
+        raise ValueError("no card")
+
+    @app.orchestrator
+    async def order(ctx: OrchestrationContext) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+
+    with Records("durable.worker", logging.WARNING) as records:
+        async with Worker(app, "memory://") as worker:
+            await raises_soon(OrchestrationFailedError, worker.client.run(order))
+    [record] = records.found
+    assert "first ValueError: no card" in record.getMessage()
+    assert 'raise ValueError("no card")' in record.getMessage()

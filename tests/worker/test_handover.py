@@ -13,7 +13,7 @@ from durable import App, Client, Handle, OrchestrationContext, OrchestrationStat
 from durable.errors import StoreUnavailableError
 from durable.events import InstanceKey
 from durable.provider import Lease, LeaseView, OtherLease, partition_of
-from durable.worker import handover, leasing
+from durable.worker import handover, leasing, receiving
 from durable.worker.announcement import Announcement, Offer
 from durable.worker.handover import HAND_OVER_S, OFFER_S, HandOver
 from tests.worker.lives import becomes_true, errors_logged, key_of, open_store, until
@@ -188,9 +188,13 @@ async def test_an_instance_stalls_when_the_last_worker_that_knows_it_is_gone(
             mover = await first.client.start("two", "two", instance_id=other)
             await until(mover, status="waiting")
             left = await first.client.start("one", "one", instance_id=same_partition(3)[2])
-            assert second._parts is not None
-            live = second._parts.owner._lives
-            await becomes_true(lambda: key_of(left) in live and live[key_of(left)].row.parked_until > 0)
+            store = second._provider
+
+            async def is_left() -> bool:
+                [row] = await store.load([(key_of(left), None)])
+                return row is not None and row.parked_until > 0
+
+            await becomes_true(is_left)
             assert (await left.state()).status is OrchestrationStatus.PENDING
         await until(left, status="waiting")  # its partition is free again, and the first worker takes it
         state = await until(mover, STALLED, status="waiting")
@@ -198,6 +202,19 @@ async def test_an_instance_stalls_when_the_last_worker_that_knows_it_is_gone(
         state = await until(mover, STALLED)
         assert state.stall_reason is not None
         assert "'two'" in state.stall_reason
+
+
+async def test_however_many_stall_for_want_of_code_the_others_run(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the worker holds messages of."""
+    monkeypatch.setattr(receiving, "HELD_MAX", 20)
+    async with Worker(app_of("known"), store_url) as worker:
+        stalled = [await worker.client.start("unknown") for _ in range(60)]
+        await all_run(await start_all(worker.client, ["known"], 10))
+        for handle in stalled:
+            await until(handle, STALLED)
+        await all_run(await start_all(worker.client, ["known"], 10))
 
 
 async def test_what_is_left_to_another_can_be_terminated_meanwhile(

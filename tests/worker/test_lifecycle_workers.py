@@ -139,10 +139,11 @@ async def test_a_robbed_worker_writes_nothing_and_recovers(store_url: str, style
         for round_ in range(5):
             await until(handles[round_], COMPLETED, status=round_ * 2)
             assert worker._parts is not None
-            await becomes_true(lambda: worker._parts.keeper.owned)  # else there is nothing to be robbed of
-            robbed = worker._parts.keeper.lease
+            keeper = worker._parts.keeper
+            await becomes_true(lambda: keeper.owned)  # noqa: B023
+            robbed = keeper.lease
             await rob(thief)
-            await becomes_true(lambda: worker._parts.keeper.lease not in (None, robbed))  # noqa: B023
+            await becomes_true(lambda: keeper.lease not in (None, robbed))  # noqa: B023
         await feeding
         for handle in handles:
             await check(handle, count)

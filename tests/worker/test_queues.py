@@ -182,7 +182,7 @@ async def test_an_activity_that_nobody_serves_waits_and_says_so(
     store_url: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The instance is RUNNING, a warning names it, its state shows why; a worker that comes later runs it."""
-    monkeypatch.setattr("durable.worker.attempts.UNSERVED_S", 0.1)
+    monkeypatch.setattr("durable.worker.unserved.UNSERVED_S", 0.1)
     ran: list[Any] = []
     deciding = App()
     calls(deciding, lambda ctx: ctx.call_activity("on_gpu", queue="gpu" if why == "queue" else None))
@@ -214,6 +214,71 @@ async def test_an_activity_that_nobody_serves_waits_and_says_so(
     assert len([r for r in records.found if "no live worker serves" in r.getMessage()]) == 1, "it is said once"
 
 
+async def test_the_next_worker_says_that_nobody_serves_an_activity(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that asked for it has gone before it was time to say so."""
+    ran: list[Any] = []
+    deciding = app_of("decider", ran)
+    calls(deciding, lambda ctx: ctx.call_activity("on_gpu"))
+    async with Client(store_url) as client:
+        async with Worker(deciding, store_url) as worker:
+            handle = await worker.client.start("main", instance_id="waits")
+            await holds(lambda: _activities(handle))
+        monkeypatch.setattr("durable.worker.unserved.UNSERVED_S", 0.1)
+        with Records("durable.worker", logging.WARNING) as records:
+            async with Worker(deciding, store_url):
+
+                async def noted() -> Any:
+                    return [item.note for item in (await client.get("waits").state()).activities if item.note]
+
+                assert "no live worker serves activity 'on_gpu'" in (await holds(noted))[0]
+                assert len([r for r in records.found if "no live worker serves" in r.getMessage()]) == 1
+
+
+async def test_it_is_said_also_where_the_last_worker_that_served_an_activity_has_gone(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was served all the time that it waited for a slot, until then."""
+    monkeypatch.setattr("durable.worker.unserved.UNSERVED_S", 0.1)
+    ran: list[Any] = []
+    deciding = app_of("decider", ran)
+    calls(deciding, lambda ctx: ctx.call_activity("on_gpu"))
+    serving = App()
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @serving.activity(queue="gpu")
+    async def fills() -> None:
+        begun.set()
+        await ended.wait()
+
+    @serving.activity(queue="gpu")
+    async def on_gpu() -> None:
+        raise AssertionError("the only slot is taken")
+
+    @deciding.orchestrator
+    async def filling(ctx: OrchestrationContext) -> None:
+        await ctx.call_activity("fills", queue="gpu")
+
+    async with Worker(deciding, store_url) as worker:
+        options: dict[str, Any] = {"queues": ("gpu",), "orchestrations": False, "max_activities": 1}
+        side = Worker(serving, store_url, name="side", shutdown_timeout=0, **options)
+        async with side:
+            await worker.client.start(filling)
+            await begun.wait()
+            handle = await worker.client.start("main")
+            unserved: Any = worker._parts.owner._unserved  # type: ignore[union-attr]
+            before = unserved._looked_at
+            await holds(lambda: unserved._looked_at > before + 0.2)
+            (activity,) = await holds(lambda: _activities(handle))
+            assert activity.note == ""
+
+        async def noted() -> Any:
+            return [item.note for item in (await handle.state()).activities if item.note]
+
+        assert "no live worker serves activity 'on_gpu'" in (await holds(noted))[0]
+
+
 async def test_before_its_time_nothing_is_said_of_an_activity_that_waits(store_url: str) -> None:
     """30 seconds are no fault: a worker may just be starting."""
     with Records("durable.worker", logging.WARNING) as records:
@@ -227,7 +292,7 @@ async def test_before_its_time_nothing_is_said_of_an_activity_that_waits(store_u
 
 async def test_what_was_served_in_time_is_not_warned_of(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker that ran it has gone again when it is looked after: there is nothing to say."""
-    monkeypatch.setattr("durable.worker.attempts.UNSERVED_S", 0.3)
+    monkeypatch.setattr("durable.worker.unserved.UNSERVED_S", 0.3)
     ran: list[Any] = []
     app = app_of("main", ran)
 

@@ -64,6 +64,30 @@ class Activities(Promises):
         assert not await first.claim()
         assert not await second.claim()
 
+    async def test_the_owner_sees_what_waits_and_nobody_serves(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("caller")
+        places = [("default", "call"), ("gpu", "call"), ("default", "other"), ("gpu", "call"), ("gpu", "other")]
+        adds = [attempt_of(row, n, queue=queue, name=name) for n, (queue, name) in enumerate(places)]
+        await session.commit(step_of(row, queue_adds=adds))
+
+        async def unserved(*served: tuple[str, str], limit: int = 1000) -> list[int]:
+            found = (await session.received(limit=limit, served=served)).unserved
+            assert all(found_row == adds[found_row.task.task_id] for found_row in found)
+            return [found_row.task.task_id for found_row in found]
+
+        assert await unserved() == [0, 1, 2, 3, 4]
+        assert await unserved(("default", "call"), ("gpu", "other")) == [1, 2, 3]
+        assert await unserved(("default", "call"), limit=2) == [1, 2]
+        assert await unserved(*set(places)) == []
+        assert not (await session.received()).unserved
+        await session.claim(limit=1)
+        assert await unserved() == [1, 2, 3, 4]
+        other = await store.worker(())
+        assert not (await other.received(served=())).unserved
+        await session.provider.release(session.lease, {row.partition})
+        assert await unserved() == []
+
     async def test_low_numbers_first_and_then_the_oldest(self, store: Store) -> None:
         session = await store.worker()
         row = await session.start("caller")

@@ -111,9 +111,9 @@ class Session:
         """Receive messages."""
         return (await self.received(held, limit)).messages
 
-    async def received(self, held: Collection[int] = (), limit: int = 1000, **due: int) -> Received:
+    async def received(self, held: Collection[int] = (), limit: int = 1000, **asked: Any) -> Received:
         """Receive."""
-        return await self.provider.receive(self.lease, held, limit, **due)
+        return await self.provider.receive(self.lease, held, limit, **asked)
 
     async def history(self, run_id: str, generation: int = 0) -> list[bytes]:
         """Read a whole generation's records."""

@@ -1,0 +1,41 @@
+"""Leases as the storage contract speaks of them; a part of `durable.provider`, which gives them on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+LEASE_US = 10_000_000
+"""How long a lease lasts without being renewed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one live worker to write. For a client it only numbers its batches."""
+
+    lease_id: str
+    epoch: int
+    expires_at: int
+    now: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OtherLease:
+    """Another worker of the hub, as `renew` shows it."""
+
+    lease_id: str
+    name: str
+    announcement: bytes
+    partitions: Collection[int]
+    is_live: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LeaseView:
+    """What a worker learns when it renews: the store's time, its own partitions, those without owner, the others."""
+
+    now: int
+    expires_at: int
+    partitions: Collection[int]
+    unowned: Collection[int]  # without an owner, or with a dead one (expired, or its OS lock is free)
+    others: Sequence[OtherLease]

@@ -280,12 +280,16 @@ class SubOrchestrationCancelled(Request):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EventRaised(Arrival):
-    """An external event arrived. The end of a detached orchestration comes with `details` or an `attachment`."""
+    """An external event arrived. The end of a detached orchestration comes with `details` or an `attachment`.
+
+    `is_carried`: an earlier generation has it on record too, and left it.
+    """
 
     name: str
     data: Payload
     details: FailureDetails | None = None
     attachment: Payload = None
+    is_carried: bool = False
 
     code: ClassVar[int] = 12
     payload_field: ClassVar[str | None] = "data"
@@ -345,9 +349,10 @@ class OrchestrationSuspended(Arrival):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OrchestrationResumed(Arrival):
-    """The instance was resumed."""
+    """The instance was resumed. Of what had arrived meanwhile its turn delivers `at_most` so many; another one the next."""
 
     reason: str = ""
+    at_most: int | None = None
 
     code: ClassVar[int] = 16
 
@@ -428,6 +433,21 @@ def values(event: HistoryEvent) -> tuple[bytes | None, bytes | None, int | None]
     """Return a request's values: its payload, the digest of the payload's plaintext if it is not itself plain, its due time."""
     payload = getattr(event, event.payload_field) if event.payload_field else None
     return payload, getattr(event, "digest", None), getattr(event, "due", None)
+
+
+def outcome_details(outcome: HistoryEvent) -> FailureDetails | None:
+    """Return what a parent learns of an end that is no completion."""
+    if isinstance(outcome, OrchestrationFailed):
+        return outcome.details
+    if isinstance(outcome, OrchestrationCancelled):
+        return _end_details("OrchestrationCancelledError", outcome.reason or "the orchestration was cancelled")
+    if isinstance(outcome, OrchestrationTerminated):
+        return _end_details("OrchestrationTerminatedError", outcome.reason or "the orchestration was terminated")
+    return None
+
+
+def _end_details(name: str, message: str) -> FailureDetails:
+    return FailureDetails(f"durable.errors.{name}", message, error_bases=("durable.errors.DurableError", "Exception"))
 
 
 _TOLD = {"name": "", "version": "version ", "purpose": "", "instance_id": "", "task_id": "task ", "attempt": "attempt "}

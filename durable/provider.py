@@ -244,14 +244,13 @@ class Progress:
 class Step:
     """What one commit does to one instance.
 
-    Applies to the run `run_id`, which must be the current and unfinished one with exactly `before` = (generation,
-    records); otherwise the whole commit raises `LeaseLostError`, for somebody else has written. `appends` are the new
-    records by generation. `consumed` are sequences of this instance's messages; they are deleted. `changes` are further
-    columns of the row, by name. `drop_generations_below` deletes older history of the run. `queue_adds` and `queue_drops`
-    change the activity queue, drops first; a final status then removes all queue rows of the run. `replaced_by`: the row
-    (now final) is kept as an ended run and this row takes its place.
-    `messages` and `memos` are the indexes, in the batch, of those that this step sends: if the step is refused they are
-    left out with it, and with a memo that the store refuses the step is. A step clears `slow_turns` and `slow_since`.
+    Applies to the run `run_id`, which must be the current and unfinished one with exactly `before` = (generation, records);
+    otherwise the whole commit raises `LeaseLostError`. `appends` are the new records by generation. `consumed`: sequences of
+    its messages; they are deleted. `changes` are further columns of the row, by name. `drop_generations_below` deletes older
+    history of the run, `drop_generations` that of any numbers. `queue_adds` and `queue_drops` change the activity queue, drops
+    first; a final status then removes all its queue rows. `replaced_by`: the row (now final) is kept as an ended run and this
+    one takes its place. `messages` and `memos` are indexes, in the batch, of those that this step sends: if it is refused they
+    are left out, and with a memo that the store refuses it is. A step clears `slow_turns` and `slow_since`.
     """
 
     key: InstanceKey
@@ -262,6 +261,7 @@ class Step:
     appends: Sequence[tuple[int, RecordRow]] = ()
     consumed: Sequence[int] = ()
     drop_generations_below: int | None = None
+    drop_generations: Collection[int] = ()
     queue_adds: Sequence[ActivityRow] = ()
     queue_drops: Sequence[TaskAddress] = ()
     replaced_by: InstanceRow | None = None

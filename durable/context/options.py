@@ -14,7 +14,7 @@ from typing import Final, TypeAlias, TypedDict
 
 from durable.app import DEFAULT_QUEUE, check_name
 from durable.engine.calls import MICROSECOND
-from durable.engine.execution import DUE_MAX
+from durable.engine.timers import DUE_MAX
 from durable.events import ActivityOptions
 from durable.retry import RetryPolicy
 

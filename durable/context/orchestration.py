@@ -38,6 +38,7 @@ from durable.context.options import (
 from durable.context.plans import Plan, Plans, refusal_details
 from durable.engine.calls import ActivityCall, ChildCall
 from durable.engine.execution import Execution
+from durable.engine.loop import user_place
 from durable.engine.tasks import Task
 from durable.errors import (
     ActivityFailedError,
@@ -564,6 +565,6 @@ class OrchestrationContext:
             digest,
             # Ordered by time, so that rows written together lie together. Recorded: a replay keeps the first one.
             f"{milliseconds:012x}{execution.derived_id('run', task_id)[:20]}",
-            line="" if execution.is_replaying else execution.place(),
+            line="" if execution.is_replaying else user_place(),
             **fields,
         )

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from durable import events as ev
+from durable.engine.loop import user_place
 from durable.engine.tasks import Task
 from durable.errors import (
     ActivityFailedError,
@@ -111,7 +112,7 @@ class ActivityCall:
             self._options,
             self._tags,
             self._last_heartbeat,
-            "" if execution.is_replaying else execution.place(),
+            "" if execution.is_replaying else user_place(),
         )
         self._current = task_id
         execution.open_activity(execution.emit(request), self)

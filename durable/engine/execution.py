@@ -5,7 +5,7 @@ Rules.
     record is fed, each request is matched with the recorded one; in a turn it is recorded.
  2. Arrivals are applied one by one, and the loop runs until idle after each.
  3. An arrival that answers nothing open (late, double, stale) is refused: it is not recorded.
- 4. While suspended, arrivals are recorded and held; the resume delivers them in order.
+ 4. While suspended, arrivals are recorded and held; the resume delivers them in order, many of them in several turns.
  5. The generation ends when the orchestrator ends, or at `continue_as_new`, in the middle of a turn. Nothing that the code
     does after that has any effect: requests are discarded.
  6. The first request that differs in shape from the recorded one ends the execution with DivergenceError.
@@ -17,29 +17,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from durable import events as ev
+from durable.carried import CARRIED_MAX
 from durable.engine.calls import ActivityCall, ChildCall, TimerPurpose
 from durable.engine.divergence import explain, same_values
 from durable.engine.driver import TurnInterrupted, run_program
-from durable.engine.loop import DurableLoop, GenerationEnded, as_running, user_frame
+from durable.engine.loop import DurableLoop, GenerationEnded, as_running, user_place
 from durable.engine.mailbox import DecodeEvent, Mailbox
 from durable.engine.ports import Ports, Program
-from durable.engine.seeds import Seeds
 from durable.engine.tasks import Task
-from durable.engine.timers import Timers
+from durable.engine.timers import DUE_MAX, Timers
 from durable.engine.turn import UNCHANGED, Outgoing, Sender, Turn, Unchanged, opening_record, outgoing_messages
 from durable.errors import DivergenceError, DurableError, StoredValueError, TurnBudgetExceededError
 from durable.events import HistoryEvent, InstanceKey
 from durable.records import Record
 from durable.retry import FailedAttempt
+from durable.seeds import Seeds
 
 E = TypeVar("E", bound=HistoryEvent)
-
-DUE_MAX = 253_402_300_799_999_999
-"""The last microsecond of the year 9999, which is the last of every calendar here: no timer is due later."""
 
 EVENTS_BUFFERED_MAX = 100_000
 """Events that wait unconsumed in one instance; a further one is refused and listed as dropped."""
@@ -72,11 +71,12 @@ class Execution:
         self._failure: BaseException | None = None
         self._calls: dict[int, ActivityCall | ChildCall] = {}
         self._timers = Timers()
-        self._mailbox = Mailbox()
-        self._held: list[HistoryEvent] = []
+        self.mailbox = Mailbox()
+        self._held: deque[HistoryEvent] = deque()
         self._opening: Sequence[HistoryEvent] = ()
         self._events: list[HistoryEvent] = []
         self._cursor = 0
+        self._carried_left = 0
         self._events_before = 0
         self._next_task_id = 0
         self._custom_status: bytes | Unchanged | None = UNCHANGED
@@ -118,8 +118,10 @@ class Execution:
         self._events = []
         refused: list[tuple[HistoryEvent, str]] = []
         applied = 0
+        self._carried_left = CARRIED_MAX
         with self._running():
             self._apply_opening()
+            self._take_carried()
             for arrival in arrivals:
                 if self.outcome is not None:
                     break
@@ -127,9 +129,12 @@ class Execution:
                 reason = self._refusal(arrival)
                 if reason is not None:
                     refused.append((arrival, reason))
-                    continue
-                self._events.append(arrival)
-                self._apply(arrival)
+                elif isinstance(arrival, ev.EventRaised) and self.mailbox.carried.holds(arrival.name):
+                    self.mailbox.carried.add(arrival)  # its history is that of the generation that takes it
+                else:
+                    self._events.append(arrival)
+                    self._apply(arrival)
+                    self._take_carried()
         return self._answer(refused, arrivals[applied:])
 
     def recorded(self, size_bytes: int) -> None:
@@ -175,17 +180,21 @@ class Execution:
         memos, self._memos = self._memos, []
         failed = self.failed_attempts
         self._finish_record(len(self._events), 0)
+        opening = opening_record(self.outcome, self.started, self._held, self.time_us)
+        if isinstance(self.outcome, ev.OrchestrationContinuedAsNew) and self.outcome.carry_over_events:
+            self.mailbox.leave(self._held_events())
+            self._held.clear()
         return Turn(
             record=record,
             refused=refused,
             leftover=tuple(leftover),
             outcome=self.outcome,
-            next_generation=opening_record(
-                self.outcome, self.started, self._held, self.buffered_events(), self.time_us
-            ),
+            carried=self.mailbox.carried.change(),
+            next_generation=opening,
             next_due=self.next_due,
             open_activities=len(self.open_activities),
             is_suspended=self.is_suspended,
+            goes_on=self.goes_on,
             custom_status=status,
             memos=memos,
             messages=messages,
@@ -203,17 +212,29 @@ class Execution:
 
     def buffered_events(self) -> list[ev.EventRaised]:
         """Return the events that arrived and that nobody has consumed, per name in order."""
-        held = [event for event in self._held if isinstance(event, ev.EventRaised)]
-        return [*self._mailbox.kept(), *held]
+        return [*self.mailbox.carried, *self.mailbox.kept(), *self._held_events()]
+
+    def _held_events(self) -> list[ev.EventRaised]:
+        return [event for event in self._held if isinstance(event, ev.EventRaised)]
 
     # ---- arrivals
+
+    def _take_carried(self) -> None:
+        """Let events that were left arrive, as long as somebody waits for them."""
+        while self._carried_left and self.outcome is None and not (self.is_suspended or self._held):
+            if not self.mailbox.carried.has_wanted(self.mailbox.is_awaited):
+                return
+            self._carried_left -= 1
+            event = self.mailbox.carried.take_wanted()
+            self._events.append(event)
+            self._apply(event)
 
     def _apply_opening(self) -> None:
         opening, self._opening = self._opening, ()
         for index, arrival in enumerate(opening):
             self._apply(arrival)
             if self.outcome is not None:  # the rest is for the next generation, not for who still waits in this one
-                self._held += opening[index + 1 :]
+                self._held.extend(opening[index + 1 :])
                 return
 
     def _refusal(self, event: HistoryEvent) -> str | None:
@@ -231,9 +252,9 @@ class Execution:
         if isinstance(event, ev.OrchestrationSuspended):
             return "the orchestration is suspended already" if self.is_suspended else None
         if isinstance(event, ev.OrchestrationResumed):
-            return None if self.is_suspended else "the orchestration is not suspended"
-        if isinstance(event, ev.EventRaised) and self._mailbox.count + len(self._held) >= EVENTS_BUFFERED_MAX:
-            is_awaited = not self.is_suspended and self._mailbox.is_awaited(event.name)
+            return None if self.is_suspended or self._held else "the orchestration is not suspended"
+        if isinstance(event, ev.EventRaised) and self.mailbox.count + len(self._held) >= EVENTS_BUFFERED_MAX:
+            is_awaited = not self.is_suspended and self.mailbox.is_awaited(event.name)
             return None if is_awaited else f"{EVENTS_BUFFERED_MAX:,} events wait already"
         return None
 
@@ -248,17 +269,15 @@ class Execution:
             return
         elif isinstance(event, ev.OrchestrationResumed):
             self.is_suspended = False
-            held, self._held = self._held, []
-            for index, waiting in enumerate(held):
-                self._deliver(waiting)
+            for _ in range(len(self._held) if event.at_most is None else min(event.at_most, len(self._held))):
+                self._deliver(self._held.popleft())
                 if self.outcome is not None:
-                    self._held = held[index + 1 :]
                     return
             return
         elif isinstance(event, ev.OrchestrationTerminated):
             self.outcome = event  # written by the owner, alone: no code ran
             return
-        if self.is_suspended:
+        if self.is_suspended or self._held:
             self._held.append(event)
             if isinstance(event, ev.TimerFired):
                 self._timers.hold(event.task_id)
@@ -308,7 +327,7 @@ class Execution:
             self._main.cancel(event.reason or None)
 
     def _deliver_event(self, event: ev.EventRaised) -> None:
-        self._mailbox.deliver(event)
+        self.mailbox.deliver(event)
 
     _deliveries: ClassVar[Mapping[type[HistoryEvent], Callable[[Execution, Any], None]]] = {
         ev.OrchestrationStarted: _deliver_started,
@@ -344,8 +363,7 @@ class Execution:
         if isinstance(error, GenerationEnded | TurnInterrupted):
             raise error
         if isinstance(error, StoredValueError):
-            self._failure = error
-            raise GenerationEnded
+            self.fail_turn(error)
         return ev.OrchestrationFailed(self.ports.describe(error))
 
     def _end(self, outcome: HistoryEvent) -> None:
@@ -400,9 +418,7 @@ class Execution:
         if not same_values(recorded, request, self.ports.digest):
             text = explain(self, recorded, request, cursor + self._events_before, in_values=True)
             if self.ports.strict:
-                self._failure = DivergenceError(text)
-                self.loop.stop()
-                raise GenerationEnded
+                self.fail_turn(DivergenceError(text))
             self.ports.value_differs(text)
         return recorded  # type: ignore[return-value]
 
@@ -416,23 +432,13 @@ class Execution:
 
     def _diverge(self, recorded: HistoryEvent | None, asked: HistoryEvent | None) -> NoReturn:
         position = self._cursor + self._events_before
-        self._failure = DivergenceError(explain(self, recorded, asked, position, in_values=False))
-        self.loop.stop()
-        raise GenerationEnded
+        self.fail_turn(DivergenceError(explain(self, recorded, asked, position, in_values=False)))
 
     def fail_turn(self, error: BaseException) -> NoReturn:
         """End the execution with an error that is not the orchestration's own; its instance stalls."""
         self._failure = error
         self.loop.stop()
         raise GenerationEnded
-
-    def place(self) -> str:
-        """Return `folder/file.py:line` of the user's code that is asking."""
-        frame = user_frame(3)
-        if frame is None:
-            return ""
-        folder_and_file = "/".join(frame.f_code.co_filename.replace("\\", "/").rsplit("/", 2)[-2:])
-        return f"{folder_and_file}:{frame.f_lineno}"
 
     def call(self, call: ActivityCall | ChildCall) -> Task[Any]:
         """Begin an activity call or a child, with its retries; return its task."""
@@ -471,7 +477,7 @@ class Execution:
             return -1
         due = min(max(due, self.time_us), DUE_MAX)
         task_id = self.new_task_id()
-        line = "" if self.is_replaying else self.place()
+        line = "" if self.is_replaying else user_place()
         request = self.emit(ev.TimerCreated(task_id, due, purpose.value, line))
         self._timers.add(task_id, request.due, fire)
         return task_id
@@ -498,9 +504,9 @@ class Execution:
     def wait_for_event(self, name: str, decode: DecodeEvent, timeout_due: int | None = None) -> Task[Any]:
         """Wait for an external event of that name. `decode` makes the result, or raises what awaiting shall raise."""
         task: Task[Any] = Task(self.loop, f"event '{name}'")
-        if self.is_over or self._mailbox.take(name, task, decode):
+        if self.is_over or self.mailbox.take(name, task, decode):
             return task
-        withdraw = self._mailbox.wait(name, task, decode)
+        withdraw = self.mailbox.wait(name, task, decode)
 
         def time_out() -> None:
             withdraw()
@@ -516,7 +522,7 @@ class Execution:
         """Send an event to another instance, with the commit."""
         if not self.is_over:
             payload, digest = self.value(plain)
-            line = "" if self.is_replaying else self.place()
+            line = "" if self.is_replaying else user_place()
             self.emit(ev.EventSent(self.new_task_id(), target.id, name, payload, digest, target.kind, line))
 
     def start_detached(
@@ -529,7 +535,7 @@ class Execution:
         """End the generation here and now."""
         if not self.is_over:
             payload, digest = self.value(plain)
-            line = "" if self.is_replaying else self.place()
+            line = "" if self.is_replaying else user_place()
             self._end(ev.OrchestrationContinuedAsNew(payload, digest, version, carry_over_events, line))
         raise GenerationEnded
 
@@ -557,6 +563,18 @@ class Execution:
     def next_due(self) -> int | None:
         """When the earliest open timer is due."""
         return self._timers.next_due
+
+    @property
+    def goes_on(self) -> bool:
+        """True when another turn would have something to do, though nothing arrives."""
+        if self.is_suspended or self.outcome is not None:
+            return False
+        return bool(self._held) or self.mailbox.carried.has_wanted(self.mailbox.is_awaited)
+
+    @property
+    def held_count(self) -> int:
+        """How many arrivals are held."""
+        return len(self._held)
 
     @property
     def has_opening(self) -> bool:

@@ -181,6 +181,15 @@ def user_frame(depth: int = 1) -> FrameType | None:
     return frame
 
 
+def user_place() -> str:
+    """Return `folder/file.py:line` of the user's code that is asking."""
+    frame = user_frame(3)
+    if frame is None:
+        return ""
+    folder_and_file = "/".join(frame.f_code.co_filename.replace("\\", "/").rsplit("/", 2)[-2:])
+    return f"{folder_and_file}:{frame.f_lineno}"
+
+
 def non_durable(what: str, place: str) -> NonDurableAwaitError:
     """Build the error for something that cannot be replayed."""
     return NonDurableAwaitError(

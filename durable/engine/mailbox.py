@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
+from durable.carried import Carried
 from durable.engine.tasks import Task
 from durable.events import EventRaised
 
@@ -14,10 +16,14 @@ DecodeEvent: TypeAlias = Callable[[EventRaised], Any]
 
 
 class Mailbox:
-    """The waiters and the unconsumed events of one execution. `count` counts the latter."""
+    """The waiters and the unconsumed events of one execution; beside them what earlier generations have left.
+
+    Invariant: while events of a name are `carried`, none of that name is kept: what is taken is the oldest.
+    """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.carried = Carried()
+        self._kept = 0
         self._waiters: dict[str, deque[tuple[Task[Any], DecodeEvent]]] = {}
         self._events: dict[str, deque[EventRaised]] = {}
 
@@ -26,7 +32,7 @@ class Mailbox:
         waiters = self._waiters.get(event.name)
         if not waiters:
             self._events.setdefault(event.name, deque()).append(event)
-            self.count += 1
+            self._kept += 1
             return
         task, decode = waiters.popleft()
         if not waiters:
@@ -39,7 +45,7 @@ class Mailbox:
         if not events:
             return False
         event = events.popleft()
-        self.count -= 1
+        self._kept -= 1
         if not events:
             del self._events[name]
         _settle(task, decode, event)
@@ -49,6 +55,7 @@ class Mailbox:
         """Add a waiter; return what withdraws it."""
         waiter = (task, decode)
         self._waiters.setdefault(name, deque()).append(waiter)
+        self.carried.want(name)
 
         def withdraw() -> None:
             waiters = self._waiters.get(name)
@@ -63,9 +70,27 @@ class Mailbox:
         """Tell whether an event of that name would go to a waiter at once."""
         return name in self._waiters
 
+    @property
+    def count(self) -> int:
+        """How many events are unconsumed."""
+        return self._kept + self.carried.count
+
     def kept(self) -> list[EventRaised]:
-        """Return the unconsumed events, per name in order."""
+        """Return the unconsumed events that this generation was shown, per name in order."""
         return [event for events in self._events.values() for event in events]
+
+    def carry(self, carried: Carried) -> None:
+        """Take over what earlier generations have left."""
+        self.carried = carried
+        for name in self._waiters:
+            carried.want(name)
+
+    def leave(self, held: Iterable[EventRaised]) -> None:
+        """Leave all events to the next generation: those kept, and then those that were held meanwhile."""
+        for event in (*self.kept(), *held):
+            self.carried.add(dataclasses.replace(event, is_carried=True))
+        self._events.clear()
+        self._kept = 0
 
 
 def _settle(task: Task[Any], decode: DecodeEvent, event: EventRaised) -> None:

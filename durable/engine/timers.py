@@ -5,6 +5,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 
+DUE_MAX = 253_402_300_799_999_999
+"""The last microsecond of the year 9999, which is the last of every calendar here: no timer is due later."""
+
 
 class Timers:
     """Open timers by task id, and which of them is due first.

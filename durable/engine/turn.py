@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from durable import events as ev
-from durable.errors import FailureDetails
+from durable.carried import CarriedChange
 from durable.events import HistoryEvent, InstanceKey, TaskRef
 from durable.records import Record
 from durable.retry import FailedAttempt
@@ -46,6 +46,8 @@ class Turn:
     refused: Sequence[tuple[HistoryEvent, str]]
     # Arrivals that the turn did not get to, because the generation ended: not consumed; the next generation takes them.
     leftover: Sequence[HistoryEvent]
+    # In the same transaction: events that were put aside for later, of this generation or the next, and taken up again.
+    carried: CarriedChange
     # In the same transaction: how the generation ended, if it did, and how the next one opens.
     outcome: HistoryEvent | None
     next_generation: Record | None
@@ -53,6 +55,7 @@ class Turn:
     next_due: int | None
     open_activities: int
     is_suspended: bool
+    goes_on: bool  # it has more to do at once: another turn shall come, with or without arrivals
     custom_status: bytes | Unchanged | None
     memos: Sequence[tuple[str, bytes, int]]
     # In the same transaction (a large turn: afterwards, by the owner, in this order and idempotently).
@@ -101,7 +104,7 @@ def outcome_messages(outcome: HistoryEvent, sender: Sender) -> Iterator[Outgoing
     parent = sender.parent
     if parent is None or isinstance(outcome, ev.OrchestrationContinuedAsNew):
         return
-    details = outcome_details(outcome)
+    details = ev.outcome_details(outcome)
     event: HistoryEvent
     if sender.end_event is not None:
         data = outcome.result if isinstance(outcome, ev.OrchestrationCompleted) else None
@@ -116,34 +119,15 @@ def outcome_messages(outcome: HistoryEvent, sender: Sender) -> Iterator[Outgoing
     yield Outgoing(parent.key, event, run_id=parent.run_id, generation=parent.generation)
 
 
-def outcome_details(outcome: HistoryEvent) -> FailureDetails | None:
-    """Return what a parent learns of an end that is no completion."""
-    if isinstance(outcome, ev.OrchestrationFailed):
-        return outcome.details
-    if isinstance(outcome, ev.OrchestrationCancelled):
-        return _end_details("OrchestrationCancelledError", outcome.reason or "the orchestration was cancelled")
-    if isinstance(outcome, ev.OrchestrationTerminated):
-        return _end_details("OrchestrationTerminatedError", outcome.reason or "the orchestration was terminated")
-    return None
-
-
-def _end_details(name: str, message: str) -> FailureDetails:
-    return FailureDetails(f"durable.errors.{name}", message, error_bases=("durable.errors.DurableError", "Exception"))
-
-
 def opening_record(
     outcome: HistoryEvent | None,
     started: ev.OrchestrationStarted | None,
     held: Sequence[HistoryEvent],
-    events: Sequence[HistoryEvent],
     time_us: int,
 ) -> Record | None:
-    """Return what the next generation begins with, if the outcome calls for one; `events` are those nobody has consumed.
-
-    A cancel that was `held` goes ahead of them: it is raised once, whatever the code does with events.
-    """
+    """Return what the next generation begins with, if the outcome calls for one: its start, and a cancel that was `held`."""
     if not isinstance(outcome, ev.OrchestrationContinuedAsNew) or started is None:
         return None
     start = dataclasses.replace(started, version=outcome.version, input=outcome.input)
     cancels = [event for event in held if isinstance(event, ev.OrchestrationCancelRequested)]
-    return Record(time_us, [start, *cancels, *(events if outcome.carry_over_events else ())], is_opening=True)
+    return Record(time_us, [start, *cancels], is_opening=True)

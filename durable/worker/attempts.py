@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from durable import events as ev
@@ -56,7 +56,8 @@ class OwnerAttempts:
         self._add_memo = add_memo
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
-        self._reserved = 0  # slots for activities that are kept, but whose request is not yet durable
+        # Activities that are kept, each with a slot, but whose request is not yet durable; by identity.
+        self._reserved: dict[int, ev.ActivityScheduled] = {}
         self.is_draining = False
 
     # ---- deciding and starting
@@ -68,18 +69,24 @@ class OwnerAttempts:
             return False
         if partition in self._keeper.parting or not self._runner.serves(request.name, request.version):
             return False
-        if self._keeper.others and self._runner.free_slots - self._runner.waiting <= self._reserved:
+        if self._keeper.others and self._runner.free_slots - self._runner.waiting <= len(self._reserved):
             return False
-        self._reserved += 1
+        self._reserved[id(request)] = request
         return True
 
-    def unreserve(self, count: int) -> None:
-        """Give back the slots of so many kept activities: they begin now, or what asked for them was not written."""
-        self._reserved = max(self._reserved - count, 0)
+    def unreserve(self, held: Iterable[tuple[ev.ActivityScheduled, str]]) -> None:
+        """Give back the slots of kept activities: they begin now, or what asked for them was not written."""
+        for request, _ in held:
+            self._reserved.pop(id(request), None)
 
     def unreserve_all(self) -> None:
         """Give all of them back: nothing that was prepared will be written."""
-        self._reserved = 0
+        self._reserved.clear()
+
+    @property
+    def reserved(self) -> int:
+        """How many slots are kept for activities that have not begun."""
+        return len(self._reserved)
 
     def start(self, live: LiveInstance, request: ev.ActivityScheduled, idempotency_key: str) -> None:
         """Run an attempt here, whose request is durable now."""

@@ -7,15 +7,23 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
 from durable.engine.execution import Execution
 from durable.engine.turn import Outgoing
-from durable.events import HistoryEvent, InstanceKey
+from durable.events import ActivityScheduled, HistoryEvent, InstanceKey
 from durable.provider import InstanceRow, Priority, StoredMessage, TaskAddress
 from durable.records import decode_event, encode_event, require, unpack
+from durable.worker.queued import QueuedAttempts
+
+
+class Offer(NamedTuple):
+    """An attempt that is to go to the activity queue."""
+
+    request: ActivityScheduled
+    idempotency_key: str
 
 
 @dataclasses.dataclass(slots=True)
@@ -43,43 +51,43 @@ class Pending:
         return start is not None and start.run_id == run_id
 
 
+class Journal(NamedTuple):
+    """Where the journal of carried events stands: its number, its entries, the last one's checksum, the changes in them."""
+
+    number: int
+    entries: int
+    chain: bytes
+    changes: int
+
+
 @dataclasses.dataclass(slots=True)
 class OwnerState:
     """What an owner notes in the row for the next one.
 
-    `deliveries`: of attempts delivered more than once, [count, time of the first redelivery]. `queued`: ranges of task ids
-    that went to the activity queue; the rest of the open ones is held by the owner. `cursor`: where the sending of a large
-    turn stands: (generation, record index, messages sent). `stalls`: stalls in a row. `farewells`: see the engine's Turn.
-    `former`: of a run that took the place of an unfinished one, the sequence of its start, and the run before it.
+    `deliveries`: of attempts delivered more than once, [count, time of the first redelivery]. `queued`: the attempts that
+    went to the activity queue; it is changed in place, and read again from the row with the history. `cursor`: where the
+    sending of a large turn stands: (generation, record index, messages sent). `stalls`: stalls in a row. `farewells`: see
+    the engine's Turn. `former`: of a run that took the place of an unfinished one, the sequence of its start, and the run
+    before it. `carried`: where events are that earlier generations have left.
     """
 
     deliveries: dict[int, list[int]] = dataclasses.field(default_factory=dict)
-    queued: list[list[int]] = dataclasses.field(default_factory=list)
+    queued: QueuedAttempts = dataclasses.field(default_factory=QueuedAttempts)
     cursor: tuple[int, int, int] | None = None
     stalls: int = 0
     farewells: dict[str, Outgoing] = dataclasses.field(default_factory=dict)
     former: tuple[int, str] | None = None
+    carried: Journal | None = None
     unreadable: bytes = b""
-
-    def is_queued(self, task_id: int) -> bool:
-        """Tell whether an open attempt is in the activity queue."""
-        return any(first <= task_id <= last for first, last in self.queued)
-
-    def add_queued(self, task_id: int) -> None:
-        """Note an attempt that goes to the activity queue."""
-        if self.queued and self.queued[-1][1] == task_id - 1:
-            self.queued[-1][1] = task_id
-        else:
-            self.queued.append([task_id, task_id])
 
     def encode(self) -> bytes:
         """Return the row's `state`; empty where there is nothing to note, as for most turns."""
         if self.unreadable:
             return self.unreadable
-        if not (self.deliveries or self.queued or self.cursor or self.stalls or self.farewells or self.former):
-            return b""
         farewells = {name: _farewell_to_plain(message) for name, message in self.farewells.items()}
-        noted = [self.deliveries, self.queued, self.cursor, self.stalls, farewells, self.former]
+        noted = [self.deliveries, self.queued.ranges, self.cursor, self.stalls, farewells, self.former, self.carried]
+        if not any(noted):
+            return b""
         packed: bytes = msgpack.packb(noted)
         return packed
 
@@ -98,7 +106,8 @@ class OwnerState:
             require(str, *farewells)
             known = {name: _farewell_from_plain(plain) for name, plain in farewells.items()}
             former = _former_from_plain(more[0]) if more else None
-            return cls(deliveries, queued, cursor, stalls, known, former)
+            carried = _journal_from_plain(more[1]) if len(more) > 1 else None
+            return cls(deliveries, QueuedAttempts(queued), cursor, stalls, known, former, carried)
         except Exception:  # noqa: BLE001 (whatever garbage does to the decoder is one fact)
             return cls(unreadable=data)
 
@@ -118,6 +127,15 @@ def _former_from_plain(plain: Any) -> tuple[int, str] | None:
     require(int, sequence)
     require(str, run_id)
     return sequence, run_id
+
+
+def _journal_from_plain(plain: Any) -> Journal | None:
+    if plain is None:
+        return None
+    number, entries, chain, changes = plain
+    require(int, number, entries, changes)
+    require(bytes, chain)
+    return Journal(number, entries, chain, changes)
 
 
 def _farewell_to_plain(message: Outgoing) -> list[Any]:
@@ -144,7 +162,9 @@ class LiveInstance:
         "control",
         "depth",
         "early",
+        "ending",
         "execution",
+        "heartbeats",
         "held",
         "is_busy",
         "is_loading",
@@ -171,7 +191,10 @@ class LiveInstance:
         self.control: collections.deque[Pending] = collections.deque()
         self.normal: collections.deque[Pending] = collections.deque()
         self.early: list[Pending] = []  # a start that has replaced a run and is not yet due itself
-        self.outbox: collections.deque[Outgoing] = collections.deque()
+        self.outbox: collections.deque[Outgoing | Offer] = (
+            collections.deque()
+        )  # of a large turn: what is still to be sent
+        self.ending: HistoryEvent | None = None  # the run's outcome, on record, final once the outbox is empty
         self.is_busy = False  # a turn of it is not yet durable
         self.is_loading = False
         self.is_queued = False  # in the ready queue
@@ -182,6 +205,7 @@ class LiveInstance:
         self.pushed_due: int | None = None
         self.depth = 0  # how many parents it has
         self.held: set[TaskAddress] = set()  # attempts of it that run here without a row
+        self.heartbeats: dict[str, bytes] = {}  # read with the history: what a former owner's attempts had told
         self.children: list[InstanceRow] | None = None  # unfinished ones, looked up before it is terminated
 
     @property

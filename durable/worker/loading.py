@@ -6,18 +6,19 @@ import asyncio
 import dataclasses
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from durable import events as ev
 from durable.engine.execution import Execution
-from durable.engine.turn import outgoing_messages
+from durable.engine.turn import Outgoing, outgoing_messages
 from durable.errors import HistoryDamagedError, StoreError
 from durable.messages import heartbeat_key
-from durable.provider import InstanceFilter, InstanceRow, Provider, Status
+from durable.provider import InstanceFilter, InstanceRow, Provider, RecordRow, Status
 from durable.records import decode_record, first_checksum, next_checksum
+from durable.worker.carrying import read_carried
 from durable.worker.claims import DELIVERIES_MAX, DELIVERIES_SPAN_US, worker_lost
-from durable.worker.live import LiveInstance, OwnerState, Pending
+from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
+from durable.worker.receiving import POLL_S
 from durable.worker.steps import blind_arrival, ending
 from durable.worker.succession import name_former_run
 from durable.worker.turns import Turns
@@ -26,6 +27,12 @@ logger = logging.getLogger("durable.worker")
 
 SLICE_S = 0.02
 """How long a replay goes on before it lets the loop do something else."""
+
+SHORT_RECORDS_MAX = 1000
+SHORT_LOADS_MAX = 64
+LONG_LOADS_MAX = 4
+"""Instances that are read at the same time: short histories, and beside them, so that none waits for these, long ones. More
+would gain nothing, and each may hold a few MiB of records."""
 
 UNFINISHED = (Status.PENDING, Status.RUNNING, Status.SUSPENDED, Status.STALLED)
 
@@ -40,7 +47,11 @@ class LostAttempts:
 
 
 class Loader:
-    """Brings an instance into memory so that its next turn can run."""
+    """Brings instances into memory so that their next turns can run.
+
+    `on_loaded(live, error, is_first)`: it is there, or that keeps it from going on; `is_first`: nothing of it was in memory.
+    `on_unread(lives)`: the store did not answer; it is time to try these again.
+    """
 
     def __init__(
         self,
@@ -49,6 +60,8 @@ class Loader:
         loop: asyncio.AbstractEventLoop,
         *,
         is_parked: Callable[[LiveInstance], bool],
+        on_loaded: Callable[[LiveInstance, BaseException | None, bool], None],
+        on_unread: Callable[[Sequence[LiveInstance]], None],
         slots: int,
     ) -> None:
         self._provider = provider
@@ -56,7 +69,11 @@ class Loader:
         self._is_parked = is_parked
         self._turns = turns
         self._loop = loop
-        self._heartbeats: dict[str, bytes] = {}
+        self._on_loaded = on_loaded
+        self._on_unread = on_unread
+        self._short = asyncio.Semaphore(SHORT_LOADS_MAX)
+        self._long = asyncio.Semaphore(LONG_LOADS_MAX)
+        self._slice = asyncio.Lock()
 
     def is_needed(self, live: LiveInstance) -> bool:
         """Tell whether something must be read before the instance's next turn."""
@@ -66,28 +83,43 @@ class Loader:
         if row.status.is_finished or blind_arrival(live, row) is not None:
             return False
         if ending(live, row) is not None:
-            return live.children is None
+            return live.children is None and not live.outbox
         if not live.is_recovered and row.open_work:
             return True
         return live.execution is None and row.records > 0
 
-    async def load(self, lives: Sequence[LiveInstance]) -> AsyncIterator[tuple[LiveInstance, BaseException | None]]:
-        """Load instances one after the other; give each with what keeps it from going on, if anything does.
-
-        Raises StoreError if the store does not answer.
-        """
+    async def load(self, lives: Sequence[LiveInstance]) -> None:
+        """Load instances beside each other; hand each to `on_loaded` as soon as it is there."""
+        first = {live.key for live in lives if live.row is None}
         unread = [live for live in lives if live.row is None or live.is_row_stale]
-        if unread:
-            await self._read_rows(unread)
-        for live in lives:
+        try:
+            if unread:
+                await self._read_rows(unread)
+            found = await asyncio.gather(
+                *(self._load_one(live, is_first=live.key in first) for live in lives), return_exceptions=True
+            )
+            raised = next((error for error in found if isinstance(error, BaseException)), None)
+            if raised is not None:
+                raise raised
+        except StoreError as error:
+            logger.warning("instances could not be read, they are tried again: %s", error)
+            left = [live for live in lives if live.is_loading]
+            for live in left:
+                live.is_loading = False
+            self._loop.call_later(POLL_S, self._on_unread, left)
+
+    async def _load_one(self, live: LiveInstance, *, is_first: bool) -> None:
+        found: BaseException | None = None
+        is_long = live.row is not None and live.row.records > SHORT_RECORDS_MAX
+        async with self._long if is_long else self._short:
             try:
                 await self._bring_in(live)
             except StoreError:
                 raise
             except Exception as error:  # noqa: BLE001 (whatever is wrong with this one is its own reason to stall)
-                yield live, error
-            else:
-                yield live, None
+                found = error
+        live.is_loading = False
+        self._on_loaded(live, found, is_first)
 
     async def _read_rows(self, lives: Sequence[LiveInstance]) -> None:
         for live in lives:
@@ -112,12 +144,16 @@ class Loader:
         if end is not None:
             live.children = await self._children(row) if _is_recursive(end) else []
             await self._look_for_undelivered(live, row)
+            if live.state.cursor is not None and live.execution is not None and not live.outbox:
+                await self._read_outbox(live, row)  # what is on record is sent all the same
             live.is_recovered = True
             return
         if live.state.unreadable:
             raise HistoryDamagedError("what the owner had noted in the instance's row cannot be read")
         if live.execution is None and row.records > 0:
             live.execution = await self._replay(row)
+            live.state = OwnerState.decode(row.state)
+            live.state.queued.recount(live.execution.open_activities)
         if not live.is_recovered and live.execution is not None:
             await self._read_heartbeats(live, row)
             if live.state.cursor is not None:
@@ -140,6 +176,7 @@ class Loader:
         execution = self._turns.new_execution(row)
         try:
             await self._replay_into(execution, row)
+            execution.mailbox.carry(await read_carried(self._provider, row, OwnerState.decode(row.state).carried))
         except BaseException:
             self._turns.close(execution)
             raise
@@ -159,25 +196,28 @@ class Loader:
                 if stored.index != expected or stored.checksum != chain:
                     raise HistoryDamagedError(f"history record {expected} does not match its checksum")
                 expected += 1
-            pending = [(decode_record(stored.data), len(stored.data)) for stored in records]
-            await self._feed(execution, pending)
+            await self._feed(execution, records)
         if chain != row.chain:
             raise HistoryDamagedError("the history does not end with the checksum in the instance's row")
 
-    async def _feed(self, execution: Execution, records: list[Any]) -> None:
-        """Feed records in slices, each in a callback of the loop: orchestrator code never runs inside a task."""
+    async def _feed(self, execution: Execution, records: Sequence[RecordRow]) -> None:
+        """Feed records in slices, each in a callback of the loop: orchestrator code never runs inside a task.
+
+        Replays take turns with their slices, and with whatever else the loop has to do.
+        """
         position = 0
 
         def some() -> None:
             nonlocal position
             until = self._loop.time() + SLICE_S
             while position < len(records) and self._loop.time() < until:
-                record, size_bytes = records[position]
+                data = records[position].data
                 position += 1
-                self._turns.feed(execution, record, size_bytes)
+                self._turns.feed(execution, decode_record(data), len(data))
 
         while position < len(records):
-            await self._in_callback(some)
+            async with self._slice:
+                await self._in_callback(some)
 
     async def _in_callback(self, function: Callable[[], None]) -> None:
         done = self._loop.create_future()
@@ -209,35 +249,49 @@ class Loader:
     async def _read_heartbeats(self, live: LiveInstance, row: InstanceRow) -> None:
         if live.execution is None or not live.execution.open_activities:
             return
-        self._heartbeats.clear()
-        held = (task_id for task_id in live.execution.open_activities if not live.state.is_queued(task_id))
+        live.heartbeats.clear()
+        held = (task_id for task_id in live.execution.open_activities if task_id not in live.state.queued)
         for task_id in itertools.islice(held, self._slots):  # no more can have been running
             key = heartbeat_key(row.run_id, row.generation, task_id)
             memos = await self._provider.read_memos(key, 1)
-            self._heartbeats.update({memo.key: memo.data for memo in memos})
+            live.heartbeats.update({memo.key: memo.data for memo in memos})
 
     async def _read_outbox(self, live: LiveInstance, row: InstanceRow) -> None:
-        """Build again what a large turn had still to send."""
+        """Build again what a large turn had still to send: its messages, then its attempts for the queue."""
         assert live.state.cursor is not None
         assert live.execution is not None
-        generation, index, sent = live.state.cursor
+        execution, (generation, index, sent) = live.execution, live.state.cursor
         records = await self._provider.read_history(row.run_id, generation, index, 1)
-        messages = list(outgoing_messages(decode_record(records[0].data), live.execution.sender()))
-        live.depth = live.execution.started.depth if live.execution.started else 0
-        live.outbox.extend(messages[sent:])
+        if not records or records[0].index != index:
+            raise HistoryDamagedError(
+                f"record {index} of generation {generation}, which is still to be sent, is missing"
+            )
+        record = decode_record(records[0].data)
+        sender = dataclasses.replace(execution.sender(), generation=generation)
+        items: list[Outgoing | Offer] = list(outgoing_messages(record, sender))
+        last = record.events[-1] if record.events else None
+        is_end = isinstance(last, ev.OUTCOMES) and not isinstance(last, ev.OrchestrationContinuedAsNew)
+        live.ending = last if is_end else None
+        if is_end:
+            items += live.state.farewells.values()
+        for event in record.events:
+            if not isinstance(event, ev.ActivityScheduled) or event.task_id not in live.state.queued:
+                continue
+            if event.task_id in execution.open_activities:  # not given up in that very turn
+                items.append(Offer(event, execution.derived_id("activity", event.call_id)))
+        live.depth = execution.started.depth if execution.started else 0
+        live.outbox.extend(items[sent:])
 
     def lost_attempts(self, live: LiveInstance, now: int) -> LostAttempts:
         """Say which held attempts of an instance nobody runs, and count their delivery."""
-        state = dataclasses.replace(
-            live.state, deliveries=dict(live.state.deliveries), queued=[list(span) for span in live.state.queued]
-        )
+        state = dataclasses.replace(live.state, deliveries=dict(live.state.deliveries))
         found = LostAttempts([], [], state)
         execution, row = live.execution, live.row
         if execution is None or row is None:
             return found
         running = {address.task_id for address in live.held}
         for task_id, request in execution.open_activities.items():
-            if task_id in running or state.is_queued(task_id):
+            if task_id in running or task_id in state.queued:
                 continue
             count, since = state.deliveries.get(task_id, (1, now))
             if count >= DELIVERIES_MAX and now - since >= DELIVERIES_SPAN_US:
@@ -245,7 +299,7 @@ class Loader:
                 continue
             if len(state.deliveries) < self._slots:  # those asked for later were waiting for a slot: nothing began them
                 state.deliveries[task_id] = [count + 1, since]
-            heartbeat = self._heartbeats.pop(heartbeat_key(row.run_id, row.generation, task_id), None)
+            heartbeat = live.heartbeats.pop(heartbeat_key(row.run_id, row.generation, task_id), None)
             if heartbeat is not None:
                 request = dataclasses.replace(request, last_heartbeat=heartbeat)
             found.requests.append((request, execution.derived_id("activity", request.call_id)))

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any
 
-from durable.engine.execution import DUE_MAX
+from durable.engine.timers import DUE_MAX
 from durable.errors import DurableError, HistoryDamagedError, StoreError
 from durable.events import InstanceKey
 from durable.messages import decode_arrivals, dropped_memo
@@ -37,6 +37,7 @@ from durable.records import Record
 from durable.worker.activities import ActivityRunner
 from durable.worker.attempts import OwnerAttempts
 from durable.worker.backlog import Backlog
+from durable.worker.cache import Cache
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
@@ -44,7 +45,7 @@ from durable.worker.failure_log import log_failed_attempts, log_failed_instance
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
-from durable.worker.receiving import PARKED_KEPT_MAX, POLL_S, Receiver
+from durable.worker.receiving import PARKED_KEPT_MAX, Receiver
 from durable.worker.steps import Prepared, blind_arrival, is_left, is_of_unknown_code
 from durable.worker.timers import DueTimes
 from durable.worker.turns import Turns
@@ -77,11 +78,18 @@ class Owner:
         self._turns = turns
         self._claims = claims
         self._partitions = partitions
-        self._max_cached = max_cached
         self._loop = asyncio.get_running_loop()
-        self._loader = Loader(provider, turns, self._loop, is_parked=self._is_parked, slots=runner.slots)
+        self._loader = Loader(
+            provider,
+            turns,
+            self._loop,
+            is_parked=self._is_parked,
+            on_loaded=self._loaded,
+            on_unread=self._load_again,
+            slots=runner.slots,
+        )
         self._lives: dict[InstanceKey, LiveInstance] = {}
-        self._cached: collections.OrderedDict[InstanceKey, LiveInstance] = collections.OrderedDict()
+        self._cache = Cache(max_cached, close=turns.close, forget=self._forget)
         self._ready: collections.deque[LiveInstance] = collections.deque()
         self._backlog = Backlog()
         self._due_times = DueTimes(clock, self._loop, self._come_due)
@@ -216,7 +224,7 @@ class Owner:
             if self._loop.time() > until:
                 break
         if loading:
-            self._spawn(self._load(loading))
+            self._spawn(self._loader.load(loading))
         if self._ready and not self.commits.is_full:
             self._pump_soon()
 
@@ -242,62 +250,37 @@ class Owner:
 
     def _rest(self, live: LiveInstance) -> None:
         """A turn is over and durable: keep the instance cached, or forget it; go on if more has come."""
-        if live.execution is not None:
-            if self._max_cached == 0:
-                self._turns.close(live.drop_execution())
-            else:
-                self._cached[live.key] = live
-                self._cached.move_to_end(live.key)
-                self._evict()
+        self._cache.keep(live)
         if live.has_work:
             self._make_ready(live)
         elif live.execution is None and live.is_idle:
             self._forget(live)
 
-    def _evict(self) -> None:
-        while len(self._cached) > self._max_cached:
-            key, live = self._cached.popitem(last=False)
-            if live.is_busy or live.is_loading or live.outbox:
-                self._cached[key] = live
-                return
-            self._turns.close(live.drop_execution())
-            if live.is_idle:
-                self._forget(live)
-
     def _forget(self, live: LiveInstance) -> None:
         if self._lives.get(live.key) is live:
             del self._lives[live.key]
-            self._cached.pop(live.key, None)
+            self._cache.discard(live.key)
 
-    async def _load(self, lives: list[LiveInstance]) -> None:
-        unread = {live.key for live in lives if live.row is None}
-        try:
-            async for live, error in self._loader.load(lives):
-                live.is_loading = False
-                if self._lives.get(live.key) is not live:  # lost while it was being read
-                    self._turns.close(live.drop_execution())
-                    continue
-                if live.key in unread and live.row is not None and live.row.parked_until:
-                    self._release(live, 0)  # older messages may wait in the store
-                if error is not None:
-                    self._stall(live, error)
-                elif live.row is None:
-                    self._drop_unknown(live)
-                elif self._is_parked(live):
-                    self._push_parked(live, live.row)
-                elif not live.is_recovered and blind_arrival(live, live.row) is None:
-                    self._redeliver(live)
-                else:
-                    self._make_ready(live)
-                    self._rest_if_idle(live)
-        except StoreError as error:
-            logger.warning("instances could not be read, they are tried again: %s", error)
-            left = [live for live in lives if live.is_loading]
-            for live in left:
-                live.is_loading = False
-            self._loop.call_later(POLL_S, self._retry, left)
+    def _loaded(self, live: LiveInstance, error: BaseException | None, is_first: bool) -> None:
+        """Go on with an instance that was read back."""
+        if self._lives.get(live.key) is not live:  # lost while it was being read
+            self._turns.close(live.drop_execution())
+            return
+        if is_first and live.row is not None and live.row.parked_until:
+            self._release(live, 0)  # older messages may wait in the store
+        if error is not None:
+            self._stall(live, error)
+        elif live.row is None:
+            self._drop_unknown(live)
+        elif self._is_parked(live):
+            self._push_parked(live, live.row)
+        elif not live.is_recovered and blind_arrival(live, live.row) is None:
+            self._redeliver(live)
+        else:
+            self._make_ready(live)
+            self._rest_if_idle(live)
 
-    def _retry(self, lives: list[LiveInstance]) -> None:
+    def _load_again(self, lives: Sequence[LiveInstance]) -> None:
         for live in lives:
             if self._lives.get(live.key) is live:
                 self._make_ready(live)
@@ -353,7 +336,7 @@ class Owner:
     def _drop(self, prepared: Sequence[Prepared]) -> None:
         """Forget the instances of a batch that was not written; what they had taken is read again."""
         for item in prepared:
-            self.attempts.unreserve(len(item.held))
+            self.attempts.unreserve(item.held)
             self._abandon(item.live)
 
     def _abandon(self, live: LiveInstance) -> None:
@@ -389,7 +372,9 @@ class Owner:
         """
         while True:
             leaving = [live for live in self._lives.values() if live.partition in partitions]
-            if not any(live.is_busy or live.is_loading for live in leaving):
+            if not any(
+                live.is_busy for live in leaving
+            ):  # one that is being read can be let go: a replay may take long
                 break
             await asyncio.sleep(0.001)
         staying = {live.partition for live in leaving if live.runs_activities}
@@ -412,7 +397,7 @@ class Owner:
         """Let out the effects of what is now durable."""
         refused = {id(batch.steps[index]): why for index, why in committed.refused.items()}
         for item in prepared:
-            self.attempts.unreserve(len(item.held))
+            self.attempts.unreserve(item.held)
             is_ours = self._lives.get(item.live.key) is item.live
             why = refused.get(id(item.step)) if item.step is not None else None
             if why is not None:
@@ -439,6 +424,7 @@ class Owner:
         live = item.live
         live.is_busy = False
         live.outbox.clear()
+        live.ending = None
         live.is_recovered = False  # the rest of a large turn is read again from its record
         live.put_back(item.taken)
         self._stall(live, StoreError(why))
@@ -449,7 +435,7 @@ class Owner:
         assert row is not None
         assert item.state is not None
         before = live.row
-        live.row, live.state, live.is_busy, live.children = row, item.state, False, None
+        live.row, live.state, live.is_busy, live.children = row, item.state, False, item.children
         if live.execution is not None:
             live.execution.recorded(item.record_bytes)
         if item.turn is not None:
@@ -476,7 +462,9 @@ class Owner:
             return
         if before is not None and before.parked_until:
             self.receiver.wake()  # what was left in the store meanwhile is eligible now
-        if row.due_at is not None and (before is None or row.due_at != before.due_at or live.pushed_due is None):
+        if row.due_at is None:
+            self._due_times.drop(live.key)
+        elif before is None or row.due_at != before.due_at or live.pushed_due is None:
             live.pushed_due = row.due_at
             self._due_times.push(row.due_at, live.key)
 
@@ -495,21 +483,25 @@ class Owner:
 
     def _end(self, live: LiveInstance) -> None:
         self._turns.close(live.drop_execution())
-        self._cached.pop(live.key, None)
+        self._cache.discard(live.key)
         for address in list(live.held):
             self.attempts.stop(live, address)
         live.outbox.clear()
+        live.ending = None
         live.begin_early()
 
     def _begin_generation(self, live: LiveInstance, opening: Record, size_bytes: int) -> None:
         """Open the next generation in memory, as a replay of what was just written would."""
-        self._turns.close(live.drop_execution())
+        former = live.drop_execution()
+        self._turns.close(former)
         live.wants_turn = True
         assert live.row is not None
-        if self._max_cached:
+        if not self._cache.is_off:
             try:
                 live.execution = self._turns.new_execution(live.row)
                 self._turns.feed(live.execution, opening, size_bytes)
+                if former is not None:
+                    live.execution.mailbox.carry(former.mailbox.carried)
             except DurableError:  # found again, with its reason, when the instance is loaded for its turn
                 live.execution = None
 
@@ -564,7 +556,6 @@ class Owner:
         for live in list(self._lives.values()):
             self._turns.close(live.drop_execution())
         self._lives.clear()
-        self._cached.clear()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)

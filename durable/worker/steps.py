@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from durable import events as ev
-from durable.engine.execution import DUE_MAX, Execution
+from durable.engine.execution import Execution
+from durable.engine.timers import DUE_MAX
 from durable.engine.turn import Turn, outcome_messages
 from durable.errors import DurableError, FailureDetails, TurnBudgetExceededError, UnknownNameError
 from durable.events import HistoryEvent
@@ -74,6 +75,7 @@ class Prepared:
     opening_bytes: int = 0
     record_bytes: int = 0
     is_outcome: bool = False
+    children: list[InstanceRow] | None = None  # those still to be terminated
 
 
 class Steps:
@@ -181,7 +183,9 @@ class Steps:
             wait = self._leave_us(row)
             if wait and row.stall_reason is None:
                 return self._leave(live, row, wait)
-        state = dataclasses.replace(live.state, stalls=live.state.stalls + 1)
+        # From the row: what the turn that failed has changed in memory does not count.
+        state = OwnerState.decode(row.state)
+        state.stalls = live.state.stalls + 1
         now = self._clock.now()
         if is_blindly_suspended(row, live.state):
             return self.complete(Prepared(live), row, state, self.quiet(row, state, parked_until=DUE_MAX))
@@ -270,12 +274,7 @@ class Steps:
         appends, chain = self.append(row, Record(now, [event]))
         goodbyes = [*outcome_messages(event, sender_of(row)), *live.state.farewells.values()]
         prepared.messages = [to_message(item, row, 0, self._partitions, now) for item in goodbyes]
-        for child in live.children or ():
-            reason = f"its parent '{row.key.id}' was terminated"
-            data = encode_arrivals([ev.OrchestrationTerminated(reason)])
-            prepared.messages.append(
-                Message(child.key, child.partition, data, priority=Priority.CONTROL, run_id=child.run_id)
-            )
+        prepared.messages += [end_of_child(child, row) for child in live.children or ()]
         changes: dict[str, Any] = {"stall_reason": None}
         progress = Progress(
             generation=row.generation,
@@ -294,7 +293,15 @@ class Steps:
             changes=changes,
             appends=appends,
             consumed=consumed_by(prepared.taken),
+            drop_generations=(live.state.carried.number,) if live.state.carried else (),
         )
+
+    def end_children(self, live: LiveInstance, row: InstanceRow, count: int) -> Prepared:
+        """Terminate some of the children of a run that is about to be ended by force; the others, and it, come later."""
+        children = live.children or []
+        prepared = Prepared(live, messages=[end_of_child(child, row) for child in children[:count]])
+        prepared.children = children[count:]
+        return self.complete(prepared, row, live.state, self.quiet(row, live.state))
 
     def replacement(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, start: StoredMessage) -> Prepared:
         """End the old run with its children, and put the new one in its place, in one commit.
@@ -327,6 +334,12 @@ class Steps:
             prepared.taken = [*own, *(item for item in later if item.message is start)]
             live.put_back(item for item in later if item.message is not start)
         return self.without_step(prepared)
+
+
+def end_of_child(child: InstanceRow, row: InstanceRow) -> Message:
+    """Return the message that ends a child of a run that is ended by force."""
+    data = encode_arrivals([ev.OrchestrationTerminated(f"its parent '{row.key.id}' was terminated")])
+    return Message(child.key, child.partition, data, priority=Priority.CONTROL, run_id=child.run_id)
 
 
 def ending(live: LiveInstance, row: InstanceRow) -> Pending | None:

@@ -13,8 +13,16 @@ HORIZON_US = 60_000_000
 """Timers due within it are kept in memory."""
 
 
+STALE_MAX = 1024
+"""So many entries that no longer count are kept, or as many as there are that do."""
+
+
 class DueTimes:
-    """A heap of (due, key) behind one timer of the loop. `on_due(key)` may come for a time that no longer counts."""
+    """A heap of due times behind one timer of the loop. `on_due(key)` asks an instance for a turn.
+
+    Of an instance counts the due time in its row, which a later one replaces, and beside it whatever else was pushed. Times
+    that were replaced or dropped are passed over when their time comes: an ended instance is not read back for them.
+    """
 
     def __init__(
         self, clock: StoreClock, loop: asyncio.AbstractEventLoop, on_due: Callable[[InstanceKey], None]
@@ -22,18 +30,47 @@ class DueTimes:
         self._clock = clock
         self._loop = loop
         self._on_due = on_due
-        self._heap: list[tuple[int, InstanceKey]] = []
+        self._heap: list[tuple[int, InstanceKey, bool]] = []  # due, key, whether it is the row's
+        self._in_rows: dict[InstanceKey, int] = {}  # of the entries that are the row's: those that count
+        self._stale = 0  # entries that do not
         self._timer: asyncio.TimerHandle | None = None
         self._known_until = 0
         self._forgotten = 0  # how often everything was forgotten, and how often it had been when the store was asked
         self._asked_in = 0
 
+    @property
+    def size(self) -> int:
+        """How many times are kept, also those that no longer count."""
+        return len(self._heap)
+
     def push(self, due: int, key: InstanceKey, *, is_stored: bool = True) -> None:
         """Remember when an instance wants a turn, unless the store (`is_stored`: in the row's `due_at`) tells in time."""
-        if not is_stored or due <= max(self._known_until, self._clock.now() + HORIZON_US):
-            heapq.heappush(self._heap, (due, key))
-            if self._heap[0][0] == due:
-                self._set_timer()
+        if not is_stored:
+            self._add(due, key, is_stored=False)
+        elif self._in_rows.get(key) != due:
+            self.drop(key)
+            if due <= max(self._known_until, self._clock.now() + HORIZON_US):
+                self._in_rows[key] = due
+                self._add(due, key, is_stored=True)
+
+    def drop(self, key: InstanceKey) -> None:
+        """The row has no due time any more, or none that is soon."""
+        if self._in_rows.pop(key, None) is None:
+            return
+        self._stale += 1
+        if self._stale > max(STALE_MAX, len(self._heap) // 2):
+            self._heap = [entry for entry in self._heap if self._counts(entry)]
+            heapq.heapify(self._heap)
+            self._stale = 0
+
+    def _add(self, due: int, key: InstanceKey, *, is_stored: bool) -> None:
+        heapq.heappush(self._heap, (due, key, is_stored))
+        if self._heap[0][0] == due:
+            self._set_timer()
+
+    def _counts(self, entry: tuple[int, InstanceKey, bool]) -> bool:
+        due, key, is_stored = entry
+        return not is_stored or self._in_rows.get(key) == due
 
     def next_window(self) -> tuple[int, int]:
         """Return (after, before) of the due times to ask the store for now; (0, 0) for none."""
@@ -48,7 +85,11 @@ class DueTimes:
         if window == (0, 0):
             return
         for key, due in found:
-            heapq.heappush(self._heap, (due, key))
+            is_known = key in self._in_rows
+            known = self._in_rows.setdefault(key, due)
+            # One that differs may be older than what is known here, or newer (the partition was in other hands): both count.
+            if known != due or not is_known:
+                heapq.heappush(self._heap, (due, key, known == due))
         if self._asked_in == self._forgotten:  # else everything is to be asked for again, since the question was put
             self._known_until = found[-1][1] if is_cut else window[1]  # a cut answer holds all with its last due time
         self._set_timer()
@@ -61,6 +102,8 @@ class DueTimes:
     def clear(self) -> None:
         """Forget all due times."""
         self._heap.clear()
+        self._in_rows.clear()
+        self._stale = 0
         self.forget()
         if self._timer is not None:
             self._timer.cancel()
@@ -77,5 +120,14 @@ class DueTimes:
     def _fire(self) -> None:
         now = self._clock.now()
         while self._heap and self._heap[0][0] <= now:
-            self._on_due(heapq.heappop(self._heap)[1])
+            entry = heapq.heappop(self._heap)
+            if self._counts(entry):
+                _, key, is_stored = entry
+                if is_stored:
+                    del self._in_rows[key]
+                self._on_due(key)
+            else:
+                self._stale = max(
+                    self._stale - 1, 0
+                )  # of two entries for the same time the second does not count either
         self._set_timer()

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from durable import events as ev
 from durable.app import App
+from durable.carried import CarriedChange
 from durable.engine.driver import TurnInterrupted
 from durable.engine.execution import Execution
-from durable.engine.turn import Turn, Unchanged, outcome_messages
+from durable.engine.turn import Outgoing, Turn, Unchanged, outcome_messages
 from durable.errors import (
     DivergenceError,
     DurableError,
@@ -40,8 +41,9 @@ from durable.provider import (
     TaskAddress,
 )
 from durable.records import Record, first_checksum
+from durable.worker.carrying import journal_step
 from durable.worker.clock import StoreClock
-from durable.worker.live import LiveInstance, OwnerState, Pending
+from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
 from durable.worker.outbox import sender_of, to_message
 from durable.worker.steps import (
     Prepared,
@@ -64,7 +66,8 @@ ARRIVALS_MAX = 256
 """Arrivals that one turn takes."""
 
 INLINE_MESSAGES_MAX = 500
-"""A turn that sends more sends them afterwards, in steps of this many, from a cursor in the row."""
+"""A turn that sends more, to inboxes and to the activity queue, sends it afterwards, in steps of this many, from a cursor in
+the row."""
 
 SLOW_TURNS_MAX = 3
 SLOW_SPAN_US = 60_000_000
@@ -82,10 +85,13 @@ STALLS = (
     UnknownNameError,
 )
 
+ATTEMPT_ENDS = (ev.ActivityCompleted, ev.ActivityFailed, ev.ActivityCancelled)
+
 
 class Turns:
     """Runs turns. `is_held(partition, request)` decides, per activity, whether this worker keeps it or any may claim it.
 
+    A kept one has a slot reserved; `unreserve(held)` gives it back where the turn comes to nothing.
     `leave_us(row)`: see `Steps`.
     """
 
@@ -99,6 +105,7 @@ class Turns:
         *,
         strict: bool,
         is_held: Callable[[int, ev.ActivityScheduled], bool],
+        unreserve: Callable[[Sequence[tuple[ev.ActivityScheduled, str]]], None],
         leave_us: Callable[[InstanceRow], int],
     ) -> None:
         self._app = app
@@ -109,6 +116,7 @@ class Turns:
         self._partitions = partitions
         self._strict = strict
         self._is_held = is_held
+        self._unreserve = unreserve
         self._runners: dict[tuple[str, str | None], OrchestrationRunner] = {}
 
     # ---- executions
@@ -165,6 +173,8 @@ class Turns:
         assert row is not None, "an instance is loaded before its turn"
         if live.outbox:
             return self._send_more(live, row)
+        if live.children is not None and len(live.children) > INLINE_MESSAGES_MAX and ending(live, row) is not None:
+            return self.steps.end_children(live, row, INLINE_MESSAGES_MAX)
         live.wants_turn = False
         blind = blind_arrival(live, row)
         if blind is not None:
@@ -180,6 +190,9 @@ class Turns:
             if not isinstance(error, STALLS):
                 logger.exception("the turn of '%s' failed inside the engine", row.key.id)
             live.put_back(taken)
+            self._unreserve(prepared.held)
+            live.outbox.clear()
+            live.ending = None
             self.close(live.drop_execution())
             return self.steps.stall(live, error)
 
@@ -226,21 +239,24 @@ class Turns:
         if execution is None:
             assert not row.records, "what has a history is loaded before its turn"
             execution = live.execution = self.new_execution(row)
-        arrivals = self._fit_start(row, arrivals)
+        arrivals = self._fit(row, execution, arrivals)
         now = self._clock.now()
         due = execution.due_timers(now, ARRIVALS_MAX)
         live.wants_turn = live.wants_turn or len(due) == ARRIVALS_MAX
         opens = execution.has_opening
-        if not arrivals and not due and not opens:
+        if execution.held_count and not execution.is_suspended:
+            arrivals = [ev.OrchestrationResumed(at_most=ARRIVALS_MAX), *arrivals]
+        if not (arrivals or due or opens or execution.goes_on):
             if row.parked_until:
                 return self.steps.recovered(live, row, prepared, execution)
             return self.steps.without_step(prepared)
         turn: Turn = self.watched(execution, lambda: execution.turn([*due, *arrivals], now))
         prepared.turn = turn
+        live.wants_turn = live.wants_turn or turn.goes_on
         kept = _leave_unreached(prepared, turn)
         for event, reason in turn.refused:
             self.steps.note_dropped(prepared, row, event, reason)
-        is_empty = not turn.record.events and not turn.memos and isinstance(turn.custom_status, Unchanged)
+        is_empty = not (turn.record.events or turn.memos or turn.carried) and isinstance(turn.custom_status, Unchanged)
         if is_empty and not opens and not row.parked_until:
             made = self.steps.without_step(prepared)
         else:
@@ -248,13 +264,15 @@ class Turns:
         live.put_back(kept)
         return made
 
-    def _fit_start(self, row: InstanceRow, arrivals: list[HistoryEvent]) -> list[HistoryEvent]:
-        """Complete a start with what only the owner knows: the version that it runs in, and its Python."""
+    def _fit(self, row: InstanceRow, execution: Execution, arrivals: list[HistoryEvent]) -> list[HistoryEvent]:
+        """Complete arrivals with what only the owner knows: a start's version and Python, how much a resumption delivers."""
         fitted: list[HistoryEvent] = []
         for event in arrivals:
             if isinstance(event, ev.OrchestrationStarted):
                 definition = self._app.find_orchestrator(row.name, row.version)
                 fitted.append(dataclasses.replace(event, version=definition.exact_version, python=PYTHON))
+            elif isinstance(event, ev.OrchestrationResumed) and execution.held_count > ARRIVALS_MAX:
+                fitted.append(dataclasses.replace(event, at_most=ARRIVALS_MAX))
             else:
                 fitted.append(event)
         return fitted
@@ -269,36 +287,37 @@ class Turns:
             changes["custom_status"] = turn.custom_status
         if row.stall_reason is not None:
             changes["stall_reason"] = None
-        started = execution.started
         if row.version is None:
             changes.update(_settled_version(turn.record))
         appends, chain = self.steps.append(row, turn.record)
-        prepared.record_bytes = len(appends[0][1].data) if appends else 0
+        prepared.record_bytes = len(appends[0][1].data)
         generation, records = row.generation, row.records + len(appends)
-        status = Status.SUSPENDED if turn.is_suspended else Status.RUNNING if started else Status.PENDING
+        status = Status.SUSPENDED if turn.is_suspended else Status.RUNNING if execution.started else Status.PENDING
         drop_below: int | None = None
+        carried = turn.carried
         if turn.next_generation is not None:
             drop_below, generation, records = generation, generation + 1, 1
-            opening = self._opening(row, turn.next_generation, self._carried(row, prepared, turn, execution))
+            carried = self._carry_over(row, prepared, turn, execution)
+            opening = self._opening(row, turn.next_generation)
             chain, opening_row = chained(first_checksum(row.key, row.run_id, generation), 0, opening)
             appends.append((generation, opening_row))
             first: Any = opening.events[0]
             changes.update(input=first.input, version=first.version)
             prepared.opening, prepared.opening_bytes = opening, len(opening_row.data)
         elif turn.outcome is not None:
-            status = end_changes(turn.outcome, changes, now)
             self.steps.note_undelivered(prepared, row, [*execution.buffered_events(), *prepared.carried])
-        drops = self._place_activities(live, row, prepared, turn, state, execution)
-        self._place_messages(live, row, prepared, turn, state, execution)
+            execution.mailbox.carried.clear()
+        journal = journal_step(row, state.carried, execution.mailbox.carried, carried)
+        state.carried = journal.journal
+        appends += journal.appends
+        offers, drops = self._place_activities(live, row, prepared, turn, state, execution)
+        adds = self._place_messages(live, row, prepared, turn, state, execution, offers)
         is_over = turn.outcome is not None
-        if is_over:
-            goes_on = turn.next_generation is not None
-            state = OwnerState(
-                cursor=state.cursor,
-                farewells=state.farewells if goes_on else {},
-                former=state.former if goes_on else None,
-            )
-        held_open = 0 if is_over else _held_count(state, execution, turn)
+        if turn.outcome is not None:
+            if turn.next_generation is None and not state.cursor:
+                status = end_changes(turn.outcome, changes, now)
+            state = _state_over_the_end(state, turn)
+        held_open = 0 if is_over else turn.open_activities - state.queued.count
         progress = Progress(
             generation=generation,
             records=records,
@@ -306,7 +325,7 @@ class Turns:
             status=status,
             updated_at=now,
             due_at=None if is_over else turn.next_due,
-            open_work=held_open + (1 if turn.next_generation is not None or state.cursor else 0),
+            open_work=held_open + (turn.next_generation is not None or turn.goes_on) + (state.cursor is not None),
             state=state.encode(),
         )
         return self.steps.complete(
@@ -322,23 +341,28 @@ class Turns:
                 appends=appends,
                 consumed=consumed_by(prepared.taken),
                 drop_generations_below=drop_below,
-                queue_adds=drops[0],
-                queue_drops=drops[1],
+                drop_generations=journal.drops,
+                queue_adds=adds,
+                queue_drops=drops,
             ),
         )
 
-    def _carried(
-        self, row: InstanceRow, prepared: Prepared, turn: Turn, execution: Execution
-    ) -> Sequence[HistoryEvent]:
-        """Return what the next generation gets of a message that is half consumed; record what it shall not get."""
+    def _carry_over(self, row: InstanceRow, prepared: Prepared, turn: Turn, execution: Execution) -> CarriedChange:
+        """Leave to the next generation what this one did not get to of a message, or record that it shall not have it."""
         assert isinstance(turn.outcome, ev.OrchestrationContinuedAsNew)
-        if turn.outcome.carry_over_events:
-            return prepared.carried
-        left = [*execution.buffered_events(), *prepared.carried]
-        self.steps.note_undelivered(prepared, row, left, "the orchestration continued as new without it")
-        return ()
+        carried = execution.mailbox.carried
+        unreached = [event for event in prepared.carried if isinstance(event, ev.EventRaised)]
+        if not turn.outcome.carry_over_events:
+            left = [*execution.buffered_events(), *unreached]
+            self.steps.note_undelivered(prepared, row, left, "the orchestration continued as new without it")
+            carried.clear()
+            return turn.carried
+        for event in unreached:
+            carried.add(event)
+        more = carried.change()
+        return CarriedChange((*turn.carried.added, *more.added), turn.carried.taken)
 
-    def _opening(self, row: InstanceRow, opening: Record, carried: Sequence[HistoryEvent]) -> Record:
+    def _opening(self, row: InstanceRow, opening: Record) -> Record:
         """Settle the version of the next generation: the newest one now, unless it is pinned."""
         started: Any = opening.events[0]
         if started.version is None:
@@ -347,7 +371,7 @@ class Turns:
             except UnknownNameError:  # it stalls there, with that reason
                 pass
         started = dataclasses.replace(started, python=PYTHON)
-        return Record(opening.time, [started, *opening.events[1:], *carried], is_opening=True)
+        return Record(opening.time, [started, *opening.events[1:]], is_opening=True)
 
     def _place_activities(
         self,
@@ -357,33 +381,36 @@ class Turns:
         turn: Turn,
         state: OwnerState,
         execution: Execution,
-    ) -> tuple[list[ActivityRow], list[TaskAddress]]:
-        """Decide who runs the turn's activities; return queue rows to add and to drop."""
-        adds: list[ActivityRow] = []
+    ) -> tuple[list[Offer], list[TaskAddress]]:
+        """Decide who runs the turn's activities; return those that go to the queue, and queue rows to drop."""
+        offers: list[Offer] = []
         drops = [
             TaskAddress(row.key, row.run_id, row.generation, task_id)
             for task_id in turn.dropped_activities
-            if state.is_queued(task_id)
+            if task_id in state.queued
         ]
         if state.queued:
-            state.queued = [list(span) for span in state.queued] if execution.open_activities else []
+            for event in turn.record.events:
+                if isinstance(event, ATTEMPT_ENDS):
+                    state.queued.close(event.task_id)
         for request in turn.activities:
+            key = execution.derived_id("activity", request.call_id)
             if self._is_held(live.partition, request):
-                prepared.held.append((request, execution.derived_id("activity", request.call_id)))
+                state.queued.skip()
+                prepared.held.append((request, key))
             else:
-                state.add_queued(request.task_id)
-                adds.append(self.queue_row(row, request, execution, turn.record.time))
+                state.queued.add(request.task_id)
+                offers.append(Offer(request, key))
         if state.deliveries:
             state.deliveries = {k: v for k, v in state.deliveries.items() if k in execution.open_activities}
-        return adds, drops
+        return offers, drops
 
     def redelivery(
         self, live: LiveInstance, requests: Sequence[tuple[ev.ActivityScheduled, str]], state: OwnerState
     ) -> Prepared:
         """Deliver again what a former owner held: here, or by the queue where this worker does not serve it."""
-        row, execution = live.row, live.execution
+        row = live.row
         assert row is not None
-        assert execution is not None, "a held attempt is known by its history"
         held: list[tuple[ev.ActivityScheduled, str]] = []
         offered: list[ActivityRow] = []
         for request, idempotency_key in requests:
@@ -391,15 +418,16 @@ class Turns:
                 held.append((request, idempotency_key))
                 continue
             count, since = state.deliveries.pop(request.task_id, (1, 0))
-            state.add_queued(request.task_id)
-            queue_row = self.queue_row(row, request, execution, self._clock.now())
+            state.queued.add(request.task_id)
+            queue_row = self.queue_row(row, Offer(request, idempotency_key), self._clock.now())
             offered.append(dataclasses.replace(queue_row, deliveries=count - 1, first_claimed_at=since))
         prepared = self.steps.redelivery(live, state, offered)
         prepared.held = held
         return prepared
 
-    def queue_row(self, row: InstanceRow, request: ev.ActivityScheduled, execution: Execution, now: int) -> ActivityRow:
+    def queue_row(self, row: InstanceRow, offer: Offer, now: int) -> ActivityRow:
         """Return the queue row of an attempt that any worker may claim."""
+        request = offer.request
         options = request.options
         return ActivityRow(
             task=TaskAddress(row.key, row.run_id, row.generation, request.task_id),
@@ -407,7 +435,7 @@ class Turns:
             queue=options.queue,
             name=request.name,
             version=request.version,
-            data=encode_activity(request, execution.derived_id("activity", request.call_id), now),
+            data=encode_activity(request, offer.idempotency_key, now),
             priority=options.priority,
             start_by=None if options.queue_timeout is None else now + options.queue_timeout,
         )
@@ -420,20 +448,27 @@ class Turns:
         turn: Turn,
         state: OwnerState,
         execution: Execution,
-    ) -> None:
+        offers: Sequence[Offer],
+    ) -> list[ActivityRow]:
+        """Send the turn's messages and return its rows for the queue; or put all of it aside, if it is much.
+
+        A run that ends with much to send is final once all of it is sent: a finished instance is written no more.
+        """
         live.depth = depth = execution.started.depth if execution.started else 0
         now = turn.record.time
         prepared.memos += [Memo(key, data, expires_at) for key, data, expires_at in turn.memos]
-        if len(turn.messages) > INLINE_MESSAGES_MAX and turn.outcome is None:
-            live.outbox.extend(turn.messages)
+        if len(turn.messages) + len(offers) > INLINE_MESSAGES_MAX:
+            live.outbox.extend((*turn.messages, *offers))
+            live.ending = turn.outcome if turn.next_generation is None else None
             state.cursor = (row.generation, row.records, 0)
-            return
+            return []
         messages = turn.messages
         if (
             turn.outcome is not None and execution.started is None
         ):  # cancelled before its start: only the row knows the parent
             messages = [*messages, *outcome_messages(turn.outcome, sender_of(row))]
         prepared.messages = [to_message(item, row, depth, self._partitions, now) for item in messages]
+        return [self.queue_row(row, offer, now) for offer in offers]
 
     def _send_more(self, live: LiveInstance, row: InstanceRow) -> Prepared:
         """Send the next part of a large turn, and move the cursor in the same commit."""
@@ -444,9 +479,17 @@ class Turns:
         generation, index, sent = state.cursor
         state.cursor = (generation, index, sent + count) if live.outbox else None
         depth, now = live.depth, self._clock.now()
-        prepared = Prepared(live, messages=[to_message(item, row, depth, self._partitions, now) for item in sending])
+        messages = [item for item in sending if isinstance(item, Outgoing)]
+        adds = [self.queue_row(row, item, now) for item in sending if isinstance(item, Offer)]
+        prepared = Prepared(live, messages=[to_message(item, row, depth, self._partitions, now) for item in messages])
         open_work = row.open_work if live.outbox else max(row.open_work - 1, 0)
-        return self.steps.complete(prepared, row, state, self.steps.quiet(row, state, open_work=open_work))
+        step = dataclasses.replace(self.steps.quiet(row, state, open_work=open_work), queue_adds=adds)
+        if live.ending is not None and not live.outbox:
+            changes: dict[str, Any] = {}
+            status = end_changes(live.ending, changes, max(now, row.updated_at))
+            state = OwnerState()
+            step = dataclasses.replace(self.steps.quiet(row, state, status=status, open_work=0), changes=changes)
+        return self.steps.complete(prepared, row, state, step)
 
 
 def _leave_unreached(prepared: Prepared, turn: Turn) -> list[Pending]:
@@ -475,7 +518,12 @@ def _settled_version(record: Record) -> dict[str, str | None]:
     return {} if started is None else {"version": started.version}
 
 
-def _held_count(state: OwnerState, execution: Execution, turn: Turn) -> int:
-    if not state.queued:
-        return turn.open_activities
-    return sum(not state.is_queued(task_id) for task_id in execution.open_activities)
+def _state_over_the_end(state: OwnerState, turn: Turn) -> OwnerState:
+    """Return what an owner still notes when a generation has ended: for the next one, or until all is sent."""
+    goes_on = turn.next_generation is not None
+    return OwnerState(
+        cursor=state.cursor,
+        farewells=state.farewells if goes_on or state.cursor else {},
+        former=state.former if goes_on else None,
+        carried=state.carried,
+    )

@@ -311,6 +311,7 @@ class _Parts:
             strict=settings.strict,
             is_held=lambda partition, request: self.owner.attempts.is_held(partition, request),
             leave_us=self.keeper.leave_us,
+            unreserve=lambda held: self.owner.attempts.unreserve(held),
         )
         self.owner = Owner(
             provider,

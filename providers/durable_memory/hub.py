@@ -341,6 +341,8 @@ class MemoryHub:
             self._records.setdefault((step.run_id, generation), {})[record.index] = record
         if step.drop_generations_below is not None:
             self._drop_history(step.run_id, step.drop_generations_below)
+        for generation in step.drop_generations:
+            self._records.pop((step.run_id, generation), None)
         for sequence in step.consumed:
             self._inbox.pop(sequence, None)
         for task in step.queue_drops:

@@ -62,6 +62,7 @@ _UPDATE_NARROW = (
 )
 _ADD_RECORD = "INSERT INTO history (hub, run_id, generation, record, part, data, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DROP_HISTORY = "DELETE FROM history WHERE hub = ? AND run_id = ? AND generation < ?"
+_DROP_GENERATION = "DELETE FROM history WHERE hub = ? AND run_id = ? AND generation = ?"
 _FIND_NUMBER = "SELECT number, parked_until FROM runs WHERE hub = ? AND kind = ? AND id = ? AND place = 0"
 _DROP_ACTIVITY = (
     "DELETE FROM queue WHERE hub = ? AND kind = ? AND id = ? AND run_id = ? AND generation = ? AND task_id = ?"
@@ -212,6 +213,8 @@ class Commits:
         for step in steps:
             if step.drop_generations_below is not None:
                 database.execute(_DROP_HISTORY, (hub, step.run_id, step.drop_generations_below))
+            for generation in step.drop_generations:
+                database.execute(_DROP_GENERATION, (hub, step.run_id, generation))
             if step.queue_drops or step.queue_adds or step.progress.status.is_finished:
                 self._write_queue(transaction, step)
             if step.changes:

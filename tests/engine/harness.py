@@ -16,6 +16,7 @@ from typing import Any
 
 from durable import events as ev
 from durable.app import App
+from durable.carried import Carried
 from durable.engine.execution import Execution
 from durable.engine.turn import Turn
 from durable.errors import FailureDetails
@@ -62,6 +63,7 @@ class Play:
         self.generation = 0
         self.now = BEGIN_US
         self.history: list[tuple[Sequence[HistoryEvent], int, bytes, Turn | None]] = []
+        self.carried: dict[tuple[int, int], list[ev.EventRaised]] = {}  # before each turn, by generation and turn
         self.ended: list[tuple[int, list[tuple[Sequence[HistoryEvent], int, bytes, Turn | None]]]] = []
         payload = None if input is None else encode(input)
         payload = None if payload is None else self.sealer.seal(payload)
@@ -82,6 +84,7 @@ class Play:
         return turn
 
     def _take(self, arrivals: Sequence[HistoryEvent]) -> Turn:
+        self.carried[self.generation, len(self.history)] = list(self.execution.mailbox.carried)
         turn = self.execution.turn(arrivals, self.now)
         data = encode_record(turn.record)
         assert decode_record(data).events == list(turn.record.events), "a record survives its encoding"
@@ -90,10 +93,12 @@ class Play:
         return turn
 
     def _continue(self, opening: Record, leftover: Sequence[HistoryEvent]) -> Turn:
-        self.execution.close()
+        former = self.execution
+        former.close()
         self.ended.append((self.generation, self.history))
         self.generation += 1
         self.execution = self.new_execution()
+        self.execution.mailbox.carry(former.mailbox.carried)
         data = encode_record(opening)
         self.execution.feed(decode_record(data), len(data))
         self.history = [((), opening.time, data, None)]
@@ -241,6 +246,7 @@ class Play:
         for _, _, data, _ in history[:length]:
             fresh.feed(decode_record(data), len(data))
         if length < len(history):
+            fresh.mailbox.carry(Carried(self.carried.get((generation, length), ())))
             arrivals, now, data, expected = history[length]
             if expected is not None:
                 turn = fresh.turn(arrivals, now)
@@ -250,6 +256,7 @@ class Play:
                 assert encode_record(turn.record) == data, f"turn {length} of generation {generation}"
                 assert turn == expected, f"turn {length} of generation {generation}"
         elif generation == self.generation:
+            fresh.mailbox.carry(Carried(self.execution.mailbox.carried))
             assert snapshot(fresh) == snapshot(self.execution)
         fresh.close()
 

@@ -19,7 +19,7 @@ from durable.activity_context import ActivityContext
 from durable.app import App
 from durable.context import Orchestration, OrchestrationContext
 from durable.context.options import SPAN_MAX_US
-from durable.engine.execution import DUE_MAX
+from durable.engine.timers import DUE_MAX
 from durable.engine.turn import UNCHANGED
 from durable.errors import (
     ActivityFailedError,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from durable.engine.seeds import Seeds
 from durable.engine.tasks import Task
+from durable.seeds import Seeds
 from tests.generated.battery import check, from_text, run, to_text
 from tests.generated.processes import Replayers
 from tests.generated.programs import Case

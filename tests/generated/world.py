@@ -50,10 +50,12 @@ class World:
 
     def _evict(self) -> None:
         play, before = self.play, snapshot(self.play.execution)
-        play.execution.close()
+        former = play.execution
+        former.close()
         play.execution = play.new_execution()
         for record, (_, _, data, _) in zip(play.records, play.history, strict=True):
             play.execution.feed(record, len(data))
+        play.execution.mailbox.carry(former.mailbox.carried)
         assert snapshot(play.execution) == before, "an evicted execution comes back as it was"
 
     def _answer_everything(self) -> None:

@@ -11,7 +11,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TOP_LEVEL = {"durable": ROOT, "providers": ROOT / "providers"}
 """The folders that are installed, and where their import names begin."""
-PURE = ("durable.engine", "durable.events", "durable.records", "durable.retry", "durable.errors")
+PURE = (
+    "durable.engine",
+    "durable.carried",
+    "durable.events",
+    "durable.records",
+    "durable.retry",
+    "durable.seeds",
+    "durable.errors",
+)
 """The engine, and what it shares with those above it."""
 
 

@@ -43,7 +43,10 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         ),
     ),
     ("engine", frozenset({"durable.engine"})),
-    ("what a history is made of", frozenset({"durable.events", "durable.records", "durable.retry"})),
+    (
+        "what a history is made of",
+        frozenset({"durable.carried", "durable.events", "durable.records", "durable.retry", "durable.seeds"}),
+    ),
     ("errors", frozenset({"durable.errors"})),
 )
 

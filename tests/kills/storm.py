@@ -21,9 +21,9 @@ from durable_sqlite.filelock import is_held
 
 from durable import Client
 from durable import events as ev
-from durable.engine.seeds import Seeds
 from durable.ports import system_ports
 from durable.records import decode_record
+from durable.seeds import Seeds
 from durable.stores import connect
 from durable.testing.invariants import Moment, StoredRun, read_runs, violations
 from tests.kills.load import Load

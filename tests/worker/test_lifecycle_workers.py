@@ -257,4 +257,4 @@ async def test_a_small_cache_changes_nothing_but_time(store_url: str, cached: in
         for handle in handles:
             await check(handle, 8)
         assert worker._parts is not None
-        assert len(worker._parts.owner._cached) <= cached
+        assert len(worker._parts.owner._cache) <= cached

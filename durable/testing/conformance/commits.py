@@ -148,6 +148,24 @@ class Commits(Promises):
         assert kept == [False, False, False, True, True]
         assert await session.history(other.run_id) == [b"other"]
 
+    async def test_single_generations_are_dropped(self, store: Store) -> None:
+        """What is appended in the same step stays, under whichever number, and so does everything else."""
+        session = await store.worker()
+        row, other = await session.start("instance"), await session.start("other")
+        aside = [1 << 40, (1 << 40) + 1]
+        await session.commit(
+            step_of(row, appends=[(number, RecordRow(0, b"aside", b"")) for number in (0, *aside)], records=1),
+            step_of(other, appends=[(aside[0], RecordRow(0, b"other", b""))]),
+        )
+        row = await session.load("instance")
+        await session.commit(
+            step_of(row, appends=[(aside[1], RecordRow(1, b"more", b""))], records=1, drop_generations=[aside[0], 7])
+        )
+        assert await session.history(row.run_id, 0) == [b"aside"]
+        assert await session.history(row.run_id, aside[0]) == []
+        assert await session.history(row.run_id, aside[1]) == [b"aside", b"more"]
+        assert await session.history(other.run_id, aside[0]) == [b"other"]
+
     async def test_runs_do_not_share_records(self, store: Store) -> None:
         session = await store.worker()
         rows = [await session.start("a", run_id="run"), await session.start("b", run_id="run2")]

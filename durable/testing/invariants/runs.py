@@ -10,10 +10,12 @@ from typing import Final
 
 from durable import events as ev
 from durable.errors import HistoryDamagedError, StoreError
-from durable.events import HistoryEvent, InstanceKey
+from durable.events import EventRaised, HistoryEvent, InstanceKey
 from durable.messages import dropped_prefix, read_dropped
 from durable.provider import InstanceFilter, InstanceRow, Provider, RecordRow, Status
 from durable.records import Record, decode_record
+from durable.worker.carrying import read_carried
+from durable.worker.live import OwnerState
 
 READS_MAX: Final = 20
 """How often a run is read again that continues as new while it is read."""
@@ -37,6 +39,7 @@ class Moment(enum.IntEnum):
 class StoredRun:
     """One run as a store holds it: its row, the records of each generation that is kept, and what was dropped of it.
 
+    `carried`: events that the generations so far have left.
     `dropped`: (time, kind, name, reason) per note. `is_current` is False for a run that was replaced by another.
     """
 
@@ -44,6 +47,7 @@ class StoredRun:
     generations: Mapping[int, Sequence[RecordRow]]
     dropped: Sequence[tuple[int, str, str, str]] = ()
     is_current: bool = True
+    carried: Sequence[EventRaised] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -51,13 +55,16 @@ class StoredRun:
         return 0 in self.generations
 
     def events(self) -> Iterator[HistoryEvent]:
-        """Give the events of all readable records once: those carried into a later generation are not repeated."""
+        """Give the events of all readable records once, with those carried: what two generations had is not repeated."""
         first = min(self.generations, default=0)
         for generation, rows in sorted(self.generations.items()):
             for row in rows:
                 record = decoded(row)
                 if record is not None and (generation == first or row.index or not record.is_opening):
-                    yield from record.events
+                    for event in record.events:
+                        if generation == first or not (isinstance(event, EventRaised) and event.is_carried):
+                            yield event
+        yield from (event for event in self.carried if not event.is_carried)
 
 
 @dataclasses.dataclass(slots=True)
@@ -114,11 +121,18 @@ async def _read_run(provider: Provider, row: InstanceRow) -> StoredRun | None:
         generations = {}
         for generation in range(max(row.generation - 1, 0), row.generation + 1):  # the older first: it goes first
             generations[generation] = await _read_generation(provider, row.run_id, generation)
+        damage: HistoryDamagedError | None = None
+        try:
+            carried = list(await read_carried(provider, row, OwnerState.decode(row.state).carried))
+        except HistoryDamagedError as error:  # or it has changed meanwhile
+            carried, damage = [], error
         [again] = await provider.load([(row.key, row.run_id)])
         if again is None:
             return None
         if (again.generation, again.records, again.chain) == (row.generation, row.records, row.chain):
             row = again
+            if damage is not None:
+                raise damage
             break
         if again.generation == row.generation and len(generations[row.generation]) >= row.records:
             del generations[row.generation][
@@ -131,7 +145,7 @@ async def _read_run(provider: Provider, row: InstanceRow) -> StoredRun | None:
     if row.generation and not generations.get(row.generation - 1):
         generations.pop(row.generation - 1, None)
     memos = await provider.read_memos(dropped_prefix(row.run_id), MEMOS_MAX)
-    return StoredRun(row, generations, [read_dropped(memo) for memo in memos])
+    return StoredRun(row, generations, [read_dropped(memo) for memo in memos], carried=carried)
 
 
 async def _read_generation(provider: Provider, run_id: str, generation: int) -> list[RecordRow]:

@@ -1,0 +1,85 @@
+"""Which attempts of an instance are in the activity queue: ranges of task ids, followed change by change."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Sequence
+
+
+class QueuedAttempts:
+    """The attempts that went to the queue and have no outcome. All others that are open are held by the owner.
+
+    A range takes in whatever else has a position between two queued attempts (timers, children), but no held attempt: it is
+    asked only about attempts. It goes with the last open attempt in it, and keeps those before as they were, so that the
+    ranges stay few in whatever order the outcomes come.
+    """
+
+    __slots__ = ("_firsts", "_is_broken", "_lasts", "_open", "count")
+
+    def __init__(self, ranges: Iterable[Sequence[int]] = ()) -> None:
+        spans = list(ranges)
+        self._firsts = [span[0] for span in spans]
+        self._lasts = [span[1] for span in spans]
+        self._open = [0] * len(spans)
+        self._is_broken = True  # the next attempt begins a range: something held may lie before it
+        self.count = 0
+
+    def __contains__(self, task_id: int) -> bool:
+        return self._find(task_id) is not None
+
+    def __bool__(self) -> bool:
+        return bool(self._firsts)
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """First and last task id of each range."""
+        return list(zip(self._firsts, self._lasts, strict=True))
+
+    def add(self, task_id: int) -> None:
+        """Note an attempt that goes to the queue."""
+        self.count += 1
+        if self._lasts and task_id > self._lasts[-1] and not self._is_broken:
+            self._lasts[-1] = task_id
+            self._open[-1] += 1
+            return
+        index = bisect.bisect(self._firsts, task_id)
+        is_last = index == len(self._firsts)
+        self._firsts.insert(index, task_id)
+        self._lasts.insert(index, task_id)
+        self._open.insert(index, 1)
+        if is_last:
+            self._is_broken = False
+
+    def skip(self) -> None:
+        """Note that the next attempt is held: no range goes past it."""
+        self._is_broken = True
+
+    def close(self, task_id: int) -> None:
+        """Note the outcome of an attempt, or that it was given up; once, and nothing for one that is held."""
+        index = self._find(task_id)
+        if index is None:
+            return
+        self.count -= 1
+        self._open[index] -= 1
+        if not self._open[index]:
+            del self._firsts[index], self._lasts[index], self._open[index]
+            self._is_broken = self._is_broken or index == len(self._firsts)
+
+    def recount(self, open_attempts: Iterable[int]) -> None:
+        """Count, after ranges were read back, what is still open in them; those that are done with go."""
+        self.count = 0
+        self._open = [0] * len(self._firsts)
+        for task_id in open_attempts:
+            index = self._find(task_id)
+            if index is not None:
+                self._open[index] += 1
+                self.count += 1
+        kept = [index for index, count in enumerate(self._open) if count]
+        self._firsts = [self._firsts[index] for index in kept]
+        self._lasts = [self._lasts[index] for index in kept]
+        self._open = [self._open[index] for index in kept]
+        self._is_broken = True
+
+    def _find(self, task_id: int) -> int | None:
+        index = bisect.bisect(self._firsts, task_id) - 1
+        return index if index >= 0 and task_id <= self._lasts[index] else None

@@ -458,11 +458,11 @@ async def test_a_termination_reaches_more_children_than_one_turn_sends(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that were not yet sent never begin; no child is left behind."""
-    monkeypatch.setattr(turns, "INLINE_MESSAGES_MAX", 50)
+    monkeypatch.setattr(turns, "INLINE_MESSAGES_MAX", 20)
     own = tree_app("generator")
     async with Worker(own, store_url) as worker:
-        for count in (1, 120, 300):
-            handle = await worker.client.start("tree", [300, 1], instance_id=f"top {count}")
+        for count in (1, 48, 120):
+            handle = await worker.client.start("tree", [120, 1], instance_id=f"top {count}")
             await becomes_true(lambda: _children(worker.client, handle, count))  # noqa: B023
             await handle.terminate()
             assert (await handle.wait(timeout=10)).status is TERMINATED

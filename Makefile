@@ -2,6 +2,7 @@
 #
 #   make demo    the main job: index real files, kill the worker half-way, recover, prove the totals
 #   make test    the whole suite, with cached instances and again without
+#   make torture the long batteries, one after the other, and their ledger; about an hour
 #   make check   lint, format, types, and the rules of the house
 #   make format  rewrite the code in the one format
 #   make clean   remove .venv and all caches
@@ -10,7 +11,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test torture check format clean
 
 # The first of these that is 3.11 or later. `?=` and `:=` so that it is looked for once, and only if nobody has chosen.
 ifeq ($(origin PYTHON),undefined)
@@ -55,6 +56,9 @@ test: $(VENV)/.tools
 	DURABLE_TEST_CACHE=1 $(PYTEST) $(PARALLEL) -m "not size" $(ARGS)
 	$(ON_DISK) DURABLE_TEST_CACHE=1 $(PYTEST) -m size $(ARGS) || test $$? -eq 5 # 5: no such test was selected
 	DURABLE_TEST_CACHE=0 DURABLE_TEST_STORES=sqlite $(PYTEST) $(PARALLEL) -m "not size" $(or $(ARGS),$(WITH_WORKERS))
+
+torture: $(VENV)/.tools
+	$(BIN)/python -m tests.torture $(ARGS)
 
 check: $(VENV)/.tools
 	$(BIN)/ruff check .

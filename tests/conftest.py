@@ -71,12 +71,17 @@ def worker_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def replay_of_everything(
-    request: pytest.FixtureRequest, worker_cache: None, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, worker_cache: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[None]:
     """Replay each history of the test from every prefix, see `tests/replays.py`; the test's monkeypatches still hold.
 
+    So does its `tmp_path`. Without the cache it is left out: workers have replayed then all the time.
+
     A test that makes code and history differ, or damages a history, says so: `@pytest.mark.diverges("why")`.
     """
+    if not CACHED:
+        yield
+        return
     used = replays.UsedStores()
     used.watch(monkeypatch)
     yield

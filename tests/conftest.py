@@ -89,9 +89,11 @@ def replay_of_everything(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = [item for item in items if _store_of(item) not in (None, *STORES)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if _store_of(item) in (None, *STORES)]
+    left_out = {item for item in items if _store_of(item) not in (None, *STORES)}
+    if not CACHED:
+        left_out |= {item for item in items if item.get_closest_marker("own_processes")}
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
 
 
 def _store_of(item: pytest.Item) -> str | None:

@@ -31,16 +31,20 @@ SECONDS_MAX = 3600.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Battery:
-    """A command, by its module and arguments, and the least that each of its figures must reach."""
+    """A command, by its module and arguments, and the least that each of its figures must reach.
+
+    One that is not `is_drawn` makes no choices: it does everything that there is.
+    """
 
     name: str
     module: str
     arguments: tuple[str, ...]
     wanted: Mapping[str, float]
+    is_drawn: bool = True
 
     def command(self, seed: int) -> list[str]:
         """What is run; the seed is that of every choice."""
-        return [sys.executable, "-m", self.module, *self.arguments, "--seed", str(seed)]
+        return [sys.executable, "-m", self.module, *self.arguments, *(("--seed", str(seed)) if self.is_drawn else ())]
 
 
 BATTERIES = (
@@ -52,12 +56,13 @@ BATTERIES = (
         ("--schedules", "1000", "--engine", "sqlite"),
         {"schedules": 1_000},
     ),
+    Battery("single faults", "tests.single_faults", ("--scenarios", "40"), {"scenarios": 40}, is_drawn=False),
     Battery("generated", "tests.generated", ("--orchestrators", "2000"), {"orchestrators": 2_000}),
     Battery("fuzz", "tests.fuzz", ("--inputs", "100000"), {"inputs": 100_000 * len(DECODERS)}),
     Battery("power loss", "tests.power_loss", ("--images", "10000"), {"images": 10_000}),
 )
 
-TOTALS = ("schedules", "virtual_hours", "kills", "zombies", "orchestrators", "inputs", "images")
+TOTALS = ("schedules", "faults", "virtual_hours", "kills", "zombies", "orchestrators", "inputs", "images")
 """Figures that are added up under the table."""
 
 

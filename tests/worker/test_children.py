@@ -32,6 +32,11 @@ CANCELLED, TERMINATED = OrchestrationStatus.CANCELLED, OrchestrationStatus.TERMI
 
 WIDE = 1_700 if CACHED else 300
 
+EACH_ONCE = pytest.mark.parametrize(
+    ("store_url", "style"), [("memory", "async"), ("sqlite", "generator")], indirect=["store_url"]
+)
+"""For what takes seconds: each store and each style, but not each with each."""
+
 
 @dataclasses.dataclass
 class Parcel:
@@ -580,7 +585,7 @@ async def test_parent_and_child_go_on_with_each_next_worker(store_url: str, styl
 # ---- size
 
 
-@pytest.mark.parametrize("style", STYLES)
+@EACH_ONCE
 async def test_2_000_children_are_quick(store_url: str, style: str) -> None:
     own = family_app()
     width = 2_000 if CACHED else 600  # over what one turn sends at once
@@ -600,7 +605,7 @@ async def test_2_000_children_are_quick(store_url: str, style: str) -> None:
         assert await worker.client.count(status=COMPLETED) == width + 1
 
 
-@pytest.mark.parametrize("style", STYLES)
+@EACH_ONCE
 async def test_a_wide_fan_out_interrupted_by_a_restart_starts_each_child_once(
     store_url: str, style: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

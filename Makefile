@@ -2,6 +2,7 @@
 #
 #   make demo    the main job: index real files, kill the worker half-way, recover, prove the totals
 #   make test    the whole suite, with cached instances and again without
+#   make torture the long batteries, one after the other, and their ledger; about an hour
 #   make check   lint, format, types, and the rules of the house
 #   make format  rewrite the code in the one format
 #   make clean   remove .venv and all caches
@@ -10,7 +11,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test torture check format clean
 
 # The first of these that is 3.11 or later. `?=` and `:=` so that it is looked for once, and only if nobody has chosen.
 ifeq ($(origin PYTHON),undefined)
@@ -23,9 +24,12 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Tests of one worker process each; more than four gain nothing and starve the tests that start processes.
 PYTEST := $(BIN)/python -m pytest -q
-PARALLEL := -n auto --maxprocesses 4
-# Where workers run: with the cache off nothing else can behave differently (tests/engine replays every prefix by itself).
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+# Where workers run: with the cache off nothing else can behave differently (tests/engine replays every prefix by itself),
+# and a replay is the same whichever store its records came from (the conformance suite holds both to that).
 WITH_WORKERS := tests/client tests/samples tests/worker
+# What measures does so on the disk; see tests/conftest.py for the others.
+ON_DISK := PYTEST_DEBUG_TEMPROOT="$${TMPDIR:-/tmp}"
 
 help:
 	@sed -n '/^SHELL/q;s/^#[ ]\{0,1\}//p' Makefile
@@ -46,12 +50,15 @@ $(VENV)/.tools: $(VENV)/.package
 demo: $(VENV)/.package
 	@$(BIN)/python -m samples.demo $(ARGS)
 
-# Three runs: everything with cached instances, the tests of size alone on the machine (they measure), and everything but
-# those again with the cache off, when each turn replays from the start. All must pass; the result may not differ.
+# Three runs: everything with cached instances; the tests of size, alone on the machine (they measure); and everything with
+# workers again with the cache off, when each turn replays from the start. All must pass; the result may not differ.
 test: $(VENV)/.tools
 	DURABLE_TEST_CACHE=1 $(PYTEST) $(PARALLEL) -m "not size" $(ARGS)
-	DURABLE_TEST_CACHE=1 $(PYTEST) -m size $(ARGS) || test $$? -eq 5 # 5: no such test was selected
-	DURABLE_TEST_CACHE=0 $(PYTEST) $(PARALLEL) -m "not size" $(or $(ARGS),$(WITH_WORKERS))
+	$(ON_DISK) DURABLE_TEST_CACHE=1 $(PYTEST) -m size $(ARGS) || test $$? -eq 5 # 5: no such test was selected
+	DURABLE_TEST_CACHE=0 DURABLE_TEST_STORES=sqlite $(PYTEST) $(PARALLEL) -m "not size" $(or $(ARGS),$(WITH_WORKERS))
+
+torture: $(VENV)/.tools
+	$(BIN)/python -m tests.torture $(ARGS)
 
 check: $(VENV)/.tools
 	$(BIN)/ruff check .

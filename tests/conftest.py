@@ -2,6 +2,7 @@
 
 The suite runs twice (see `make test`): as it is, and with `DURABLE_TEST_CACHE=0`, when every Worker that does not choose
 otherwise keeps no instance in memory and replays each turn from the start. Nothing may behave differently.
+`DURABLE_TEST_STORES=sqlite` leaves the tests of the other engine out.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +21,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+STORES = tuple(os.environ.get("DURABLE_TEST_STORES", "memory,sqlite").split(","))
 CACHED = os.environ.get("DURABLE_TEST_CACHE", "1") != "0"
+
+
+FILES_IN_MEMORY = "/dev/shm"
+FREE_BYTES_MIN = 1 << 30
+"""Containers may have a tiny one."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep `tmp_path` in memory where the system offers that, unless somebody has chosen a place.
+
+    A new database is synced a dozen times before the first test of it begins: on a disk that is most of the suite's time,
+    and no test here is about the disk. Those that are (the tests of size, the long batteries) name their own place.
+    """
+    chosen = os.environ.get("PYTEST_DEBUG_TEMPROOT") or os.environ.get("TMPDIR") or config.option.basetemp
+    if not chosen and os.access(FILES_IN_MEMORY, os.W_OK) and shutil.disk_usage(FILES_IN_MEMORY).free > FREE_BYTES_MIN:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = FILES_IN_MEMORY
 
 
 def pytest_report_header() -> str:
@@ -52,16 +71,37 @@ def worker_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def replay_of_everything(
-    request: pytest.FixtureRequest, worker_cache: None, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, worker_cache: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[None]:
     """Replay each history of the test from every prefix, see `tests/replays.py`; the test's monkeypatches still hold.
 
+    So does its `tmp_path`. Without the cache it is left out: workers have replayed then all the time.
+
     A test that makes code and history differ, or damages a history, says so: `@pytest.mark.diverges("why")`.
     """
+    if not CACHED:
+        yield
+        return
     used = replays.UsedStores()
     used.watch(monkeypatch)
     yield
     replays.check(used, request.node.get_closest_marker("diverges"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = {item for item in items if _store_of(item) not in (None, *STORES)}
+    if not CACHED:
+        left_out |= {item for item in items if item.get_closest_marker("own_processes")}
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _store_of(item: pytest.Item) -> str | None:
+    return (
+        item.callspec.params.get("store_url")
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else None
+    )
 
 
 @pytest.fixture(params=["memory", "sqlite"])

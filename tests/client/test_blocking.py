@@ -217,6 +217,7 @@ def test_an_interrupt_ends_the_waiting_and_nothing_else(store_url: str) -> None:
 # ---- processes
 
 
+@pytest.mark.own_processes
 def test_use_after_a_fork_is_a_clear_error(tmp_path: Path) -> None:
     program = f"""
 import os, sys
@@ -240,6 +241,7 @@ client.close()
     assert done.stdout.endswith("\n1\n"), done
 
 
+@pytest.mark.own_processes
 def test_a_client_made_before_a_fork_and_used_after_it_works(tmp_path: Path) -> None:
     program = f"""
 import os
@@ -257,6 +259,7 @@ os.waitpid(child, 0)
     assert done.stdout == "1\n1\n", done
 
 
+@pytest.mark.own_processes
 def test_a_script_that_forgets_to_close_ends(store_url: str) -> None:
     program = f"""
 from durable.client import Client
@@ -271,6 +274,7 @@ print("done", flush=True)
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.own_processes
 def test_a_process_pool_may_use_clients_of_its_own(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:

@@ -17,6 +17,8 @@ import pytest
 
 from samples.demo import files
 
+pytestmark = pytest.mark.own_processes
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS, FILES_IN_EACH = 6, 10
 

@@ -88,6 +88,7 @@ def test_each_sample_is_run_by_this_file() -> None:
     assert not untested
 
 
+@pytest.mark.own_processes
 def test_a_sample_runs_as_a_script(tmp_path: Path) -> None:
     for _ in range(2):  # the second time on the store that the first left
         script = subprocess.run(

@@ -23,6 +23,7 @@ from durable import (
     current_activity,
     when_all,
 )
+from durable.worker import activities
 from tests.worker.calls import STYLES, Records, calls, holds, run
 
 AT_ONCE = RetryPolicy(timedelta(0), 3)
@@ -541,8 +542,11 @@ async def test_state_shows_running_activities_with_attempt_and_heartbeat(store_u
             assert (await handle.state()).activities == ()
 
 
-async def test_heartbeats_are_throttled_and_the_latest_is_stored_in_the_end(store_url: str) -> None:
+async def test_heartbeats_are_throttled_and_the_latest_is_stored_in_the_end(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Thousands of beats cost a handful of writes; the last one is stored although none follows it."""
+    monkeypatch.setattr(activities, "HEARTBEAT_INTERVAL_S", 0.3)
     app = App()
     release = asyncio.Event()
 

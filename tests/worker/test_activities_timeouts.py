@@ -21,6 +21,7 @@ from durable import (
     Worker,
     when_all,
 )
+from durable.worker import claims
 from tests.worker.calls import STYLES, calls, calls_and_tells, holds, names_in, run
 
 KINDS = ["async", "sync"]
@@ -340,8 +341,9 @@ async def test_what_has_started_is_not_held_to_the_queue_timeout(store_url: str)
     assert await run(app, store_url) == "ran"
 
 
-async def test_a_queue_timeout_outlives_the_worker_that_asked(store_url: str) -> None:
-    """The next worker, whatever it serves, reports it."""
+async def test_a_queue_timeout_outlives_the_worker_that_asked(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next worker, whatever it serves, reports it. It polls every 50 ms here."""
+    monkeypatch.setattr(claims, "POLL_S", 0.05)
     app = App()
 
     @app.activity(queue="nobody serves it")

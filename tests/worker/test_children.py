@@ -32,6 +32,11 @@ CANCELLED, TERMINATED = OrchestrationStatus.CANCELLED, OrchestrationStatus.TERMI
 
 WIDE = 1_700 if CACHED else 300
 
+EACH_ONCE = pytest.mark.parametrize(
+    ("store_url", "style"), [("memory", "async"), ("sqlite", "generator")], indirect=["store_url"]
+)
+"""For what takes seconds: each store and each style, but not each with each."""
+
 
 @dataclasses.dataclass
 class Parcel:
@@ -458,11 +463,11 @@ async def test_a_termination_reaches_more_children_than_one_turn_sends(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that were not yet sent never begin; no child is left behind."""
-    monkeypatch.setattr(turns, "INLINE_MESSAGES_MAX", 50)
+    monkeypatch.setattr(turns, "INLINE_MESSAGES_MAX", 20)
     own = tree_app("generator")
     async with Worker(own, store_url) as worker:
-        for count in (1, 120, 300):
-            handle = await worker.client.start("tree", [300, 1], instance_id=f"top {count}")
+        for count in (1, 48, 120):
+            handle = await worker.client.start("tree", [120, 1], instance_id=f"top {count}")
             await becomes_true(lambda: _children(worker.client, handle, count))  # noqa: B023
             await handle.terminate()
             assert (await handle.wait(timeout=10)).status is TERMINATED
@@ -580,7 +585,7 @@ async def test_parent_and_child_go_on_with_each_next_worker(store_url: str, styl
 # ---- size
 
 
-@pytest.mark.parametrize("style", STYLES)
+@EACH_ONCE
 async def test_2_000_children_are_quick(store_url: str, style: str) -> None:
     own = family_app()
     width = 2_000 if CACHED else 600  # over what one turn sends at once
@@ -600,7 +605,7 @@ async def test_2_000_children_are_quick(store_url: str, style: str) -> None:
         assert await worker.client.count(status=COMPLETED) == width + 1
 
 
-@pytest.mark.parametrize("style", STYLES)
+@EACH_ONCE
 async def test_a_wide_fan_out_interrupted_by_a_restart_starts_each_child_once(
     store_url: str, style: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

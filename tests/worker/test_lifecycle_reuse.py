@@ -264,29 +264,40 @@ async def test_a_replacement_that_races_with_the_end_of_the_old_run_takes_place(
 
 @pytest.mark.parametrize("situation", ["absent", "running", "finished"])
 @pytest.mark.parametrize("restart", [False, True], ids=["one worker", "two workers"])
-async def test_replacing_with_a_delayed_start_ends_the_old_now_and_begins_the_new_when_due(
+async def test_replacing_with_a_delayed_start_ends_the_old_now(store_url: str, situation: str, restart: bool) -> None:
+    async with open_store(store_url, app) as client:
+        async with Worker(app, store_url):
+            old = await bring_about(client, situation, "async")
+            new = await replace_later(client, timedelta(hours=1))
+            if old is not None and situation == "running":
+                assert (await old.wait(timeout=10)).status is OrchestrationStatus.TERMINATED
+            assert (await new.state()).status is OrchestrationStatus.PENDING
+        if restart:
+            async with Worker(app, store_url) as worker:
+                assert await worker.client.run("returns-async", 1, timeout=10) == 1
+                assert (await new.state()).status is OrchestrationStatus.PENDING
+
+
+@pytest.mark.parametrize("situation", ["absent", "running", "finished"])
+@pytest.mark.parametrize("restart", [False, True], ids=["one worker", "two workers"])
+async def test_replacing_with_a_delayed_start_begins_the_new_when_due(
     store_url: str, situation: str, restart: bool
 ) -> None:
     async with open_store(store_url, app) as client:
         async with Worker(app, store_url):
-            old = await bring_about(client, situation, "async")
-            new = await client.start(
-                "waits-async",
-                "new",
-                instance_id="the-one",
-                at=timedelta(seconds=1),
-                events=[("go", 1)],
-                reuse_policy=ReusePolicy.TERMINATE_AND_REPLACE,
-            )
-            if old is not None and situation == "running":
-                assert (await old.wait(timeout=0.9)).status is OrchestrationStatus.TERMINATED
-            assert (await new.state()).status is OrchestrationStatus.PENDING
+            await bring_about(client, situation, "async")
+            new = await replace_later(client, timedelta(seconds=0.2))
             if not restart:
                 assert await new.result(timeout=10) == ["new", 1]
         async with Worker(app, store_url):
             assert await new.result(timeout=10) == ["new", 1]
             state = await new.state()
             assert state.last_updated_at >= state.scheduled_at
+
+
+async def replace_later(client: Client, at: timedelta) -> Handle[Any]:
+    options: Any = {"instance_id": "the-one", "reuse_policy": ReusePolicy.TERMINATE_AND_REPLACE}
+    return await client.start("waits-async", "new", at=at, events=[("go", 1)], **options)
 
 
 @pytest.mark.parametrize("steer", ["cancel", "terminate", "replace", "suspend"])

@@ -506,6 +506,7 @@ class Processes:
             self.kill(process)
 
 
+@pytest.mark.own_processes
 async def test_deciding_and_working_processes_share_a_file(processes: Processes) -> None:
     async with Client(processes.store) as client:
         handle = await client.start("places", 5)
@@ -514,6 +515,7 @@ async def test_deciding_and_working_processes_share_a_file(processes: Processes)
         assert decider.poll() is None
 
 
+@pytest.mark.own_processes
 @pytest.mark.parametrize("place", ["held", "claimed"])
 async def test_after_a_kill_the_delivery_is_repeated_with_its_heartbeat_and_key(
     processes: Processes, place: str

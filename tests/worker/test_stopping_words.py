@@ -177,6 +177,7 @@ def lines_with(lines: list[str], *texts: str) -> list[str]:
     return [line for line in lines if any(text in line for text in texts)]
 
 
+@pytest.mark.own_processes
 @pytest.mark.parametrize("store", ["memory://", "sqlite:///interrupted.db"])
 @pytest.mark.parametrize("style", ["sync", "async"])
 def test_ctrl_c_drains_and_ends_without_noise(
@@ -194,6 +195,7 @@ def test_ctrl_c_drains_and_ends_without_noise(
     assert lines[-1] == "KeyboardInterrupt"
 
 
+@pytest.mark.own_processes
 @pytest.mark.parametrize("store", ["memory://", "sqlite:///interrupted.db"])
 @pytest.mark.parametrize("style", ["sync", "async"])
 def test_a_second_ctrl_c_ends_at_once(store: str, style: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

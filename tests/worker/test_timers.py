@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from durable import App, Orchestration, OrchestrationContext, OrchestrationStatus, Worker, when_all, when_any
-from durable.worker import timers
+from durable.worker import receiving, timers
 from tests.worker.lives import STYLES, becomes_true, lives_app, names_of, open_store, until
 
 
@@ -174,10 +174,11 @@ async def test_many_instances_with_timers_each_wake_once(store_url: str) -> None
 async def test_timers_beyond_the_horizon_are_found_in_the_store_in_time(
     store_url: str, style: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker keeps only timers of the near future in memory; here that is a tenth of a second."""
+    """The worker keeps only timers of the near future in memory; here that is a tenth of a second, and it polls as often."""
     monkeypatch.setattr(timers, "HORIZON_US", 100_000)
+    monkeypatch.setattr(receiving, "POLL_S", 0.05)
     async with Worker(app, store_url) as worker:
-        handles = [await worker.client.start(f"sleeps-{style}", 0.5 + n / 20) for n in range(5)]
+        handles = [await worker.client.start(f"sleeps-{style}", 0.2 + n / 20) for n in range(5)]
         for handle in handles:
             assert await handle.result(timeout=5) < 3
 

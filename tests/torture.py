@@ -1,0 +1,174 @@
+"""All long batteries, one after the other: `python -m tests.torture [--only NAME] [--seed N]`, or `make torture`.
+
+Each battery is a command whose last line is its ledger (`tests/ledger.py`). What is wanted of it stands in BATTERIES; a
+violation, a figure that was not reached, or a battery that ends in any other way than it should, fails the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.decoders import DECODERS
+from tests.ledger import ALWAYS, read_line
+
+ROOT = Path(__file__).parents[1]
+
+SECONDS_MAX = 3600.0
+"""A battery that takes longer hangs: all of them together are meant to take less."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Battery:
+    """A command, by its module and arguments, and the least that each of its figures must reach.
+
+    One that is not `is_drawn` makes no choices: it does everything that there is.
+    """
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    wanted: Mapping[str, float]
+    is_drawn: bool = True
+
+    def command(self, seed: int) -> list[str]:
+        """What is run; the seed is that of every choice."""
+        return [sys.executable, "-m", self.module, *self.arguments, *(("--seed", str(seed)) if self.is_drawn else ())]
+
+
+BATTERIES = (
+    Battery("kills", "tests.kills", ("--kills", "100", "--stops", "30"), {"kills": 100, "zombies": 30}),
+    Battery("simulation", "tests.simulation", ("--schedules", "10000"), {"schedules": 10_000}),
+    Battery(
+        "simulation on SQLite",
+        "tests.simulation",
+        ("--schedules", "1000", "--engine", "sqlite"),
+        {"schedules": 1_000},
+    ),
+    Battery("single faults", "tests.single_faults", ("--scenarios", "40"), {"scenarios": 40}, is_drawn=False),
+    Battery("generated", "tests.generated", ("--orchestrators", "2000"), {"orchestrators": 2_000}),
+    Battery("fuzz", "tests.fuzz", ("--inputs", "100000"), {"inputs": 100_000 * len(DECODERS)}),
+    Battery("power loss", "tests.power_loss", ("--images", "10000"), {"images": 10_000}),
+)
+
+TOTALS = ("schedules", "faults", "virtual_hours", "kills", "zombies", "orchestrators", "inputs", "images")
+"""Figures that are added up under the table."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of one battery: its ledger's line, if there was one, and what was wrong with it."""
+
+    name: str
+    line: Mapping[str, Any]
+    seconds: float
+    failures: Sequence[str]
+
+    @property
+    def figures(self) -> str:
+        """The battery's own figures, in words."""
+        return ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in self.line.items() if key not in ALWAYS)
+
+
+def run(battery: Battery, seed: int, *, seconds_max: float = SECONDS_MAX) -> Entry:
+    """Run a battery, showing what it says; nothing of it is left running."""
+    print(f"── {battery.name}: {' '.join(battery.command(seed)[1:])}", flush=True)
+    began = time.monotonic()
+    process = subprocess.Popen(
+        battery.command(seed),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    last = threading.Timer(seconds_max, _kill, (process,))
+    last.start()
+    output: list[str] = []
+    try:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            output.append(line)
+        status = process.wait()
+    finally:
+        last.cancel()
+        _kill(process)
+        process.stdout.close()
+        process.wait()
+    seconds = time.monotonic() - began
+    try:
+        line = read_line("".join(output[-1:]))
+    except ValueError as error:
+        return Entry(battery.name, {}, seconds, [f"{error} (exit code {status})"])
+    return Entry(battery.name, line, seconds, list(_failures(battery, line, status)))
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End a battery with all processes that it has started in its session."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _failures(battery: Battery, line: Mapping[str, Any], status: int) -> list[str]:
+    found = []
+    if line["violations"]:
+        found.append(f"{line['violations']} violations, seed {line['seed']}")
+    elif status:
+        found.append(f"exit code {status}")
+    for figure, least in battery.wanted.items():
+        if line.get(figure, 0) < least:
+            found.append(f"{line.get(figure, 0):,} {figure}, and {least:,} are wanted")
+    return found
+
+
+def table(entries: Sequence[Entry]) -> str:
+    """Return the ledger of all batteries as text."""
+    rows = [("battery", "seconds", "violations", "figures")]
+    totals: Counter[str] = Counter()
+    for entry in entries:
+        violations = f"{entry.line.get('violations', '?')}"
+        rows.append((entry.name, f"{entry.seconds:,.0f}", violations, entry.figures))
+        totals.update({figure: entry.line.get(figure, 0) for figure in TOTALS})
+        totals["violations"] += entry.line.get("violations", 0)
+    sums = [f"{totals[figure]:,} {figure.replace('_', ' ')}" for figure in TOTALS if totals[figure]]
+    seconds = sum(entry.seconds for entry in entries)
+    rows.append(("all", f"{seconds:,.0f}", f"{totals['violations']}", ", ".join(sums)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"{name:<{widths[0]}}  {taken:>{widths[1]}}  {violations:>{widths[2]}}  {figures}".rstrip()
+        for name, taken, violations, figures in rows
+    ]
+    failures = [f"FAILED {entry.name}: {failure}" for entry in entries for failure in entry.failures]
+    return "\n".join([*lines, *failures])
+
+
+def main(arguments: Sequence[str] | None = None, batteries: Sequence[Battery] = BATTERIES) -> int:
+    """Run the command; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
+    parser.add_argument("--only", action="append", choices=[battery.name for battery in batteries])
+    parser.add_argument(
+        "--seed", type=int, default=secrets.randbelow(1 << 32), help="of every choice (default: random)"
+    )
+    options = parser.parse_args(arguments)
+    chosen = [battery for battery in batteries if not options.only or battery.name in options.only]
+    entries = [run(battery, options.seed) for battery in chosen]
+    print(f"\n{table(entries)}", flush=True)
+    return 1 if any(entry.failures for entry in entries) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

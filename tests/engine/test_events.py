@@ -268,7 +268,7 @@ def test_events_are_sent_with_the_turn(play: MakePlay) -> None:
 
 def test_data_that_cannot_be_sent_is_refused_at_the_call(play: MakePlay) -> None:
     async def main(ctx: Context) -> str:
-        with pytest.raises(TypeError, match=r"data of event 'n'\['x'\]"):
+        with pytest.raises(TypeError, match=r"data of event 'n': \['x'\]"):
             ctx.raise_event("other", "n", {"x": object()})
         with pytest.raises(ValueError, match="limit"):
             ctx.raise_event("other", "n", "x" * 3_000_000)

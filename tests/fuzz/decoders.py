@@ -44,6 +44,7 @@ from durable.records import _LAYOUTS, Record, decode_record, encode_record, firs
 from durable.versions import canonical_version
 from durable.worker.announcement import Announcement, Offer
 from durable.worker.live import OwnerState
+from durable.worker.queued import QueuedAttempts
 from tests.fuzz.mutation import Mutator, bytes_changed, data_mutator, packed, text_mutator, text_of, value_changed
 from tests.fuzz.running import Decoder
 from tests.payloads.shop import Line, Order, Parcel, Priority
@@ -161,7 +162,13 @@ def owner_states() -> list[bytes]:
     """Return states of an owner, as rows hold them."""
     farewell = Outgoing(ev.InstanceKey("other"), ev.EventRaised("n", b"\x01"), "run", 2)
     states = [
-        OwnerState({4: [2, 1_700_000_000_000_000], 9: [3, 5]}, [[1, 4], [7, 7]], (0, 12, 500), 3, {"lock": farewell}),
+        OwnerState(
+            {4: [2, 1_700_000_000_000_000], 9: [3, 5]},
+            QueuedAttempts([[1, 4], [7, 7]]),
+            (0, 12, 500),
+            3,
+            {"lock": farewell},
+        ),
         OwnerState(stalls=1),
         OwnerState(cursor=(1, 2, 3)),
         OwnerState(former=(17, "run")),

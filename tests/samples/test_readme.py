@@ -23,6 +23,9 @@ README = programs_of(ROOT / "README.md")
 PROGRAMS = [*README, *(program for path in sorted((ROOT / "docs").glob("*.md")) for program in programs_of(path))]
 
 
+IS_TEST = re.compile(r"^import pytest$|def test_", re.MULTILINE)
+"""A program that is a test is run by the test of what it is about."""
+
 NAMED = re.compile(r"# (\w+\.py)\b")
 """A program that begins with its file's name belongs together with others."""
 
@@ -35,7 +38,9 @@ def run_program(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("position", [i for i, text in enumerate(PROGRAMS) if not NAMED.match(text)])
+@pytest.mark.parametrize(
+    "position", [i for i, text in enumerate(PROGRAMS) if not (NAMED.match(text) or IS_TEST.search(text))]
+)
 def test_a_program_prints_what_its_last_comment_says(position: int, tmp_path: Path) -> None:
     promised = re.findall(r"# prints (.*)$", PROGRAMS[position], re.MULTILINE)
     for _ in range(2):  # people run things twice

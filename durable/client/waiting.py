@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import contextvars
 import heapq
 import itertools
 import logging
@@ -149,6 +150,8 @@ class Waiters:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self._loop = asyncio.get_running_loop()
+        # What the client was opened in: the poll serves all who wait, and sees what none of them has set.
+        self._context = contextvars.copy_context()
         self._by_run: collections.defaultdict[str, list[Watch]] = collections.defaultdict(list)
         self._by_key: collections.defaultdict[InstanceKey, list[Watch]] = collections.defaultdict(list)
         self._queue: list[tuple[float, int, Watch]] = []
@@ -264,7 +267,7 @@ class Waiters:
             if self._timer.when() <= at:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._start_poll)
+        self._timer = self._loop.call_at(at, self._start_poll, context=self._context)
 
     def _start_poll(self) -> None:
         self._timer = None

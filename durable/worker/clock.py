@@ -22,7 +22,8 @@ class StoreClock:
 
     def now(self) -> int:
         """Return the store's time in microseconds since 1970 UTC."""
-        return self._base_us + int((self.monotonic() - self._base_monotonic) * 1e6)
+        # Rounded: cut off, a time that is whole in microseconds comes out one too small, and what is due is not yet due.
+        return self._base_us + round((self.monotonic() - self._base_monotonic) * 1e6)
 
     def agree(self, store_now: int) -> None:
         """Take the store's time from one of its answers."""

@@ -144,3 +144,57 @@ def test_a_simple_orchestration_survives_everything(engine: str) -> None:
     for seed in range(200 if engine == "memory" else 40):
         outcome = run_schedule(app, count_twice, draw_schedule(seed, 60), engine=engine)
         assert outcome.is_good, (outcome.schedule, outcome.violations, outcome.error, outcome.struck)
+
+
+def test_what_somebody_waits_for_is_neither_leapt_over_nor_taken_for_rest() -> None:
+    patient = App()
+
+    @patient.activity
+    async def look_again_and_again() -> float:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for _ in range(12):
+            await asyncio.sleep(5)
+        return loop.time() - began
+
+    @patient.orchestrator
+    async def looking(ctx: OrchestrationContext) -> float:
+        async with asyncio.timeout(30 * 86400):
+            return await ctx.call_activity(look_again_and_again)
+
+    async def scenario(client: Client) -> None:
+        handle = await client.start(looking)
+        assert 60 <= await handle.result() < 61
+        for _ in range(4):
+            await asyncio.sleep(10)  # less than it takes to find that all is quiet
+        assert 60 <= await handle.result() < 61
+
+    outcome = run_schedule(patient, scenario, Schedule(1, latency_s_max=0.05))
+    assert (outcome.error, outcome.violations) == (None, ())
+
+
+def test_what_stalls_for_good_is_at_rest() -> None:
+    async def scenario(client: Client) -> None:
+        await client.run("nobody knows it")
+
+    outcome = run_schedule(app, scenario, Schedule(1))
+    assert "nothing is left to do" in str(outcome.error)
+
+
+def test_every_queue_is_served() -> None:
+    queued = App()
+
+    @queued.activity(queue="declared")
+    def render() -> str:
+        return "done"
+
+    @queued.orchestrator
+    async def rendering(ctx: OrchestrationContext) -> list[str]:
+        return [await ctx.call_activity(render), await ctx.call_activity(render, queue="only in the call")]
+
+    async def scenario(client: Client) -> None:
+        assert await client.run(rendering) == ["done", "done"]
+
+    outcome = run_schedule(queued, scenario, Schedule(1))
+    assert (outcome.error, outcome.violations) == (None, ())
+    assert outcome.seconds < 60

@@ -15,6 +15,7 @@ import contextlib
 import contextvars
 import heapq
 import itertools
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -88,6 +89,10 @@ class SimulatedTimer(asyncio.TimerHandle):
         self.process = context.get(current_process)
         self.is_far = when - loop.time() > FAR_S
 
+    def fits(self, where: Callable[[Callable[..., object], contextvars.Context], bool]) -> bool:
+        """Tell whether `where` is true of the callback and its context."""
+        return where(self._callback, self._context)  # type: ignore[attr-defined]
+
 
 class NothingLeftToDoError(DurableError):
     """Somebody waits, and there is no timer and no callback that could ever wake them."""
@@ -102,6 +107,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def __init__(self) -> None:
         self.errors: list[str] = []
+        self.causes: list[BaseException] = []  # of those errors that were exceptions
         self.steps = 0
         self.before_time_moves: Callable[[float], float] | None = None
         self._now = 0.0
@@ -135,7 +141,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
-        """Call back at a time of this loop."""
+        """Call back at a time of this loop, which is whole in microseconds: what is due at one time happens at one time."""
+        when = round(when, 6)
         timer = SimulatedTimer(when, callback, args, self, context)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
@@ -178,7 +185,14 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def next_far_timer(self) -> float | None:
         """Return the earliest time for which somebody has set a far timer, None for none."""
-        times = (at for at, _, timer in self._timers if timer.is_far and not timer._cancelled and not _is_dead(timer))
+        return self._earliest(lambda timer: timer.is_far)
+
+    def next_timer(self, where: Callable[[Callable[..., object], contextvars.Context], bool]) -> float | None:
+        """Return the earliest time to come at which a timer is set of whose callback and context `where` is true."""
+        return self._earliest(lambda timer: timer._when > self._now and timer.fits(where))
+
+    def _earliest(self, where: Callable[[SimulatedTimer], bool]) -> float | None:
+        times = (at for at, _, timer in self._timers if not timer._cancelled and not _is_dead(timer) and where(timer))
         return min(times, default=None)
 
     def go_on(self, process: Process) -> None:
@@ -209,9 +223,12 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             if task is not None:
                 asyncio.tasks._leave_task(outer, task)
         asyncio._set_running_loop(self)
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(None, None)  # the outer loop must not come to own what is iterated here
         try:
             yield
         finally:
+            sys.set_asyncgen_hooks(*hooks)
             asyncio._set_running_loop(outer)
             if outer is not None and task is not None:
                 asyncio.tasks._enter_task(outer, task)
@@ -286,6 +303,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Note an error that nobody handled; a run with one has failed."""
         error = context.get("exception")
+        if error is not None:
+            self.causes.append(error)
         self.errors.append(f"{context.get('message')}: {type(error).__name__ if error else ''} {error or ''}".strip())
 
     default_exception_handler = call_exception_handler

@@ -10,6 +10,7 @@ import collections
 from collections.abc import Sequence
 
 from durable import events as ev
+from durable.engine.execution import DUE_MAX
 from durable.errors import HistoryDamagedError
 from durable.events import InstanceKey
 from durable.provider import Batch, Committed, Lease, Message, Status, Step, TaskAddress
@@ -33,6 +34,9 @@ class Monitor:
         self.starts: collections.Counter[TaskAddress] = collections.Counter()
         self.due: dict[InstanceKey, int] = {}  # when an unfinished instance wants a turn by itself
         self.unfinished: dict[str, None] = {}  # run ids
+        self.queues: dict[str, None] = {}  # those in which activities were asked for
+        self.stalled: set[InstanceKey] = set()
+        self.progress = 0  # counts what became durable, but for instances that stall again
         self.visible: dict[int, int] = {}  # delayed messages: number of the submit, and when they can be received
         self._batches: set[tuple[str, int, int]] = set()
         self._places: dict[str, tuple[int, int]] = {}  # run id: its generation and number of records
@@ -70,6 +74,7 @@ class Monitor:
 
     def sent(self, messages: Sequence[Message]) -> None:
         """Take note of messages that were stored: some are for later."""
+        self.progress += len(messages)
         for message in messages:
             if message.start is not None and message.start.run_id not in self._places:
                 self.unfinished[message.start.run_id] = None
@@ -84,6 +89,8 @@ class Monitor:
         if run_id in self._finished:
             self.violated(f"'{key.id}': a commit changed run {run_id}, which was {self._finished[run_id].name} (I8)")
         progress = step.progress
+        self.progress += progress.status is not Status.STALLED
+        (self.stalled.add if progress.status is Status.STALLED else self.stalled.discard)(key)
         self._places[run_id] = (progress.generation, progress.records)
         if progress.status.is_finished:
             self._finished[run_id] = progress.status
@@ -91,7 +98,7 @@ class Monitor:
             self.due.pop(key, None)
         else:
             self.unfinished[run_id] = None
-            due = [at for at in (progress.due_at, progress.parked_until or None) if at is not None]
+            due = [at for at in (progress.due_at, progress.parked_until or None) if at is not None and at < DUE_MAX]
             if due:
                 self.due[key] = min(due)
             else:
@@ -112,6 +119,7 @@ class Monitor:
         place = (step.run_id, generation, task_id)
         if isinstance(event, ev.ActivityScheduled):
             self._requested[place] = event.name
+            self.queues[event.options.queue] = None
         elif isinstance(event, _OUTCOMES):
             if place in self._resolved:
                 self.violated(f"'{step.key.id}': request {task_id} of generation {generation} has two outcomes (I2)")
@@ -129,7 +137,10 @@ class Monitor:
                 f"before that was durable (recorded: {self._requested.get(place)})"
             )
 
-    def next_due(self, now_us: int) -> int | None:
-        """Return the earliest time after `now_us` at which the store has something for somebody, None for never."""
-        times = [at for at in (*self.due.values(), *self.visible.values()) if at > now_us]
-        return min(times, default=None)
+    def next_due(self, now_us: int, *, is_hopeful: bool = True) -> int | None:
+        """Return the earliest time after `now_us` at which the store has something for somebody, None for never.
+
+        What stalls is tried again and again; without hope these times do not count.
+        """
+        due = (at for key, at in self.due.items() if is_hopeful or key not in self.stalled)
+        return min((at for at in (*due, *self.visible.values()) if at > now_us), default=None)

@@ -17,7 +17,7 @@ from durable.client import Client
 from durable.testing.invariants import Moment
 from durable.testing.simulation.checking import broken_promises
 from durable.testing.simulation.faults import Schedule
-from durable.testing.simulation.world import Role, World
+from durable.testing.simulation.world import Role, World, is_users_code
 from durable.testing.staging import Stage
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def run_schedule(
     schedule: Schedule,
     *,
     engine: str = "memory",
-    roles: Sequence[Role] = (Role(),),
+    roles: Sequence[Role] | None = None,
     is_replayed: bool = True,
     stage: Stage | None = None,
     is_traced: bool = False,
@@ -116,6 +116,7 @@ def _raised(task: asyncio.Task[None]) -> BaseException | None:
 
 async def _played(client: Client, scenario: Scenario) -> None:
     async with client:
+        is_users_code.set(True)
         await scenario(client)
 
 

@@ -11,13 +11,14 @@ Invariant: everything that is chosen follows from the schedule. Same schedule, s
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import dataclasses
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from durable.activity_context import running_activity
-from durable.app import ActivityDefinition, App
+from durable.app import DEFAULT_QUEUE, ActivityDefinition, App
 from durable.client import Client
 from durable.errors import LeaseLostError, StoreError, StoreUnavailableError
 from durable.ports import Ports
@@ -31,6 +32,8 @@ from durable.testing.simulation.monitor import Monitor
 from durable.testing.simulation.store import GatedProvider
 from durable.testing.staging import Stage, StagedApp
 from durable.worker import Worker
+from durable.worker.activities import ActivityRunner
+from durable.worker.claims import Claims
 
 START_US = 1_767_225_600 * 1_000_000
 """When simulated time begins: 2026-01-01, 00:00 UTC."""
@@ -40,6 +43,12 @@ QUIET_S = 15.0
 
 SETTLED_S = 1.5
 """So long after the last change it is seen whether anything comes after the end: longer than the poll bound."""
+
+LOOK_AROUND_S = 3.0
+"""So long nobody must find anything to do before the system is at rest: longer than each look around, and its answer."""
+
+VAIN_LEAPS_MAX = 5
+"""After so many leaps of which nothing came, because what stalls stalls again, nothing will."""
 
 CLOCK_WRONG_S = 60.0
 AGAIN_S = 1.0
@@ -63,6 +72,10 @@ class Role:
     max_activities: int = 100
 
 
+is_users_code: contextvars.ContextVar[bool] = contextvars.ContextVar("durable_is_users_code", default=False)
+"""True in the user's own code, a scenario or a test: the times that it waits for are never leapt over."""
+
+
 @dataclasses.dataclass(eq=False)
 class Machine:
     """A process with what belongs to it from outside: its provider, its lease, and how it is asked to stop."""
@@ -80,7 +93,9 @@ class Machine:
 class World:
     """The system of one run. `apps`: the releases that a DEPLOY goes through, the first one first.
 
-    `roles`: what the workers are for; there are at least as many as roles, and more take the roles in turn.
+    `roles`: what the workers are for; there are at least as many as roles, and more take the roles in turn. None: each
+    serves every queue of the apps, and for one that only a call names there is a further worker. `start_us`: the time at
+    which it begins, in microseconds since 1970 UTC.
     """
 
     def __init__(
@@ -89,10 +104,12 @@ class World:
         url: str,
         apps: Sequence[App],
         *,
-        roles: Sequence[Role] = (Role(),),
+        roles: Sequence[Role] | None = None,
         stage: Stage | None = None,
         is_traced: bool = False,
+        start_us: int = START_US,
     ) -> None:
+        self._start_us = start_us
         self.loop = SimulatedLoop()  # type: ignore[abstract]  # what it lacks, it has no use for
         self.loop.before_time_moves = self._leap
         self.schedule = schedule
@@ -106,7 +123,9 @@ class World:
         self._all: list[Process] = []
         self._workers: list[Worker] = []
         self._url = url
-        self._roles = roles
+        self._serves_all = roles is None
+        self._queues = sorted({DEFAULT_QUEUE, *(queue for app in apps for queue in _queues_of(app))})
+        self._roles = roles or (Role(tuple(self._queues)),)
         self._stage = stage
         self._apps = [StagedApp(app, self._run_activity) for app in apps]
         self._random = random.Random(f"ids of {schedule.seed}")
@@ -115,6 +134,9 @@ class World:
             self._faults.setdefault(fault.call, []).append(fault)
         self._pending = 0  # faults that are not over yet
         self._changed_at = 0.0
+        self._idle_since: float | None = None
+        self._vain_leaps = 0
+        self._progress_before = 0
         self._clock_error_us = 0
         self._deaf_until = -1.0
         self._echo_until = -1.0
@@ -126,7 +148,7 @@ class World:
 
     def now_us(self) -> int:
         """The wall clock of all machines, and of the store."""
-        return START_US + round(self.loop.time() * 1e6) + self._clock_error_us
+        return self._start_us + round(self.loop.time() * 1e6) + self._clock_error_us
 
     def _new_id(self) -> str:
         return f"{self.now_us() // 1000 & 0xFFFFFFFFFFFF:012x}{self._random.getrandbits(80):020x}"
@@ -174,6 +196,13 @@ class World:
         self.machines.pop(machine.process, None)
         again = (machine.name, machine.release, machine.role)
         self.loop.call_later(AGAIN_S, self.start_worker, *again, context=self.root.context.copy())
+
+    def _serve_queues(self) -> None:
+        """Start a worker for queues that only calls name: what is declared, every worker serves from the start."""
+        new = [queue for queue in self.monitor.queues if queue not in self._queues] if self._serves_all else []
+        if new:
+            self._queues += new
+            self.start_worker(f"worker-of-{new[0]}", 0, Role(tuple(new), orchestrations=False))
 
     def client(self, name: str = "client") -> tuple[Process, Client]:
         """Return a client of its own, not yet opened, and the process that it is to be used in."""
@@ -271,6 +300,7 @@ class World:
             self.note(f"{number} {process.name} {name}: {_digest(answer)}")
         if name == "commit":
             self.monitor.committed(arguments[0], arguments[1], answer)
+            self._serve_queues()
         elif name == "submit":
             self.monitor.sent(arguments[2])
         elif name == "lease" and process in self.machines and self.machines[process].is_worker:
@@ -383,13 +413,18 @@ class World:
         """Decide where the clock moves instead of `to`, the next timer."""
         now = self.loop.time()
         if self._pending or now - self._changed_at < QUIET_S:
+            self.stir()
             return to
         target = self._next_happening()
         if target is None:
-            self.is_at_rest = True
+            self._idle_since = now if self._idle_since is None else self._idle_since
+            self.is_at_rest = now - self._idle_since >= LOOK_AROUND_S
             return to
+        self.stir()
         if target <= to:
             return to
+        self._vain_leaps = self._vain_leaps + 1 if self._progress_before == self.monitor.progress else 0
+        self._progress_before = self.monitor.progress
         held = [machine for machine in self.machines.values() if not machine.process.is_dead]
         for machine in held:
             machine.process.is_stopped = True
@@ -411,11 +446,18 @@ class World:
 
     def _next_happening(self) -> float | None:
         """Return when the next thing happens that is not somebody's regular look around."""
+        awaited = self.loop.next_timer(where=_is_awaited)
         due_us = self.monitor.next_due(self.now_us())
-        times = [self.loop.next_far_timer()]
+        times = [awaited, self.loop.next_far_timer()]
+        if self._vain_leaps >= VAIN_LEAPS_MAX and awaited is None:
+            due_us, times = self.monitor.next_due(self.now_us(), is_hopeful=False), []
         if due_us is not None:
-            times.append((due_us - START_US - self._clock_error_us) / 1e6)
+            times.append((due_us - self._start_us - self._clock_error_us) / 1e6)
         return min((at for at in times if at is not None), default=None)
+
+    def stir(self) -> None:
+        """Take it that something may happen yet."""
+        self._idle_since, self.is_at_rest = None, False
 
     # ---- the trace
 
@@ -423,6 +465,17 @@ class World:
         """Write a line into the trace, if one is kept."""
         if self.trace is not None:
             self.trace.append(f"{self.loop.time():.6f} {text}")
+
+
+def _queues_of(app: App) -> list[str]:
+    return [definition.options.queue for definition in app.activities]
+
+
+def _is_awaited(callback: Callable[..., object], context: contextvars.Context) -> bool:
+    """Tell whether a timer is one that somebody waits for: the user's code, an activity, or the end of an attempt."""
+    if context.get(is_users_code) or context.get(running_activity, None) is not None:
+        return True
+    return isinstance(getattr(callback, "__self__", None), ActivityRunner | Claims)
 
 
 def _can_strike(machine: Machine, name: str, fault: Fault) -> bool:

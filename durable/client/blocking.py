@@ -1,9 +1,8 @@
 """The blocking face of asynchronous objects, for scripts and WSGI code: one portal, and faces that forward through it.
 
-A portal is a thread with an event loop of its own. A face is made from an asynchronous class, with the same names and
-parameters; each call hands its coroutine to the portal and waits for the answer. There is no second implementation: what
-the asynchronous class gains, its face gains. For type checkers the faces are written out in `sync_types.pyi`, which
-`_generate_sync.py` makes from the same classes.
+A portal is a thread with an event loop of its own. A face (see `durable.client.faces`) hands each coroutine to the portal
+and waits for the answer. For type checkers the faces are written out in `sync_types.pyi`, which `_generate_sync.py` makes
+from the same classes.
 """
 
 from __future__ import annotations
@@ -11,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-import inspect
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, ClassVar, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
+from durable.client.faces import END, Face, next_of
 from durable.errors import DurableError
 
 T = TypeVar("T")
-
-_END: Final = object()
 
 
 class Portal:
@@ -202,83 +199,38 @@ class GuestPortal:
         self._calls.end()
 
 
-class Face:
-    """Base of all faces. Holds the asynchronous object and the portal that its coroutines run in."""
+class BlockingFace(Face):
+    """The face for code without an event loop: each call waits in the thread that makes it."""
 
-    __slots__ = ("_behind", "_portal")
+    __slots__ = ()
 
     faces: ClassVar[dict[type, type[Face]]] = {}
 
     def __init__(self, portal: Portal | GuestPortal, behind: Any) -> None:
         """For faces only: show `behind`."""
-        self._portal = portal
-        self._behind = behind
+        super().__init__(portal, behind)
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._behind!r}>"
+    @staticmethod
+    def waiting(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Forward a coroutine function as a plain one."""
 
-    def _shown(self, answer: Any) -> Any:
-        """Return an answer as users of a face see it: an asynchronous object with a face behind that face."""
-        for kind in type(answer).__mro__:
-            if kind in Face.faces:
-                return Face.faces[kind](self._portal, answer)
-        return answer
+        @functools.wraps(method)
+        def call(self: Any, /, *arguments: Any, **options: Any) -> Any:
+            return self._shown(self._portal.call(method, self._behind, *arguments, **options))
 
+        return call
 
-def face_of(kind: type, name: str, *, base: type[Face] = Face, without: frozenset[str] = frozenset()) -> type[Face]:
-    """Return the blocking face of an asynchronous class: its public methods and properties, forwarded."""
-    members: dict[str, Any] = {"__slots__": (), "__doc__": kind.__doc__, "__module__": kind.__module__}
-    for owner in reversed(kind.__mro__[:-1]):
-        for attribute, member in vars(owner).items():
-            if not attribute.startswith("_") and attribute not in without:
-                forwarded = _forwarded(attribute, member)
-                if forwarded is not None:
-                    members[attribute] = forwarded
-    face = type(name, (base,), members)
-    # `SyncHandle[int]` in an annotation means nothing at run time.
-    face.__class_getitem__ = classmethod(lambda cls, _: cls)  # type: ignore[attr-defined]
-    Face.faces[kind] = face
-    return face
+    @staticmethod
+    def iterating(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Forward an asynchronous generator as a plain one."""
 
+        @functools.wraps(method)
+        def call(self: Any, /, *arguments: Any, **options: Any) -> Iterator[Any]:
+            behind = method(self._behind, *arguments, **options)
+            try:
+                while (item := self._portal.call(next_of, behind)) is not END:
+                    yield self._shown(item)
+            finally:
+                self._portal.call(behind.aclose)
 
-def _forwarded(attribute: str, member: Any) -> Any:
-    if isinstance(member, property):
-        return property(lambda self: self._shown(getattr(self._behind, attribute)), doc=member.__doc__)
-    if not inspect.isfunction(member):
-        return None
-    if inspect.isasyncgenfunction(member):
-        return _iterating(member)
-    return _waiting(member) if inspect.iscoroutinefunction(member) else _calling(member)
-
-
-def _waiting(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(self: Any, /, *arguments: Any, **options: Any) -> Any:
-        return self._shown(self._portal.call(method, self._behind, *arguments, **options))
-
-    return call
-
-
-def _calling(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(self: Any, /, *arguments: Any, **options: Any) -> Any:
-        return self._shown(method(self._behind, *arguments, **options))
-
-    return call
-
-
-def _iterating(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(self: Any, /, *arguments: Any, **options: Any) -> Iterator[Any]:
-        behind = method(self._behind, *arguments, **options)
-        try:
-            while (item := self._portal.call(_next_of, behind)) is not _END:
-                yield self._shown(item)
-        finally:
-            self._portal.call(behind.aclose)
-
-    return call
-
-
-async def _next_of(iterator: Any) -> Any:
-    return await anext(iterator, _END)
+        return call

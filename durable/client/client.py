@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from durable.app import App
-from durable.client.blocking import Face, GuestPortal, Portal, face_of
+from durable.client.blocking import BlockingFace, GuestPortal, Portal
 from durable.client.connection import Connection
+from durable.client.faces import face_of
 from durable.client.filters import Filters, Statuses, selection
 from durable.client.handle import Handle
 from durable.client.purging import purge_all, rows_of
@@ -351,7 +352,7 @@ class Client:
         return await purge_all(self.connection.provider, finished.wanted)
 
 
-class _Blocking(Face):
+class _Blocking(BlockingFace):
     """What a blocking client adds to its face: it owns the portal."""
 
     __slots__ = ()

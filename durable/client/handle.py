@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from durable import payloads
-from durable.client.blocking import face_of
+from durable.client.blocking import BlockingFace
 from durable.client.connection import Connection
+from durable.client.faces import face_of
 from durable.client.purging import purge_targets, purged
 from durable.client.starting import encode_event
 from durable.client.states import dropped_item, failure_of, open_activities, state_of
@@ -251,4 +252,4 @@ def _checked(reason: str) -> str:
 if TYPE_CHECKING:
     from durable.client.sync_types import SyncHandle as SyncHandle  # pyright: ignore[reportMissingModuleSource]
 else:
-    SyncHandle = face_of(Handle, "SyncHandle")
+    SyncHandle = face_of(Handle, "SyncHandle", base=BlockingFace)

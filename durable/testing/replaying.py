@@ -7,6 +7,7 @@ every point of a history, is the rest asked for again, byte for byte?
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 from durable import events as ev
@@ -28,10 +29,18 @@ def replay(app: App, history: History, *, strict: bool = True) -> None:
     the version that wrote it, and StoredValueError for a recorded value that no longer fits. No activity runs, and nothing is
     stored.
     """
+    with replayed(app, history, strict=strict):
+        pass
+
+
+@contextlib.contextmanager
+def replayed(app: App, history: History, *, strict: bool = True) -> Iterator[Execution]:
+    """Give the execution as a history leaves it, for the length of the block. Raises what `replay` raises."""
     execution = _new_execution(app, history, strict=strict)
     try:
         for record, size_bytes in _sized(history):
             execution.feed(record, size_bytes)
+        yield execution
     finally:
         execution.close()
 

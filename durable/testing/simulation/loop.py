@@ -28,6 +28,10 @@ FAR_S = 5.5
 """Workers and clients look around every five seconds at the longest; who waits for longer waits for something."""
 
 
+DUE_ROUNDS = 3
+"""How often what is due may set a timer for the very moment before it counts as a later one."""
+
+
 class Process:
     """A simulated operating-system process: what can be killed and stopped as a whole."""
 
@@ -194,6 +198,13 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def _earliest(self, where: Callable[[SimulatedTimer], bool]) -> float | None:
         times = (at for at, _, timer in self._timers if not timer._cancelled and not _is_dead(timer) and where(timer))
         return min(times, default=None)
+
+    async def wait_until(self, when: float) -> None:
+        """Wait until a time of this loop has come, and all that was due by then has been done."""
+        for _ in range(DUE_ROUNDS):  # a timer is looked at only when nothing is ready
+            future = self.create_future()
+            self.call_at(max(when, self._now), future.set_result, None)
+            await future
 
     def go_on(self, process: Process) -> None:
         """Let a stopped process do what it would have done meanwhile, and go on."""

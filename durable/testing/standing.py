@@ -1,0 +1,96 @@
+"""Where a simulated system stands: what each unfinished instance waits for, for the text of an error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+from durable.app import App
+from durable.client.purging import rows_of
+from durable.client.running import RunningActivities
+from durable.client.states import open_activities, state_of
+from durable.engine.tasks import Task
+from durable.errors import DurableError
+from durable.history import read_history
+from durable.model import ActivityState, OrchestrationState
+from durable.payloads import Sealer
+from durable.provider import InstanceFilter, InstanceRow, Provider, Status
+from durable.testing.replaying import replayed
+
+T = TypeVar("T")
+
+SHOWN_MAX = 20
+UNFINISHED = tuple(status for status in Status if not status.is_finished)
+
+
+def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that never has to wait, as those of the memory store."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    coroutine.close()
+    raise AssertionError("the memory store had to wait")
+
+
+def standing(provider: Provider, app: App) -> str:
+    """Say of each unfinished instance in a memory store what its status is and what it waits for."""
+    rows = at_once(_unfinished(provider))
+    if not rows:
+        return "All instances have ended."
+    lines = [_line(provider, app, row) for row in rows[:SHOWN_MAX]]
+    more = f"\n  … and {len(rows) - SHOWN_MAX} more" if len(rows) > SHOWN_MAX else ""
+    return "Unfinished instances:" + "".join(f"\n  {line}" for line in lines) + more
+
+
+async def _unfinished(provider: Provider) -> list[InstanceRow]:
+    wanted = InstanceFilter(kind=None, status=UNFINISHED)
+    return [row async for row in rows_of(provider, wanted, newest_first=False)]
+
+
+def _line(provider: Provider, app: App, row: InstanceRow) -> str:
+    sealer = Sealer()
+    activities = at_once(open_activities(provider, RunningActivities(provider), row, sealer))
+    state = state_of(row, sealer, activities=activities)
+    shown = "" if state.custom_status is None else f", custom status {state.custom_status!r:.200}"
+    waits = "; ".join(_waits(provider, app, row, state))
+    return f"'{state.instance_id}' ({state.name}) is {state.status.name}{shown}" + (f": {waits}" if waits else "")
+
+
+def _waits(provider: Provider, app: App, row: InstanceRow, state: OrchestrationState) -> Iterator[str]:
+    if state.stall_reason:
+        yield state.stall_reason
+        return
+    for activity in state.activities:
+        yield _of_activity(activity)
+    if row.records:
+        for name in _awaited(provider, app, row):
+            yield f"it waits for {name}"
+
+
+def _of_activity(activity: ActivityState) -> str:
+    why = activity.note or "it has begun, and does not end"
+    return f"it waits for activity '{activity.name}' ({why})"
+
+
+def _awaited(provider: Provider, app: App, row: InstanceRow) -> list[str]:
+    """Return what the code of an orchestration waits for, but for activities."""
+    try:
+        history = at_once(read_history(provider, row.key, row.run_id))
+        with replayed(app, history) as execution:
+            waits = [found for task in asyncio.all_tasks(execution.loop) for found in _awaited_by(task)]
+            return sorted({found.name for found in waits if found.task_id not in execution.open_activities})
+    except DurableError:
+        return []  # its code and its history are apart, and its status says so
+
+
+def _awaited_by(awaiting: object) -> Iterator[Task[Any]]:
+    """Yield the durable tasks that a task of asyncio, or a future that gathers several, waits for."""
+    waiters = [getattr(awaiting, "_fut_waiter", None), *getattr(awaiting, "_children", ())]
+    for waiter in waiters:
+        if isinstance(waiter, Task):
+            yield waiter
+        elif waiter is not None:
+            yield from _awaited_by(waiter)

@@ -1,0 +1,79 @@
+"""Histories as text: one line for each event, of what the code and the world have said and nothing else.
+
+Two runs that do the same give the same text: no times of day, ids made by the framework, checksums or source lines. So a test
+can compare it with a file, and a reviewer can read what has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from durable import events as ev
+from durable.engine.seeds import Seeds
+from durable.errors import FailureDetails
+from durable.events import HistoryEvent
+from durable.history import History, utc_datetime
+from durable.versions import UNVERSIONED
+
+VALUE_CHARACTERS_MAX = 500
+"""Characters of one value that are shown; the rest is counted."""
+
+
+def transcript(history: History) -> str:
+    """Return a history as text, a line for each event."""
+    return "".join(f"{line}\n" for line in _lines(history))
+
+
+def _lines(history: History) -> Iterator[str]:
+    seeds = Seeds("", 0)
+    for event in history:
+        if isinstance(event, ev.OrchestrationStarted):
+            seeds = Seeds(event.seed, history.generation)
+        yield " ".join([type(event).__name__, *_words(event, seeds)])
+
+
+def _words(event: HistoryEvent, seeds: Seeds) -> Iterator[str]:
+    task_id = getattr(event, "task_id", None)
+    if task_id is not None:
+        yield f"#{task_id}"
+    for field in ("name", "instance_id"):
+        value = getattr(event, field, None)
+        if value and not _is_derived(value, task_id, seeds):
+            yield value if field == "name" else repr(value)
+    version, attempt = getattr(event, "version", None), getattr(event, "attempt", 1)
+    if version not in (None, UNVERSIONED):
+        yield f"version {version}"
+    if attempt > 1:
+        yield f"attempt {attempt}"
+    if isinstance(event, ev.TimerCreated):
+        yield _span(event)
+    if event.payload_field is not None:
+        value = getattr(event, event.payload_field)
+        if value is not None:
+            yield _shown(value)
+    details = getattr(event, "details", None)
+    if isinstance(details, FailureDetails):
+        yield f"{details.error_type}: {details.message}".replace("\n", "\\n")
+    reason = getattr(event, "reason", "")
+    if reason:
+        yield repr(reason)
+
+
+def _is_derived(instance_id: str, task_id: int | None, seeds: Seeds) -> bool:
+    """Tell whether a child's id is the one that it gets if nobody chooses any."""
+    return instance_id == seeds.derive("child", task_id).hex()
+
+
+def _span(event: ev.TimerCreated) -> str:
+    begun = event.timestamp
+    span = timedelta(0) if begun is None else max(utc_datetime(event.due) - begun, timedelta(0))
+    return f"of {span} ({event.purpose})" if event.purpose else f"of {span}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    if len(text) <= VALUE_CHARACTERS_MAX:
+        return text
+    return f"{text[:VALUE_CHARACTERS_MAX]}… ({len(text)} characters)"

@@ -384,5 +384,5 @@ else:
 def blocking_face(client: Client, portal: GuestPortal) -> SyncClient:
     """Return the blocking face of a client that lives in somebody else's loop, for threads beside that loop."""
     face = SyncClient.__new__(SyncClient)
-    Face.__init__(face, portal, client)  # type: ignore[arg-type]  # the stub shows it without its base
+    BlockingFace.__init__(face, portal, client)  # type: ignore[arg-type]  # the stub shows it without its base
     return face

@@ -177,8 +177,8 @@ class PumpedFace(Face):
 
     faces: ClassVar[dict[type, type[Face]]] = {}
 
-    @property
-    def __class__(self) -> type:  # type: ignore[misc]  # nobody sets it
+    @property  # type: ignore[misc]  # nobody sets it
+    def __class__(self) -> type:
         """The class that it stands for, so that `isinstance` holds."""
         kind: type = type(self._behind)
         return kind
@@ -216,8 +216,7 @@ class PumpedFace(Face):
         return super()._shown(answer)
 
 
-@functools.cache
-def _is_awaited(kind: Any) -> bool:
+def _is_awaited(kind: type) -> bool:
     if not kind.__module__.startswith("durable."):
         return False
     members = [member for owner in kind.__mro__ for name, member in vars(owner).items() if not name.startswith("_")]

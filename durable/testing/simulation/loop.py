@@ -193,7 +193,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def next_timer(self, where: Callable[[Callable[..., object], contextvars.Context], bool]) -> float | None:
         """Return the earliest time to come at which a timer is set of whose callback and context `where` is true."""
-        return self._earliest(lambda timer: timer._when > self._now and timer.fits(where))
+        return self._earliest(lambda timer: timer.when() > self._now and timer.fits(where))
 
     def _earliest(self, where: Callable[[SimulatedTimer], bool]) -> float | None:
         times = (at for at, _, timer in self._timers if not timer._cancelled and not _is_dead(timer) and where(timer))

@@ -175,9 +175,10 @@ class Calls:
 class GuestPortal:
     """A portal into a loop that somebody else runs, such as a worker's: what `Portal` does, without a thread of its own."""
 
-    def __init__(self) -> None:
-        """Called in the loop."""
+    def __init__(self, *, is_threaded: bool = True) -> None:
+        """Called in the loop. Not `is_threaded`: there is only the loop's own thread, and so a call runs the loop itself."""
         self._loop = asyncio.get_running_loop()
+        self._is_threaded = is_threaded
         self._calls = Calls(self._loop)
 
     def start(self) -> None:
@@ -189,6 +190,8 @@ class GuestPortal:
             raise DurableError(
                 "the client of a sync activity was used in the event loop: it blocks; use it in the activity"
             )
+        if not self._is_threaded:
+            return self._loop.run_until_complete(function(*arguments, **options))
         return self._calls.wait_for(function(*arguments, **options))
 
     def close(self) -> None:

@@ -1,5 +1,18 @@
-"""For tests: of orchestrations, by replaying what they have recorded; of storage engines, see `durable.testing.conformance`."""
+"""For tests: of orchestrations, in simulated time (`Environment`), under faults (`simulate`), and by what they have recorded
+(`replay`); of storage engines, see `durable.testing.conformance`.
+"""
 
+from durable.testing.environment import Environment
 from durable.testing.replaying import replay, replay_prefixes
+from durable.testing.simulating import Simulation, SimulationFailedError, simulate
+from durable.testing.simulation.loop import NothingLeftToDoError
 
-__all__ = ["replay", "replay_prefixes"]
+__all__ = [
+    "Environment",
+    "NothingLeftToDoError",
+    "Simulation",
+    "SimulationFailedError",
+    "replay",
+    "replay_prefixes",
+    "simulate",
+]

@@ -82,7 +82,7 @@ class Environment:
         with self._begun():
             world = self._open_world
             with world.loop.running():
-                task = world.loop.spawn(self._open_process, in_users_name(function(self)))
+                task = world.loop.spawn(self._open_process, in_users_name(function, self))
                 self._drive(task)
             return task.result()
 
@@ -208,7 +208,7 @@ class Environment:
 
     def _standing(self) -> str:
         problems = "".join(f"\n  {problem}" for problem in self._open_world.loop.errors)
-        text = f"It is {self.now.isoformat()}. {standing(self._open_world.provider, self._app)}"
+        text = f"It is {self.now.isoformat()}. {at_once(standing(self._open_world.provider, self._app))}"
         return f"{text}\nNobody handled:{problems}" if problems else text
 
     def _not_open(self) -> DurableError:

@@ -70,7 +70,7 @@ class Pump:
                 "this environment was entered in another event loop, and only there it can be used"
             )
         loop = self._world.loop
-        task: asyncio.Task[T] = loop.spawn(self._process, in_users_name(function(*arguments, **options)))
+        task: asyncio.Task[T] = loop.spawn(self._process, in_users_name(function, *arguments, **options))
         waiter: asyncio.Future[None] = self._outer.create_future()
         self._calls[task] = _Call(waiter, asyncio.current_task(self._outer), loop.steps + CALL_STEPS_MAX)
         task.add_done_callback(self._answer)
@@ -148,10 +148,10 @@ class Pump:
                 call.waiter.set_exception(error)
 
 
-async def in_users_name(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await a coroutine as the user's code, so that the times that it waits for count as awaited."""
+async def in_users_name(function: Callable[..., Coroutine[Any, Any, T]], /, *arguments: Any, **options: Any) -> T:
+    """Call and await a coroutine function as the user's code, so that the times that it waits for count as awaited."""
     is_users_code.set(True)
-    return await coroutine
+    return await function(*arguments, **options)
 
 
 def at_rest(standing: str) -> str:

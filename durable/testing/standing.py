@@ -35,12 +35,12 @@ def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("the memory store had to wait")
 
 
-def standing(provider: Provider, app: App) -> str:
-    """Say of each unfinished instance in a memory store what its status is and what it waits for."""
-    rows = at_once(_unfinished(provider))
+async def standing(provider: Provider, app: App) -> str:
+    """Say of each unfinished instance in a store what its status is and what it waits for."""
+    rows = await _unfinished(provider)
     if not rows:
         return "All instances have ended."
-    lines = [_line(provider, app, row) for row in rows[:SHOWN_MAX]]
+    lines = [await _line(provider, app, row) for row in rows[:SHOWN_MAX]]
     more = f"\n  … and {len(rows) - SHOWN_MAX} more" if len(rows) > SHOWN_MAX else ""
     return "Unfinished instances:" + "".join(f"\n  {line}" for line in lines) + more
 
@@ -50,24 +50,24 @@ async def _unfinished(provider: Provider) -> list[InstanceRow]:
     return [row async for row in rows_of(provider, wanted, newest_first=False)]
 
 
-def _line(provider: Provider, app: App, row: InstanceRow) -> str:
+async def _line(provider: Provider, app: App, row: InstanceRow) -> str:
     sealer = Sealer()
-    activities = at_once(open_activities(provider, RunningActivities(provider), row, sealer))
+    activities = await open_activities(provider, RunningActivities(provider), row, sealer)
     state = state_of(row, sealer, activities=activities)
     shown = "" if state.custom_status is None else f", custom status {state.custom_status!r:.200}"
-    waits = "; ".join(_waits(provider, app, row, state))
+    awaited = await _awaited(provider, app, row) if row.records else []
+    waits = "; ".join(_waits(state, awaited))
     return f"'{state.instance_id}' ({state.name}) is {state.status.name}{shown}" + (f": {waits}" if waits else "")
 
 
-def _waits(provider: Provider, app: App, row: InstanceRow, state: OrchestrationState) -> Iterator[str]:
+def _waits(state: OrchestrationState, awaited: list[str]) -> Iterator[str]:
     if state.stall_reason:
         yield state.stall_reason
         return
     for activity in state.activities:
         yield _of_activity(activity)
-    if row.records:
-        for name in _awaited(provider, app, row):
-            yield f"it waits for {name}"
+    for name in awaited:
+        yield f"it waits for {name}"
 
 
 def _of_activity(activity: ActivityState) -> str:
@@ -75,10 +75,10 @@ def _of_activity(activity: ActivityState) -> str:
     return f"it waits for activity '{activity.name}' ({why})"
 
 
-def _awaited(provider: Provider, app: App, row: InstanceRow) -> list[str]:
+async def _awaited(provider: Provider, app: App, row: InstanceRow) -> list[str]:
     """Return what the code of an orchestration waits for, but for activities."""
     try:
-        history = at_once(read_history(provider, row.key, row.run_id))
+        history = await read_history(provider, row.key, row.run_id)
         with replayed(app, history) as execution:
             waits = [found for task in asyncio.all_tasks(execution.loop) for found in _awaited_by(task)]
             return sorted({found.name for found in waits if found.task_id not in execution.open_activities})

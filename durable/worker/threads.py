@@ -33,7 +33,15 @@ class NoThreads:
 
     def submit(self, task: Callable[[], None]) -> None:
         """Run `task` as the next callback but those that are ready."""
-        self._loop.call_soon(task)
+        self._loop.call_soon(self._run, task)
+
+    def _run(self, task: Callable[[], None]) -> None:
+        """Run it as in a thread: no event loop is running there, so that it may run one of its own."""
+        asyncio._set_running_loop(None)
+        try:
+            task()
+        finally:
+            asyncio._set_running_loop(self._loop)
 
     def close(self) -> None:
         """Nothing is ever idle."""

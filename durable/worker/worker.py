@@ -264,7 +264,7 @@ class _Parts:
         self.clock = StoreClock(ports.monotonic)
         self.clock.agree(hub.now)
         self.client = Client.sharing(provider, hub, app, ports)
-        self.portal = GuestPortal()
+        self.portal = GuestPortal(is_threaded=ports.may_start_threads)
         self.blocking_client = blocking_face(self.client, self.portal)
         self._loop = asyncio.get_running_loop()
         self.watch: TurnWatch = Watchdog(self._mark_slow) if ports.may_start_threads else Unwatched()

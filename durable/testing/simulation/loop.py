@@ -98,6 +98,10 @@ class SimulatedTimer(asyncio.TimerHandle):
         return where(self._callback, self._context)  # type: ignore[attr-defined]
 
 
+class KilledError(BaseException):
+    """Raised where a killed process is in the middle of plain code that runs the loop: it cannot just be left there."""
+
+
 class NothingLeftToDoError(DurableError):
     """Somebody waits, and there is no timer and no callback that could ever wake them."""
 
@@ -162,6 +166,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             return False
         ready = self._ready
         for _ in range(len(ready)):
+            if not ready:
+                break  # a callback has run the loop itself, see `run_until_complete`
             handle = ready.popleft()
             if handle._cancelled:
                 continue
@@ -213,10 +219,16 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         process.held.clear()
 
     def run_until_complete(self, future: Any) -> Any:  # the types of asyncio's own are for its own loop
-        """Run until `future` (or a coroutine) is done; return its result or raise its error."""
+        """Run until `future` (or a coroutine) is done; return its result or raise its error.
+
+        Also from a callback of this loop that has taken it off (see `NoThreads`): a sync activity that uses its client.
+        """
         with self.running():
             future = asyncio.ensure_future(future, loop=self)
+            process = current_process.get()
             while not future.done():
+                if process is not None and process.is_dead:
+                    raise KilledError(f"{process.name} was killed here")
                 if not self.step():
                     future.cancel()
                     self.step()

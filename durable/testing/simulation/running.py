@@ -19,6 +19,7 @@ from durable.testing.simulation.checking import broken_promises
 from durable.testing.simulation.faults import Schedule
 from durable.testing.simulation.world import Role, World, is_users_code
 from durable.testing.staging import Stage
+from durable.testing.standing import standing
 
 T = TypeVar("T")
 
@@ -45,6 +46,7 @@ class Outcome:
     calls: int
     seconds: float  # of simulated time
     trace: tuple[str, ...] = ()
+    story: tuple[str, ...] = ()
 
     @property
     def is_good(self) -> bool:
@@ -83,6 +85,7 @@ def run_schedule(
                 world.calls,
                 world.loop.time(),
                 tuple(world.trace or ()),
+                tuple(world.story),
             )
         finally:
             world.bury()
@@ -130,9 +133,10 @@ def _complete(world: World, coroutine: Coroutine[Any, Any, T]) -> T:
 
 def _stuck(world: World) -> str:
     seconds = world.loop.time()
+    text = f"the system has not come to rest after {STEPS_MAX} steps, at {seconds:.1f} s (I3)"
     if world.is_at_rest:
-        return f"the scenario waits at {seconds:.1f} s for something that will never happen: nothing is left to do (I3)"
-    return f"the system has not come to rest after {STEPS_MAX} steps, at {seconds:.1f} s (I3)"
+        text = f"the scenario waits at {seconds:.1f} s for something that will never happen: nothing is left to do (I3)"
+    return f"{text}. {_complete(world, standing(world.provider, world.app))}"
 
 
 @contextlib.contextmanager

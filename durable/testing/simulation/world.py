@@ -14,7 +14,7 @@ import asyncio
 import contextvars
 import dataclasses
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
 from durable.activity_context import running_activity
@@ -27,9 +27,10 @@ from durable.stores import connect
 from durable.testing.invariants import Answers
 from durable.testing.simulation.checking import note_answers, note_rows
 from durable.testing.simulation.faults import Fault, FaultKind, Schedule
-from durable.testing.simulation.loop import Process, SimulatedLoop
+from durable.testing.simulation.loop import Process, SimulatedLoop, current_process
 from durable.testing.simulation.monitor import Monitor
 from durable.testing.simulation.store import GatedProvider
+from durable.testing.simulation.telling import of_commit, of_submit
 from durable.testing.staging import Stage, StagedApp
 from durable.worker import Worker
 from durable.worker.activities import ActivityRunner
@@ -118,6 +119,7 @@ class World:
         self.calls = 0
         self.struck: list[str] = []
         self.trace: list[str] | None = [] if is_traced else None
+        self.story: list[str] = []  # told when there is a trace
         self.is_at_rest = False  # nothing will ever happen again by itself
         self.machines: dict[Process, Machine] = {}
         self._all: list[Process] = []
@@ -242,6 +244,11 @@ class World:
             self.loop.close()
 
     @property
+    def app(self) -> App:
+        """The first release."""
+        return self._apps[0]
+
+    @property
     def provider(self) -> Provider:
         """The store, without faults."""
         return self._anchor
@@ -251,6 +258,7 @@ class World:
     def _run_activity(self, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> Any:
         address: TaskAddress = running_activity.get().address
         self.monitor.began(address, definition.name)
+        self.tell([f"runs activity '{definition.name}' of '{address.key.id}', task {address.task_id}"])
         self.note(f"activity {definition.name} of {address.key.id}, task {address.task_id}")
         return self._stage(definition, arguments) if self._stage else definition.function(*arguments)
 
@@ -300,9 +308,13 @@ class World:
             self.note(f"{number} {process.name} {name}: {_digest(answer)}")
         if name == "commit":
             self.monitor.committed(arguments[0], arguments[1], answer)
+            if self.trace is not None:
+                self.tell(of_commit(arguments[1], answer))
             self._serve_queues()
         elif name == "submit":
             self.monitor.sent(arguments[2])
+            if self.trace is not None:
+                self.tell(of_submit(arguments[2]))
         elif name == "lease" and process in self.machines and self.machines[process].is_worker:
             machine = self.machines[process]
             machine.lease = machine.lease or answer
@@ -322,6 +334,7 @@ class World:
         kinds = {fault.kind: fault.seconds for fault in faults}
         for fault in faults:
             self.struck.append(f"at {self.loop.time():.3f} s {fault.describe(f' ({name} of {machine.name})')}")
+            self.tell([f"FAULT: {fault.describe(f' ({name})')}"])
             self.note(f"{number} {fault.kind.name}")
         self._changed_at = self.loop.time()
         self._change_the_air(kinds)
@@ -460,6 +473,13 @@ class World:
         self._idle_since, self.is_at_rest = None, False
 
     # ---- the trace
+
+    def tell(self, sentences: Iterable[str]) -> None:
+        """Add to the story, if there is a trace, what the process that runs just now has done."""
+        if self.trace is not None:
+            process = current_process.get()
+            who = "somebody" if process is None else process.name
+            self.story += [f"{self.loop.time():10.3f} s  {who} {sentence}" for sentence in sentences]
 
     def note(self, text: str) -> None:
         """Write a line into the trace, if one is kept."""

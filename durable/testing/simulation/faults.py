@@ -62,17 +62,26 @@ WEIGHTS: dict[FaultKind, int] = {
 }
 
 
+CHANGES_SHARE = 0.7
+"""So many of the faults strike at calls that change the store, where that can be chosen."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class Fault:
-    """A fault at the `call`-th storage call of a run, counted from 1 over all processes."""
+    """A fault at the `call`-th storage call of a run, counted from 1 over all processes.
+
+    `is_of_changes`: only calls count that may change the store, not those that look whether there is anything to do.
+    """
 
     call: int
     kind: FaultKind = dataclasses.field(compare=False)
     seconds: float = 0.0
+    is_of_changes: bool = False
 
     def describe(self, call: str = "") -> str:
         """Return it as a sentence; `call` names the storage call that it struck, and whose it was."""
-        return f"storage call {self.call}{call} {self.kind.value.format(seconds=self.seconds)}"
+        what = "change" if self.is_of_changes else "storage call"
+        return f"{what} {self.call}{call} {self.kind.value.format(seconds=self.seconds)}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,15 +100,22 @@ class Schedule:
         return dataclasses.replace(self, faults=tuple(fault for fault in self.faults if fault not in faults))
 
 
-def draw_schedule(seed: int, calls: int, *, workers_max: int = 3, faults_max: int = 8) -> Schedule:
-    """Draw a schedule for a run that makes about so many storage calls when nothing goes wrong."""
+def draw_schedule(
+    seed: int, calls: int, *, changes: int | None = None, workers_max: int = 3, faults_max: int = 8
+) -> Schedule:
+    """Draw a schedule for a run that makes about so many storage calls when nothing goes wrong.
+
+    `changes`: so many of them may change the store. If it is known, most faults strike at these: where a run waits for
+    long, nearly all calls are somebody's look around.
+    """
     chosen = random.Random(seed)
     kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
     faults = []
     for _ in range(chosen.randint(0, faults_max)):
         kind = chosen.choices(kinds, weights)[0]
-        call = chosen.randint(1, max(2, round(calls * 1.3)))
-        faults.append(Fault(call, kind, chosen.choice(SPANS_S.get(kind, (0.0,)))))
+        is_of_changes = changes is not None and chosen.random() < CHANGES_SHARE
+        call = chosen.randint(1, max(2, round((changes if changes and is_of_changes else calls) * 1.3)))
+        faults.append(Fault(call, kind, chosen.choice(SPANS_S.get(kind, (0.0,))), is_of_changes))
     return Schedule(
         seed,
         workers=chosen.randint(1, workers_max),

@@ -47,6 +47,7 @@ class Outcome:
     seconds: float  # of simulated time
     trace: tuple[str, ...] = ()
     story: tuple[str, ...] = ()
+    changes: int = 0  # of the storage calls, those that may change the store
 
     @property
     def is_good(self) -> bool:
@@ -86,6 +87,7 @@ def run_schedule(
                 world.loop.time(),
                 tuple(world.trace or ()),
                 tuple(world.story),
+                world.changes,
             )
         finally:
             world.bury()

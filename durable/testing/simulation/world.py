@@ -118,6 +118,7 @@ class World:
         self.answers = Answers()
         self.calls = 0
         self.struck: list[str] = []
+        self.changes = 0  # calls that may change the store
         self.trace: list[str] | None = [] if is_traced else None
         self.story: list[str] = []  # told when there is a trace
         self.is_at_rest = False  # nothing will ever happen again by itself
@@ -131,9 +132,9 @@ class World:
         self._stage = stage
         self._apps = [StagedApp(app, self._run_activity) for app in apps]
         self._random = random.Random(f"ids of {schedule.seed}")
-        self._faults: dict[int, list[Fault]] = {}
+        self._faults: dict[tuple[int, bool], list[Fault]] = {}
         for fault in schedule.faults:
-            self._faults.setdefault(fault.call, []).append(fault)
+            self._faults.setdefault((fault.call, fault.is_of_changes), []).append(fault)
         self._pending = 0  # faults that are not over yet
         self._changed_at = 0.0
         self._idle_since: float | None = None
@@ -269,7 +270,10 @@ class World:
     ) -> Any:
         """Make a storage call for a process, with the faults that the schedule has for it."""
         self.calls += 1
-        number, faults = self.calls, self._faults.pop(self.calls, None)
+        number, faults = self.calls, self._faults.pop((self.calls, False), [])
+        if name in CHANGES:
+            self.changes += 1
+            faults += self._faults.pop((self.changes, True), [])
         bits = _mixed(self.schedule.seed, number)
         latency = self.schedule.latency_s_max * (bits & 0xFFFF) / 0xFFFF
         is_late = bool(bits & 0x10000)  # the answer takes its time, not the question

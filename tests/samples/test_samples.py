@@ -22,6 +22,7 @@ from samples import (
     monitor,
     retries_and_heartbeats,
     saga,
+    tested_saga,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +56,12 @@ async def test_the_saga_undoes_what_it_did_in_reverse_order(store_url: str) -> N
     booked, undone = await saga.main(store_url)
     assert booked == ["train for Ada", "hotel for Ada"]
     assert undone == ["failed: no rocket left for Bob", "cancelled: hotel for Bob", "cancelled: train for Bob"]
+
+
+async def test_the_tested_saga_books_all_or_nothing(store_url: str) -> None:
+    tested_saga.reserved.clear()
+    assert await tested_saga.main(store_url) == ["booked", "not booked: there is no rocket left"]
+    assert tested_saga.reserved == {"train for Ada", "hotel for Ada"}
 
 
 async def test_a_failed_child_does_not_end_the_others(store_url: str) -> None:

@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 CLIENT: Final = "test"
 
+QUIET_S: Final = 6.0
+"""Before time leaps: longer than a look around, and than any timer that is not far by the loop's reckoning."""
+
 _numbers = itertools.count(1)
 
 
@@ -110,6 +113,7 @@ class Environment:
             [self._app],
             stage=self._substitutes.stage,
             start_us=self._start_us,
+            quiet_s=QUIET_S,
         )
         self._world = world
         try:

@@ -6,6 +6,7 @@ import types
 from importlib.metadata import entry_points
 
 import durable
+import durable.testing
 from durable.errors import StoredValueError
 from durable.worker.steps import StallError
 from tests.house.source_tree import ROOT
@@ -79,9 +80,15 @@ def test_all_is_sorted_and_without_doubles() -> None:
     assert list(durable.__all__) == sorted(set(durable.__all__))
 
 
+def test_the_names_for_tests_are_sorted_and_there() -> None:
+    assert list(durable.testing.__all__) == sorted(set(durable.testing.__all__))
+    assert all(hasattr(durable.testing, name) for name in durable.testing.__all__)
+
+
 def test_every_kind_of_error_that_users_can_catch_is_public() -> None:
     """An error of the package is public itself, or is caught by a public one that says what went wrong."""
-    public = {value for value in vars(durable).values() if isinstance(value, type) and issubclass(value, Exception)}
+    named = [*vars(durable).values(), *(getattr(durable.testing, name) for name in durable.testing.__all__)]
+    public = {value for value in named if isinstance(value, type) and issubclass(value, Exception)}
     kinds, found = [durable.DurableError], set()
     while kinds:
         kind = kinds.pop()

@@ -96,7 +96,7 @@ class World:
 
     `roles`: what the workers are for; there are at least as many as roles, and more take the roles in turn. None: each
     serves every queue of the apps, and for one that only a call names there is a further worker. `start_us`: the time at
-    which it begins, in microseconds since 1970 UTC.
+    which it begins, in microseconds since 1970 UTC. `quiet_s`: how long nothing must have changed before time leaps.
     """
 
     def __init__(
@@ -109,8 +109,10 @@ class World:
         stage: Stage | None = None,
         is_traced: bool = False,
         start_us: int = START_US,
+        quiet_s: float = QUIET_S,
     ) -> None:
         self._start_us = start_us
+        self._quiet_s = quiet_s
         self.loop = SimulatedLoop()  # type: ignore[abstract]  # what it lacks, it has no use for
         self.loop.before_time_moves = self._leap
         self.schedule = schedule
@@ -429,7 +431,7 @@ class World:
     def _leap(self, to: float) -> float:
         """Decide where the clock moves instead of `to`, the next timer."""
         now = self.loop.time()
-        if self._pending or now - self._changed_at < QUIET_S:
+        if self._pending or now - self._changed_at < self._quiet_s:
             self.stir()
             return to
         target = self._next_happening()

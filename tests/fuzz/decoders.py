@@ -186,7 +186,7 @@ def read_owner_state(data: bytes) -> OwnerState:
     if state.unreadable:
         assert state.encode() == data
         raise UnreadableError
-    assert not state.is_queued(-1) or state.queued
+    assert -1 not in state.queued or state.queued
     return state
 
 

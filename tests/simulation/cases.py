@@ -111,6 +111,11 @@ async def time_out_once(ctx: ActivityContext) -> int:
     return ctx.attempt
 
 
+@app.activity
+def echo(texts: list[str]) -> list[str]:
+    return texts
+
+
 @app.activity(queue="far")
 def far_away(number: int) -> int:
     return number * 10
@@ -333,6 +338,20 @@ async def long_work(ctx: OrchestrationContext, seconds: float) -> float:
 
 
 @app.orchestrator
+async def chance(ctx: OrchestrationContext) -> list[str]:
+    drawn = [str(ctx.new_uuid()), str(ctx.random.random()), ctx.current_utc_datetime.isoformat()]
+    for _ in range(2):
+        drawn = await ctx.call_activity(echo, drawn)
+        drawn += [str(ctx.new_uuid()), str(ctx.random.random()), ctx.current_utc_datetime.isoformat()]
+    return drawn
+
+
+@app.orchestrator
+async def family(ctx: OrchestrationContext, width: int) -> int:
+    return sum(await when_all([ctx.call_sub_orchestrator(fan_out, 2) for _ in range(width)]))
+
+
+@app.orchestrator
 async def lasting(ctx: OrchestrationContext, life: str) -> str:
     await ctx.wait_for_external_event("go")
     return life
@@ -409,6 +428,18 @@ async def a_failure_is_the_orchestrations(client: Client) -> None:
 @case()
 async def children(client: Client) -> None:
     assert await client.run(parent, 3, instance_id="family") == 5 + 6 + 7 + 6
+
+
+@case()
+async def many_children(client: Client) -> None:
+    assert await client.run(family, 9) == 27
+
+
+@case()
+async def chance_that_is_the_same_again(client: Client) -> None:
+    drawn = await client.run(chance)
+    assert len(set(drawn[::3])) == 3
+    assert len(set(drawn[1::3])) == 3
 
 
 @case()

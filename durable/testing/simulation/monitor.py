@@ -7,10 +7,10 @@ answer that was lost had said, and a store that forgets or a worker that hurries
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from durable import events as ev
-from durable.engine.execution import DUE_MAX
+from durable.engine.timers import DUE_MAX
 from durable.errors import HistoryDamagedError
 from durable.events import InstanceKey
 from durable.provider import Batch, Committed, Lease, Message, Status, Step, TaskAddress
@@ -44,7 +44,7 @@ class Monitor:
         self._consumed: set[int] = set()
         self._requested: dict[tuple[str, int, int], str] = {}  # run, generation, task id: what was asked for
         self._resolved: set[tuple[str, int, int]] = set()
-        self._begun: dict[tuple[str, int], None] = {}
+        self._owners: dict[int, str] = {}  # partition: the lease that has it
 
     def violated(self, sentence: str) -> None:
         """Note a broken promise."""
@@ -125,16 +125,36 @@ class Monitor:
                 self.violated(f"'{step.key.id}': request {task_id} of generation {generation} has two outcomes (I2)")
             self._resolved.add(place)
 
+    # ---- who may do what
+
+    def took(self, lease: Lease, partitions: Collection[int]) -> None:
+        """Take note of partitions that a lease has got."""
+        self._owners.update(dict.fromkeys(partitions, lease.lease_id))
+
+    def gave_up(self, lease: Lease, partitions: Collection[int] | None) -> None:
+        """Take note of partitions (None: all of them) that a lease has given up."""
+        for partition, owner in list(self._owners.items()):
+            if owner == lease.lease_id and (partitions is None or partition in partitions):
+                del self._owners[partition]
+
     # ---- effects
 
-    def began(self, address: TaskAddress, name: str) -> None:
-        """Take note of an activity that begins to run: what asked for it must be durable."""
+    def began(self, address: TaskAddress, name: str, partition: int, owner: Lease | None) -> None:
+        """Take note of an activity that begins to run: what asked for it must be durable.
+
+        `owner`: the lease of the worker that runs it, if it does so as the owner of the partition.
+        """
         self.starts[address] += 1
         place = (address.run_id, address.generation, address.task_id)
         if self._requested.get(place) != name:
             self.violated(
                 f"'{address.key.id}': activity '{name}' ran as task {address.task_id} of generation {address.generation}, "
                 f"before that was durable (recorded: {self._requested.get(place)})"
+            )
+        holder = self._owners.get(partition)
+        if owner is not None and holder is not None and holder != owner.lease_id:
+            self.violated(
+                f"'{address.key.id}': a worker began activity '{name}' though another one owns the instance (I4)"
             )
 
     def next_due(self, now_us: int, *, is_hopeful: bool = True) -> int | None:

@@ -65,7 +65,7 @@ class GatedProvider:
 
     async def _call(self, name: str, member: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
         call = functools.partial(member, *arguments, **options)
-        return await self._gate.pass_through(self._process, name, call, arguments)
+        return await self._gate.pass_through(self._process, name, call, (*arguments, *options.values()))
 
     def mark_slow_turn(self, lease: Lease, key: InstanceKey, run_id: str) -> None:
         """See `durable.provider.Turns.mark_slow_turn`."""

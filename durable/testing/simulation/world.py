@@ -259,8 +259,11 @@ class World:
     # ---- activities
 
     def _run_activity(self, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> Any:
-        address: TaskAddress = running_activity.get().address
-        self.monitor.began(address, definition.name)
+        attempt: Any = running_activity.get()
+        address: TaskAddress = attempt.address
+        machine = self.machines.get(cast("Process", current_process.get()))
+        owner = machine.lease if machine is not None and not attempt.is_claimed else None
+        self.monitor.began(address, definition.name, attempt.partition, owner)
         self.tell([f"runs activity '{definition.name}' of '{address.key.id}', task {address.task_id}"])
         self.note(f"activity {definition.name} of {address.key.id}, task {address.task_id}")
         return self._stage(definition, arguments) if self._stage else definition.function(*arguments)
@@ -321,9 +324,12 @@ class World:
             self.monitor.sent(arguments[2])
             if self.trace is not None:
                 self.tell(of_submit(arguments[2]))
-        elif name == "lease" and process in self.machines and self.machines[process].is_worker:
-            machine = self.machines[process]
-            machine.lease = machine.lease or answer
+        elif name == "lease" and arguments[-1] is True and process in self.machines:  # a worker's, not its client's
+            self.machines[process].lease = answer
+        elif name == "take":
+            self.monitor.took(arguments[0], answer)
+        elif name == "release":
+            self.monitor.gave_up(arguments[0], arguments[1] if len(arguments) > 1 else None)
         return answer
 
     async def _struck(

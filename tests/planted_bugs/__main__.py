@@ -8,11 +8,15 @@ import time
 
 import pytest
 
+from durable.testing.simulation import running
 from durable.testing.simulation.faults import Schedule, draw_schedule
 from tests.ledger import Ledger
 from tests.planted_bugs.catalogue import CATALOGUE, Planted
 from tests.simulation.__main__ import play
 from tests.simulation.cases import CASES
+
+STEPS_MAX = 50_000
+"""A run that a bug keeps from coming to rest need not be watched for long."""
 
 SCHEDULES_MAX = 150
 """Schedules that a bug may take to be found: a two-hundredth of what one night of the simulation plays."""
@@ -24,6 +28,7 @@ def find(bug: Planted) -> tuple[int, str] | None:
     """Return after how many schedules something was seen to be wrong, and what; None if it never was."""
     cases = [CASES[name] for name in bug.cases or CASES]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "STEPS_MAX", STEPS_MAX)
         bug.plant(patch)
         for seed in range(SCHEDULES_MAX):
             case = cases[seed % len(cases)]

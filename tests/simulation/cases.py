@@ -94,15 +94,15 @@ def fail_for_good() -> None:
 
 
 @app.activity(retry_policy=RetryPolicy(timedelta(0), 4), heartbeat_timeout=timedelta(seconds=2))
-async def beat_and_hang(ctx: ActivityContext, steps: int) -> int:
-    done = ctx.last_heartbeat or 0
+async def beat_and_hang(ctx: ActivityContext, steps: int) -> list[int]:
+    begun = done = ctx.last_heartbeat or 0
     while done < steps:
         done += 1
         ctx.heartbeat(done)
         if done == 2 and ctx.attempt == 1:
             await asyncio.sleep(60)  # no beat comes: the attempt is over
         await asyncio.sleep(0.2)
-    return done
+    return [begun, done]
 
 
 @app.activity(retry_policy=RetryPolicy(timedelta(0), 2), timeout=timedelta(seconds=1))
@@ -244,6 +244,21 @@ async def collecting(ctx: OrchestrationContext, count: int) -> list[int]:
 
 
 @app.orchestrator
+async def collecting_late(ctx: OrchestrationContext, count: int) -> list[int]:
+    await ctx.create_timer(4 * SECOND)
+    return [await ctx.wait_for_external_event("number", int) for _ in range(count)]
+
+
+@app.orchestrator
+async def eternal_and_slow(ctx: OrchestrationContext, seen: list[int]) -> list[int]:
+    await ctx.create_timer(SECOND)
+    seen.append(await ctx.wait_for_external_event("number", int))
+    if len(seen) == 5:
+        return seen
+    ctx.continue_as_new(seen)
+
+
+@app.orchestrator
 async def impatient(ctx: OrchestrationContext) -> str:
     try:
         return str(await ctx.wait_for_external_event("answer", str, timeout=3 * SECOND))
@@ -322,7 +337,7 @@ async def telling(ctx: OrchestrationContext) -> int:
 
 @app.orchestrator
 async def heart(ctx: OrchestrationContext) -> list[int]:
-    return [await ctx.call_activity(beat_and_hang, 5), await ctx.call_activity(time_out_once)]
+    return [*await ctx.call_activity(beat_and_hang, 5), await ctx.call_activity(time_out_once)]
 
 
 @app.orchestrator
@@ -513,6 +528,16 @@ async def events_over_generations(client: Client) -> None:
 
 
 @case()
+async def events_from_before_the_wait(client: Client) -> None:
+    handles = [await client.start(collecting_late, 5), await client.start(eternal_and_slow, [])]
+    for number in range(5):
+        for handle in handles:
+            await handle.raise_event("number", number)
+    for handle in handles:
+        assert (got := await handle.result()) == list(range(5)), got
+
+
+@case()
 async def generations_by_time(client: Client) -> None:
     assert await client.run(ticking, 0) == 4
 
@@ -570,6 +595,20 @@ async def replaced_while_it_runs(client: Client) -> None:
 
 
 @case()
+async def an_event_for_the_former_run(client: Client) -> None:
+    first = await client.start(lasting, "first", instance_id="one")
+    sending = asyncio.gather(*(first.raise_event("go") for _ in range(3)), return_exceptions=True)
+    second = await client.start(
+        lasting, "second", instance_id="one", reuse_policy=ReusePolicy.TERMINATE_AND_REPLACE, events=[("stay", None)]
+    )
+    await sending
+    await asyncio.sleep(60)
+    assert not (await second.state()).status.is_finished
+    await second.raise_event("go")
+    assert await second.result() == "second"
+
+
+@case()
 async def everybody_starts_the_same(client: Client) -> None:
     handles = await asyncio.gather(
         *(
@@ -606,7 +645,9 @@ async def a_status_is_watched(client: Client) -> None:
 
 @case()
 async def beats_and_timeouts(client: Client) -> None:
-    assert await client.run(heart) == [5, 2]
+    begun, done, attempt = await client.run(heart)
+    assert begun > 0, "the second try knows how far the first one was"
+    assert (done, attempt) == (5, 2)
 
 
 @case(Role(), Role(queues=("far",), orchestrations=False))

@@ -15,6 +15,7 @@ from durable.errors import HistoryDamagedError
 from durable.events import InstanceKey
 from durable.provider import Batch, Committed, Lease, Message, Status, Step, TaskAddress
 from durable.records import decode_record
+from durable.worker.carrying import FIRST_NUMBER
 
 _OUTCOMES = (
     ev.ActivityCompleted,
@@ -104,6 +105,8 @@ class Monitor:
             else:
                 self.due.pop(key, None)
         for generation, record in step.appends:
+            if generation >= FIRST_NUMBER:
+                continue  # the journal of carried events: its events are in the histories as well
             try:
                 events = decode_record(record.data).events
             except HistoryDamagedError as error:

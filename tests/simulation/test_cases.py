@@ -1,0 +1,60 @@
+"""The cases under faults, in the short form that runs with every change.
+
+Goal: whatever happens to workers, store, messages and time, every promise holds and everything finishes. Method: a fixed sample
+of drawn schedules over all cases, on both stores, and every single fault at every storage call of the short ones. The long
+forms are `python -m tests.simulation` and `python -m tests.single_faults`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from durable.testing.simulation.faults import Schedule, draw_schedule
+from tests.simulation.__main__ import play, told
+from tests.simulation.cases import CASES
+from tests.single_faults import violations_of
+
+CALLS = 60
+SCHEDULES = {"memory": 50, "sqlite": 3}
+"""Schedules of each case: together over 2,000."""
+
+SHORT = (
+    "one_after_the_other",
+    "wide",
+    "an_answer_in_time_and_one_too_late",
+    "a_saga_takes_everything_back",
+    "children",
+    "events_with_the_start_and_at_once",
+    "chance_that_is_the_same_again",
+    "everybody_starts_the_same",
+    "purged_and_started_again",
+    "terminated_before_its_time",
+)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("engine", SCHEDULES)
+def test_a_case_survives_whatever_is_drawn(name: str, engine: str) -> None:
+    case = CASES[name]
+    place = list(CASES).index(name) * 1000
+    for seed in range(place, place + SCHEDULES[engine]):
+        outcome = play(case, draw_schedule(seed, CALLS), engine)
+        assert outcome.is_good, told(case, outcome.schedule, engine, outcome)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_case_survives_every_single_fault(name: str) -> None:
+    broken, struck = violations_of(CASES[name], "memory")
+    assert not broken, broken[0]
+    assert struck > 50
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_with_every_notification_lost_a_case_ends_all_the_same(name: str) -> None:
+    outcome = play(CASES[name], Schedule(7, is_deaf=True), "memory")
+    assert outcome.is_good, told(CASES[name], outcome.schedule, "memory", outcome)
+
+
+def test_there_are_cases_enough() -> None:
+    assert len(CASES) >= 40
+    assert len(CASES) * sum(SCHEDULES.values()) >= 2000

@@ -214,6 +214,10 @@ class Execution:
         """Return the events that arrived and that nobody has consumed, per name in order."""
         return [*self.mailbox.carried, *self.mailbox.kept(), *self._held_events()]
 
+    def undelivered(self) -> list[HistoryEvent]:
+        """Return what found nobody: the buffered events, and a cancel that is still held."""
+        return [*self.buffered_events(), *(e for e in self._held if isinstance(e, ev.OrchestrationCancelRequested))]
+
     def _held_events(self) -> list[ev.EventRaised]:
         return [event for event in self._held if isinstance(event, ev.EventRaised)]
 
@@ -248,7 +252,8 @@ class Execution:
         if isinstance(event, ev.OrchestrationStarted):
             return None if self.started is None else "the orchestration has started already"
         if isinstance(event, ev.OrchestrationCancelRequested):
-            return None if self.cancel_reason is None else "the orchestration was asked to cancel already"
+            is_asked = self.cancel_reason is not None or any(isinstance(held, type(event)) for held in self._held)
+            return "the orchestration was asked to cancel already" if is_asked else None
         if isinstance(event, ev.OrchestrationSuspended):
             return "the orchestration is suspended already" if self.is_suspended else None
         if isinstance(event, ev.OrchestrationResumed):
@@ -318,8 +323,6 @@ class Execution:
             fire()
 
     def _deliver_cancel(self, event: ev.OrchestrationCancelRequested) -> None:
-        if self.cancel_reason is not None:
-            return  # the second of two that were held while suspended: it is raised once
         self.cancel_reason = event.reason
         if self._main is None:
             self._end(ev.OrchestrationCancelled(event.reason))

@@ -305,7 +305,7 @@ class Turns:
             changes.update(input=first.input, version=first.version)
             prepared.opening, prepared.opening_bytes = opening, len(opening_row.data)
         elif turn.outcome is not None:
-            self.steps.note_undelivered(prepared, row, [*execution.buffered_events(), *prepared.carried])
+            self.steps.note_undelivered(prepared, row, [*execution.undelivered(), *prepared.carried])
             execution.mailbox.carried.clear()
         journal = journal_step(row, state.carried, execution.mailbox.carried, carried)
         state.carried = journal.journal

@@ -341,3 +341,27 @@ async def test_a_stalled_instance_is_replaced_by_one_that_can_run(store_url: str
         )
         assert await new.result(timeout=10) == ["new", 1]
         assert (await stalled.wait(timeout=1)).status is OrchestrationStatus.TERMINATED
+
+
+@pytest.mark.parametrize("end", ["terminate", "cancel"])
+async def test_a_run_that_is_to_replace_one_that_is_ended_before_it_begins_with_all_that_was_sent_to_it(
+    store_url: str, end: str
+) -> None:
+    """Both wait for a worker: the end of the old run, and the run that is to take its place."""
+    async with open_store(store_url, app) as client:
+        async with Worker(app, store_url):
+            old = await client.start("waits-async", "old", instance_id="the-one")
+            await until(old, OrchestrationStatus.RUNNING)
+        await (old.terminate() if end == "terminate" else old.cancel())
+        new = await client.start(
+            "collects-async",
+            2,
+            instance_id="the-one",
+            reuse_policy=ReusePolicy.TERMINATE_AND_REPLACE,
+            events=[("item", 1)],
+        )
+        await new.raise_event("item", 2)
+        async with Worker(app, store_url):
+            assert await new.result(timeout=20) == [1, 2]
+            assert (await old.state()).status is OrchestrationStatus.TERMINATED
+            assert not await new.dropped()

@@ -206,7 +206,7 @@ class Turns:
         if live.state.former is not None:
             name_former_run(live, row)
         taken = list(live.take(limit))
-        if not is_ending and row.records == 0 and row.scheduled_at > self._clock.now():
+        if not is_ending and row.scheduled_at > self._clock.now():
             live.early += [item for item in taken if item.starts(row.run_id)]
             taken = [item for item in taken if not item.starts(row.run_id)]
         return taken

@@ -170,8 +170,7 @@ class Execution:
 
     def _answer(self, refused: list[tuple[HistoryEvent, str]], leftover: Sequence[HistoryEvent]) -> Turn:
         record = Record(self.time_us, tuple(self._events))
-        sender = self.sender()
-        messages = list(outgoing_messages(record, sender))
+        messages = list(outgoing_messages(record, self.sender()))
         if self.outcome is not None and not isinstance(self.outcome, ev.OrchestrationContinuedAsNew):
             messages.extend(self.farewells.values())
         scheduled = [event for event in record.events if isinstance(event, ev.ActivityScheduled)]
@@ -252,8 +251,8 @@ class Execution:
         if isinstance(event, ev.OrchestrationStarted):
             return None if self.started is None else "the orchestration has started already"
         if isinstance(event, ev.OrchestrationCancelRequested):
-            is_asked = self.cancel_reason is not None or any(isinstance(held, type(event)) for held in self._held)
-            return "the orchestration was asked to cancel already" if is_asked else None
+            is_first = self.cancel_reason is None and not any(isinstance(held, type(event)) for held in self._held)
+            return None if is_first else "the orchestration was asked to cancel already"
         if isinstance(event, ev.OrchestrationSuspended):
             return "the orchestration is suspended already" if self.is_suspended else None
         if isinstance(event, ev.OrchestrationResumed):

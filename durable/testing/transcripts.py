@@ -11,10 +11,10 @@ from datetime import timedelta
 from typing import Any
 
 from durable import events as ev
-from durable.engine.seeds import Seeds
 from durable.errors import FailureDetails
 from durable.events import HistoryEvent
 from durable.history import History, utc_datetime
+from durable.seeds import Seeds
 from durable.versions import UNVERSIONED
 
 VALUE_CHARACTERS_MAX = 500

@@ -10,7 +10,7 @@ import collections
 from collections.abc import Sequence
 
 from durable import events as ev
-from durable.engine.execution import DUE_MAX
+from durable.engine.timers import DUE_MAX
 from durable.errors import HistoryDamagedError
 from durable.events import InstanceKey
 from durable.provider import Batch, Committed, Lease, Message, Status, Step, TaskAddress

@@ -30,8 +30,8 @@ ENDS = 20
 BETWEEN = 10
 """Prefixes between these, chosen by the seed of the run's id."""
 
-EVENTS_MAX = 40_000
-"""Events that the replays of one history may go through, roughly: a very long one is replayed from fewer prefixes."""
+EVENTS_MAX = 2_000
+"""Events that the replays of one test may go through, roughly; from then on, each history is replayed from one prefix."""
 
 
 class UsedStores:
@@ -41,6 +41,7 @@ class UsedStores:
         self._apps: dict[Any, list[App]] = {}
         self._providers: dict[Any, Provider] = {}
         self._runs: set[tuple[InstanceKey, str]] = set()
+        self._events_left = EVENTS_MAX
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Note every worker that is made, and every run that one takes up, until the test is over."""
@@ -84,16 +85,41 @@ class UsedStores:
         for url, provider in self._providers.items():
             try:
                 await provider.open()
-                found += await _violations(provider, self._apps[url], self._runs)
+                found += await self._violations(provider, self._apps[url])
             except StoreError as error:
                 found.append(f"{url} cannot be read: {error}")
             finally:
                 await provider.close()
         return found
 
+    async def _violations(self, provider: Provider, apps: list[App]) -> list[str]:
+        found: list[str] = []
+        for row in await _runs_in(provider, self._runs):
+            for generation in range(max(row.generation - 1, 0), row.generation + 1):
+                records: list[RecordRow] = []
+                while part := await provider.read_history(row.run_id, generation, len(records)):
+                    records += part
+                if records:
+                    found += self._violations_of(Generation(row.key, row.run_id, generation, row.name), records, apps)
+        return found
 
-async def _violations(provider: Provider, apps: list[App], runs: set[tuple[InstanceKey, str]]) -> list[str]:
-    rows = [row for row in await provider.load(sorted(runs)) if row is not None] if runs else []
+    def _violations_of(self, whose: Generation, records: list[RecordRow], apps: list[App]) -> list[str]:
+        problems: list[str] = []
+        for app in apps:
+            try:
+                history = History(whose, records)
+                prefixes = _prefixes(history, self._events_left)
+                replay_prefixes(app, history, prefixes)
+                self._events_left -= len(history) * len(prefixes)
+                return []
+            except DurableError as error:
+                problems.append(f"'{whose.key.id}', generation {whose.generation}: {type(error).__name__}: {error}")
+        return list(dict.fromkeys(problems))
+
+
+async def _runs_in(provider: Provider, noted: set[tuple[InstanceKey, str]]) -> list[InstanceRow]:
+    """Return the rows of all current runs, and of those noted ones that were replaced."""
+    rows = [row for row in await provider.load(sorted(noted)) if row is not None] if noted else []
     known = {row.run_id for row in rows}
     page: bytes | None = None
     while True:
@@ -101,43 +127,18 @@ async def _violations(provider: Provider, apps: list[App], runs: set[tuple[Insta
         rows += [row for row in answer.rows if row.run_id not in known]
         page = answer.next_page
         if page is None:
-            break
-    found: list[str] = []
-    for row in rows:
-        for generation in range(max(row.generation - 1, 0), row.generation + 1):
-            found += await _violations_of(provider, row, generation, apps)
-    return found
+            return rows
 
 
-async def _violations_of(provider: Provider, row: InstanceRow, generation: int, apps: list[App]) -> list[str]:
-    records: list[RecordRow] = []
-    while part := await provider.read_history(row.run_id, generation, len(records)):
-        records += part
-    if not records:
-        return []
-    problems: list[str] = []
-    for app in apps:
-        try:
-            history = History(Generation(row.key, row.run_id, generation, row.name), records)
-            replay_prefixes(app, history, _prefixes(history))
-            return []
-        except DurableError as error:
-            problems.append(f"'{row.key.id}', generation {generation}: {type(error).__name__}: {error}")
-    return list(dict.fromkeys(problems))
-
-
-def _prefixes(history: History) -> list[int]:
-    """Return all prefixes of a history; of a long one the first, the last and some between."""
+def _prefixes(history: History, events_max: int) -> list[int]:
+    """Return all prefixes of a history; of a long one the first, the last and some between; as many as can be afforded."""
     every = range(len(history.records) + 1)
-    if len(every) <= 2 * ENDS + BETWEEN:
-        chosen = list(every)
-    else:
-        between = random.Random(history.run_id).sample(every[ENDS:-ENDS], BETWEEN)
-        chosen = [*every[:ENDS], *sorted(between), *every[-ENDS:]]
-    affordable = max(EVENTS_MAX // max(len(history), 1), 3)
-    if len(chosen) > affordable:
-        chosen = sorted({0, every[-1], *random.Random(history.run_id).sample(chosen, affordable - 2)})
-    return chosen
+    dice = random.Random(history.run_id)
+    chosen = list(every)
+    if len(every) > 2 * ENDS + BETWEEN:
+        chosen = [*every[:ENDS], *sorted(dice.sample(every[ENDS:-ENDS], BETWEEN)), *every[-ENDS:]]
+    affordable = max(events_max // max(len(history), 1), 1)
+    return chosen if len(chosen) <= affordable else sorted(dice.sample(chosen, affordable))
 
 
 def check(used: UsedStores, marker: pytest.Mark | None) -> None:

@@ -170,8 +170,7 @@ class Execution:
 
     def _answer(self, refused: list[tuple[HistoryEvent, str]], leftover: Sequence[HistoryEvent]) -> Turn:
         record = Record(self.time_us, tuple(self._events))
-        sender = self.sender()
-        messages = list(outgoing_messages(record, sender))
+        messages = list(outgoing_messages(record, self.sender()))
         if self.outcome is not None and not isinstance(self.outcome, ev.OrchestrationContinuedAsNew):
             messages.extend(self.farewells.values())
         scheduled = [event for event in record.events if isinstance(event, ev.ActivityScheduled)]
@@ -214,6 +213,10 @@ class Execution:
         """Return the events that arrived and that nobody has consumed, per name in order."""
         return [*self.mailbox.carried, *self.mailbox.kept(), *self._held_events()]
 
+    def undelivered(self) -> list[HistoryEvent]:
+        """Return what found nobody: the buffered events, and a cancel that is still held."""
+        return [*self.buffered_events(), *(e for e in self._held if isinstance(e, ev.OrchestrationCancelRequested))]
+
     def _held_events(self) -> list[ev.EventRaised]:
         return [event for event in self._held if isinstance(event, ev.EventRaised)]
 
@@ -248,7 +251,8 @@ class Execution:
         if isinstance(event, ev.OrchestrationStarted):
             return None if self.started is None else "the orchestration has started already"
         if isinstance(event, ev.OrchestrationCancelRequested):
-            return None if self.cancel_reason is None else "the orchestration was asked to cancel already"
+            is_first = self.cancel_reason is None and not any(isinstance(held, type(event)) for held in self._held)
+            return None if is_first else "the orchestration was asked to cancel already"
         if isinstance(event, ev.OrchestrationSuspended):
             return "the orchestration is suspended already" if self.is_suspended else None
         if isinstance(event, ev.OrchestrationResumed):
@@ -318,8 +322,6 @@ class Execution:
             fire()
 
     def _deliver_cancel(self, event: ev.OrchestrationCancelRequested) -> None:
-        if self.cancel_reason is not None:
-            return  # the second of two that were held while suspended: it is raised once
         self.cancel_reason = event.reason
         if self._main is None:
             self._end(ev.OrchestrationCancelled(event.reason))

@@ -101,6 +101,11 @@ def begin_again(message: StoredMessage, row: InstanceRow) -> Message:
     return Message(message.target, message.partition, message.data, start=row, expects=Expects.ANY)
 
 
+def send_again(message: StoredMessage, run_id: str) -> Message:
+    """Return a message once more, for that run alone."""
+    return Message(message.target, message.partition, message.data, priority=message.priority, run_id=run_id)
+
+
 def sender_of(row: InstanceRow) -> Sender:
     """Tell who a run's last messages come from, by its row alone: a termination needs no readable history."""
     parent: TaskRef | None = None

@@ -33,7 +33,7 @@ from durable.provider import (
 from durable.records import Record, encode_record, first_checksum, next_checksum
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
-from durable.worker.outbox import begin_again, sender_of, to_message
+from durable.worker.outbox import begin_again, send_again, sender_of, to_message
 from durable.worker.succession import is_stale, next_start, parted, replaces, successor_row
 
 logger = logging.getLogger("durable.worker")
@@ -261,7 +261,7 @@ class Steps:
                 self.note_dropped(prepared, row, pending.event, "the instance was terminated", pending.run_id)
         execution, buffered = live.execution, []
         if execution is not None:
-            buffered = execution.buffered_events()
+            buffered = execution.undelivered()
         self.note_undelivered(prepared, row, buffered)
         step = self._end_by_force(live, row, prepared, event)
         state = OwnerState()
@@ -313,7 +313,7 @@ class Steps:
         for pending in prepared.taken:
             self.note_dropped(prepared, row, pending.event, "the instance was replaced", pending.run_id)
         if live.execution is not None:
-            self.note_undelivered(prepared, row, live.execution.buffered_events())
+            self.note_undelivered(prepared, row, live.execution.undelivered())
         new = dataclasses.replace(successor_row(start, row), created_at=self._clock.now(), status=Status.PENDING)
         event = ev.OrchestrationTerminated(f"replaced by run {new.run_id}")
         step = self._end_by_force(live, row, prepared, event)
@@ -322,7 +322,10 @@ class Steps:
         return prepared
 
     def ended(self, live: LiveInstance, row: InstanceRow, taken: list[Pending]) -> Prepared | None:
-        """Consume what came too late; but a run that was to replace this one begins all the same."""
+        """Consume what came too late; but a run that was to replace this one begins all the same.
+
+        Its start is stored once more, and behind it what was sent to it meanwhile, so that it arrives in that order.
+        """
         start = next_start(taken, row)
         own, later = parted(taken, row, start)
         prepared = Prepared(live, taken=own)
@@ -330,9 +333,15 @@ class Steps:
             reason = f"the instance had ended ({row.status.name})"
             self.note_dropped(prepared, row, pending.event, reason, pending.run_id)
         if start is not None:
-            prepared.messages.append(begin_again(start, successor_row(start, row)))
-            prepared.taken = [*own, *(item for item in later if item.message is start)]
-            live.put_back(item for item in later if item.message is not start)
+            new = successor_row(start, row)
+            prepared.messages.append(begin_again(start, new))
+            others = [item for item in later if item.message is not start]
+            behind, later_still = parted(others, new, next_start(others, new))
+            prepared.messages += [
+                send_again(item.message, new.run_id) for item in behind if item.is_last and item.message is not None
+            ]
+            prepared.taken = [*own, *(item for item in later if item.message is start), *behind]
+            live.put_back(later_still)
         return self.without_step(prepared)
 
 

@@ -206,7 +206,7 @@ class Turns:
         if live.state.former is not None:
             name_former_run(live, row)
         taken = list(live.take(limit))
-        if not is_ending and row.records == 0 and row.scheduled_at > self._clock.now():
+        if not is_ending and row.scheduled_at > self._clock.now():
             live.early += [item for item in taken if item.starts(row.run_id)]
             taken = [item for item in taken if not item.starts(row.run_id)]
         return taken
@@ -305,7 +305,7 @@ class Turns:
             changes.update(input=first.input, version=first.version)
             prepared.opening, prepared.opening_bytes = opening, len(opening_row.data)
         elif turn.outcome is not None:
-            self.steps.note_undelivered(prepared, row, [*execution.buffered_events(), *prepared.carried])
+            self.steps.note_undelivered(prepared, row, [*execution.undelivered(), *prepared.carried])
             execution.mailbox.carried.clear()
         journal = journal_step(row, state.carried, execution.mailbox.carried, carried)
         state.carried = journal.journal

@@ -268,7 +268,7 @@ def snapshot(execution: Execution) -> dict[str, Any]:
         "open_activities open_children farewells attachment cancel_reason is_over"
     )
     seen: dict[str, Any] = {name: getattr(execution, name) for name in names.split()}
-    seen["buffered"] = execution.buffered_events()
+    seen["buffered"] = execution.undelivered()
     seen["next random"] = execution.seeds.stream("random").getstate()
     seen["derived"] = execution.derived_id("x")
     return seen

@@ -54,10 +54,10 @@ def test_an_event_that_came_before_the_wait_is_kept(play: MakePlay) -> None:
     one = play(main)
     one.start(one.event("n", "early"))
     one.raise_event("n", "later")
-    assert [event.name for event in one.execution.buffered_events()] == ["n", "n"]
+    assert [event.name for event in one.execution.undelivered()] == ["n", "n"]
     one.complete("a")
     assert one.result == ["early", "later"]
-    assert not one.execution.buffered_events()
+    assert not one.execution.undelivered()
 
 
 def test_names_are_compared_byte_for_byte(play: MakePlay) -> None:

@@ -247,10 +247,24 @@ def test_of_two_cancels_held_while_suspended_one_is_raised(play: MakePlay) -> No
     one.start()
     one.turn(ev.OrchestrationSuspended())
     one.cancel("first")
-    one.cancel("second")
+    second = ev.OrchestrationCancelRequested("second")
+    assert one.turn(second).refused == [(second, "the orchestration was asked to cancel already")]
     one.turn(ev.OrchestrationResumed())
     one.raise_event("n")
     assert one.result == ["first"]
+
+
+def test_a_cancel_that_was_held_when_the_orchestration_ended_is_undelivered(play: MakePlay) -> None:
+    async def main(ctx: Context) -> None:
+        await ctx.wait_for_external_event("n")
+
+    one = play(main)
+    one.start()
+    late = [one.event("n"), ev.OrchestrationCancelRequested("too late"), one.event("m")]
+    one.turn(ev.OrchestrationSuspended(), *late)
+    one.turn(ev.OrchestrationResumed())
+    assert isinstance(one.outcome, ev.OrchestrationCompleted)
+    assert one.execution.undelivered() == [late[2], late[1]]
 
 
 # ---- continue as new

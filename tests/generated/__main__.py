@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import secrets
 import shlex
 import sys
-import time
 import traceback
 
 from tests.generated.battery import check, from_text, run, to_text
 from tests.generated.processes import SURROUNDINGS, Replayers
+from tests.ledger import Ledger
 
 
 def main() -> int:
@@ -24,26 +23,20 @@ def main() -> int:
         with Replayers() as replayers:
             print(f"replayed from {check(from_text(options.case), replayers)} prefixes, all the same")
         return 0
-    seed = secrets.randbits(32) if options.seed is None else options.seed
-    began = time.monotonic()
+    ledger = Ledger("generated", secrets.randbits(32) if options.seed is None else options.seed)
     with Replayers() as replayers:
-        tally = run(options.orchestrators, seed, replayers)
+        tally = run(options.orchestrators, ledger.seed, replayers)
+    violations = []
     if tally.violation is not None:
         case, error = tally.violation
-        traceback.print_exception(error, file=sys.stdout)
-        print(f"seed: {seed}\nthe smallest case that was found: {to_text(case)}")
-        print(f"to repeat it: python -m tests.generated --case {shlex.quote(to_text(case))}")
-    ledger = {
-        "battery": "generated",
-        "seed": seed,
-        "seconds": round(time.monotonic() - began, 1),
-        "violations": int(tally.violation is not None),
-        "orchestrators": tally.orchestrators,
-        "prefixes": tally.prefixes,
-        "processes": len(SURROUNDINGS),
-    }
-    print(json.dumps(ledger))
-    return ledger["violations"]
+        violations = [
+            f"{''.join(traceback.format_exception(error))}\nseed: {ledger.seed}\n"
+            f"the smallest case that was found: {to_text(case)}\n"
+            f"to repeat it: python -m tests.generated --case {shlex.quote(to_text(case))}"
+        ]
+    return ledger.close(
+        violations, orchestrators=tally.orchestrators, prefixes=tally.prefixes, processes=len(SURROUNDINGS)
+    )
 
 
 if __name__ == "__main__":

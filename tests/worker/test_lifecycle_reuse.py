@@ -18,7 +18,7 @@ from durable import (
     ReusePolicy,
     Worker,
 )
-from tests.worker.lives import STYLES, delay_commits, lives_app, open_store, until
+from tests.worker.lives import STYLES, becomes_true, delay_commits, lives_app, open_store, until
 
 app = lives_app()
 
@@ -341,3 +341,54 @@ async def test_a_stalled_instance_is_replaced_by_one_that_can_run(store_url: str
         )
         assert await new.result(timeout=10) == ["new", 1]
         assert (await stalled.wait(timeout=1)).status is OrchestrationStatus.TERMINATED
+
+
+@pytest.mark.parametrize("end", ["terminate", "cancel"])
+async def test_a_run_that_is_to_replace_one_that_is_ended_before_it_begins_with_all_that_was_sent_to_it(
+    store_url: str, end: str
+) -> None:
+    """Both wait for a worker: the end of the old run, and the run that is to take its place."""
+    async with open_store(store_url, app) as client:
+        async with Worker(app, store_url):
+            old = await client.start("waits-async", "old", instance_id="the-one")
+            await until(old, OrchestrationStatus.RUNNING)
+        await (old.terminate() if end == "terminate" else old.cancel())
+        new = await client.start(
+            "collects-async",
+            2,
+            instance_id="the-one",
+            reuse_policy=ReusePolicy.TERMINATE_AND_REPLACE,
+            events=[("item", 1)],
+        )
+        await new.raise_event("item", 2)
+        async with Worker(app, store_url):
+            assert await new.result(timeout=20) == [1, 2]
+            assert (await old.state()).status is OrchestrationStatus.TERMINATED
+            assert not await new.dropped()
+
+
+async def test_a_replacing_start_that_is_not_due_waits_for_its_time_though_events_came_and_the_worker_changed(
+    store_url: str,
+) -> None:
+    async with open_store(store_url, app) as client:
+        async with Worker(app, store_url):
+            old = await client.start("waits-async", "old", instance_id="the-one")
+            await until(old, OrchestrationStatus.RUNNING)
+            new = await client.start(
+                "collects-async",
+                2,
+                instance_id="the-one",
+                at=timedelta(hours=1),
+                reuse_policy=ReusePolicy.TERMINATE_AND_REPLACE,
+            )
+            await old.wait(timeout=20)
+            await new.raise_event("item", 1)
+            await becomes_true(new.history)
+        async with Worker(app, store_url):
+            await new.raise_event("item", 2)
+            await becomes_true(lambda: _has_events(new, 2))
+            assert (await new.state()).status is OrchestrationStatus.PENDING
+
+
+async def _has_events(handle: Any, count: int) -> bool:
+    return len(await handle.history()) == count

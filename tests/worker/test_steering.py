@@ -383,6 +383,26 @@ async def test_a_cancel_held_while_suspended_outlives_a_continue_as_new(store_ur
         assert (await handle.state()).generation == 1
 
 
+@pytest.mark.parametrize("end", ["resume", "terminate"])
+async def test_a_cancel_held_while_suspended_that_comes_too_late_is_listed(store_url: str, end: str) -> None:
+    """The resume first brings the event on which the code ends; a termination leaves the cancel behind as well."""
+    async with Worker(steered_app(), store_url) as worker:
+        handle = await worker.client.start("waits-async", 1)
+        await until(handle, status="waiting")
+        await handle.suspend()
+        await until(handle, SUSPENDED)
+        await handle.raise_event("go", 2)
+        await becomes_true(lambda: _count(handle, "EventRaised", 1))
+        await handle.cancel("enough")
+        await becomes_true(lambda: _count(handle, "OrchestrationCancelRequested", 1))
+        await handle.cancel("once more")
+        await becomes_true(lambda: handle.dropped())
+        await (handle.resume() if end == "resume" else handle.terminate())
+        assert (await handle.wait(timeout=10)).status is (COMPLETED if end == "resume" else TERMINATED)
+        kinds = ["OrchestrationCancelRequested"] * 2 + ["EventRaised"] * (end == "terminate")
+        assert sorted(item.kind for item in await handle.dropped()) == sorted(kinds)
+
+
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("steer", ["cancel", "terminate", "suspend"])
 async def test_an_instance_that_never_rests_can_be_steered(store_url: str, steer: str, style: str) -> None:

@@ -364,6 +364,8 @@ class Wakeup:
     `messages`: stored messages, where the sender is in this process. `rows`: rows as just committed, likewise: of runs that
     begin, end, or change their status or a column of `Step.changes`. `leases`: a worker of this process came, went, announced
     something else or gave partitions up. `anything`: somebody else changed the store: look. `activities`: rows to claim.
+    `number`: counts from 1 what one listener is told, so that it notices a lost one: `messages` come in the order in which
+    they were stored, and none of this process is left out between two numbers that follow each other.
     """
 
     messages: Sequence[StoredMessage] = ()
@@ -371,6 +373,7 @@ class Wakeup:
     anything: bool = False
     activities: bool = False
     leases: bool = False
+    number: int = 0
 
 
 class Ownership(Protocol):

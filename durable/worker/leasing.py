@@ -236,8 +236,9 @@ class LeaseKeeper:
             raise
         finally:
             self.leaving -= set(giving)
-        if set(giving) - left:
-            self._on_staying(set(giving) - left)
+            staying = set(giving) - left
+            if staying:  # also where the others could not be released: what came for them meanwhile waits
+                self._on_staying(staying)
 
     async def _release(self, lease: Lease, left: set[int], offers: dict[int, Offer]) -> None:
         if offers:

@@ -94,6 +94,7 @@ class Owner:
         self._backlog = Backlog()
         self._due_times = DueTimes(clock, self._loop, self._come_due)
         self._is_pumping = False
+        self._heard = 0  # the number of the last wake-up
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
         self.commits = GroupCommits(
@@ -130,7 +131,11 @@ class Owner:
     # ---- arrivals
 
     def hear(self, wakeup: Wakeup) -> None:
-        """Take a wake-up of the store."""
+        """Take a wake-up of the store. After one that was lost its messages must not overtake those of the lost one."""
+        if wakeup.number != self._heard + 1:
+            self._backlog.fall_behind(self._keeper.owned)
+            self.receiver.wake()
+        self._heard = max(wakeup.number, self._heard)
         for message in wakeup.messages:
             if message.partition in self._keeper.owned:
                 self._accept(message, is_fresh=True)

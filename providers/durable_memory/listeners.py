@@ -20,6 +20,7 @@ class Listener:
         self._waiting: list[Wakeup] = []
         self._lock = threading.Lock()
         self._is_ended = False
+        self._number = 0
 
     def tell(self, wakeup: Wakeup) -> None:
         """Pass `wakeup` on, together with whatever else is said before the loop comes to it."""
@@ -45,10 +46,11 @@ class Listener:
         with self._lock:
             waiting, self._waiting = self._waiting, []
         if not self._is_ended:
-            self._callback(waiting[0] if len(waiting) == 1 else joined(waiting))
+            self._number += 1
+            self._callback(joined(waiting, self._number))
 
 
-def joined(wakeups: list[Wakeup]) -> Wakeup:
+def joined(wakeups: list[Wakeup], number: int) -> Wakeup:
     """Return one wake-up that says what these say; of several rows of one run the last."""
     messages: list[StoredMessage] = []
     rows: dict[str, InstanceRow] = {}
@@ -62,4 +64,5 @@ def joined(wakeups: list[Wakeup]) -> Wakeup:
         anything=any(wakeup.anything for wakeup in wakeups),
         activities=any(wakeup.activities for wakeup in wakeups),
         leases=any(wakeup.leases for wakeup in wakeups),
+        number=number,
     )

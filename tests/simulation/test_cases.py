@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import pytest
 
-from durable.testing.simulation.faults import Schedule, draw_schedule
+from durable.testing.simulation.faults import Fault, FaultKind, Schedule, draw_schedule
 from tests.simulation.__main__ import play, told
 from tests.simulation.cases import CASES
 from tests.single_faults import violations_of
 
 CALLS = 60
-SCHEDULES = {"memory": 50, "sqlite": 3}
+SCHEDULES = {"memory": 46, "sqlite": 2}
 """Schedules of each case: together over 2,000."""
 
 SHORT = (
@@ -58,3 +58,16 @@ def test_with_every_notification_lost_a_case_ends_all_the_same(name: str) -> Non
 def test_there_are_cases_enough() -> None:
     assert len(CASES) >= 40
     assert len(CASES) * sum(SCHEDULES.values()) >= 2000
+
+
+@pytest.mark.parametrize(
+    "name", ["one_after_the_other", "a_month", "timers_side_by_side", "generations_by_time", "children"]
+)
+@pytest.mark.parametrize("call", [3, 12, 20])
+def test_a_clock_that_jumps_ten_years_freezes_nothing(name: str, call: int) -> None:
+    ten_years_s = 10 * 365 * 86400.0
+    schedule = Schedule(call, faults=(Fault(call, FaultKind.CLOCK_JUMP, ten_years_s),))
+    outcome = play(CASES[name], schedule, "memory")
+    assert outcome.is_good, told(CASES[name], schedule, "memory", outcome)
+    plain = play(CASES[name], Schedule(call), "memory")
+    assert outcome.seconds < plain.seconds + 120

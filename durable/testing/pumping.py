@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from durable.client import Client, Handle
 from durable.client.faces import END, Face, face_of, next_of
+from durable.errors import DurableError
 from durable.testing.simulation.loop import NothingLeftToDoError, Process
 from durable.testing.simulation.world import World, is_users_code
 
@@ -58,17 +59,18 @@ class Pump:
         self._outer = asyncio.get_running_loop()
         self._calls: dict[asyncio.Task[Any], _Call] = {}
         self._patience = 0
+        self._is_closed = False
         self._next: asyncio.Handle | None = None
 
     async def call(self, function: Callable[..., Coroutine[Any, Any, T]], /, *arguments: Any, **options: Any) -> T:
         """Run a coroutine function in the simulated loop; return what it returns, raise what it raises.
 
-        Raises NothingLeftToDoError if it waits for something that can never happen.
+        Raises NothingLeftToDoError if it waits for something that can never happen, DurableError when all is over.
         """
         if asyncio.get_running_loop() is not self._outer:
-            raise NothingLeftToDoError(
-                "this environment was entered in another event loop, and only there it can be used"
-            )
+            raise DurableError("this environment was entered in another event loop, and only there it can be used")
+        if self._is_closed:
+            raise DurableError("this environment is over: use it inside of its `async with`")
         loop = self._world.loop
         task: asyncio.Task[T] = loop.spawn(self._process, in_users_name(function, *arguments, **options))
         waiter: asyncio.Future[None] = self._outer.create_future()
@@ -87,8 +89,9 @@ class Pump:
 
     def close(self) -> None:
         """Run nothing any more. Whoever still waits is told."""
+        self._is_closed = True
         self._cancel()
-        self._fail(NothingLeftToDoError("the environment was left while this was awaited"))
+        self._fail(DurableError("the environment was left while this was awaited"))
 
     def _answer(self, task: asyncio.Task[Any]) -> None:
         call = self._calls.pop(task, None)
@@ -142,7 +145,7 @@ class Pump:
         self._next = None
         self._fail(NothingLeftToDoError(at_rest(self._describe())))
 
-    def _fail(self, error: NothingLeftToDoError) -> None:
+    def _fail(self, error: DurableError) -> None:
         for call in self._calls.values():
             if not call.waiter.done():
                 call.waiter.set_exception(error)

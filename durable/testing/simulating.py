@@ -1,4 +1,9 @@
-"""A user's own scenario under drawn faults: `simulate`."""
+"""A user's own scenario under drawn faults: `simulate`.
+
+A failing schedule is made small by trying: single faults at each change of the store, then the sets of its own faults, smaller
+ones first. There are so few of them that this finds the fewest by itself, the same way each time, with nothing installed;
+a shrinker of general use would have to be told what is simple here, and would take more runs.
+"""
 
 from __future__ import annotations
 

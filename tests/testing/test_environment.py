@@ -475,3 +475,29 @@ def test_advance_takes_a_span(play: Play) -> None:
             await env.advance(timedelta(seconds=-1))
 
     play(test, Environment(app))
+
+
+async def test_what_is_left_waiting_is_told_when_the_environment_is_left() -> None:
+    async with Environment(app) as env:
+        handle = await env.client.start(approval)
+        waiting = asyncio.create_task(handle.result())
+        await asyncio.sleep(0)
+    with pytest.raises(DurableError, match="left while this was awaited"):
+        await waiting
+    with pytest.raises(DurableError, match="is over"):
+        await handle.result()
+
+
+def test_an_environment_stays_in_its_event_loop() -> None:
+    async def enter() -> tuple[Environment, Client]:
+        environment = await Environment(app).__aenter__()
+        return environment, environment.client
+
+    async def use(client: Client) -> None:
+        with pytest.raises(DurableError, match="another event loop"):
+            await client.count()
+
+    with asyncio.Runner() as first:
+        environment, client = first.run(enter())
+        asyncio.run(use(client))
+        first.run(environment.__aexit__(None, None, None))

@@ -18,7 +18,7 @@ from tests.simulation.cases import CASES
 STEPS_MAX = 50_000
 """A run that a bug keeps from coming to rest need not be watched for long."""
 
-SCHEDULES_MAX = 150
+SCHEDULES_MAX = 300
 """Schedules that a bug may take to be found: a two-hundredth of what one night of the simulation plays."""
 
 CALLS = 60

@@ -24,11 +24,10 @@ from durable.client import submitting, waiting
 from durable.context.orchestration import OrchestrationContext
 from durable.engine import calls, mailbox, tasks
 from durable.engine.execution import Execution
-from durable.engine.timers import Timers
 from durable.errors import LeaseLostError
 from durable.provider import Committed, Priority, Received
 from durable.seeds import Seeds
-from durable.worker import loading, steps, succession, turns
+from durable.worker import loading, steps, turns
 from durable.worker.activities import ActivityRunner
 from durable.worker.claims import Claims
 from durable.worker.committing import GroupCommits
@@ -338,14 +337,6 @@ def rows_say_no_open_work(patch: Patch) -> None:
     replace(patch, turns, "Progress", lambda original: lambda **columns: original(**(columns | {"open_work": 0})))
 
 
-@planted("decision 4: what is for a former run does not reach the next", "an_event_for_the_former_run")
-def nothing_is_ever_stale(patch: Patch) -> None:
-    patch.setattr(turns, "is_stale", lambda pending, row: False)
-    patch.setattr(succession, "name_former_run", nothing)
-    patch.setattr(turns, "name_former_run", nothing)
-    patch.setattr(loading, "name_former_run", nothing)
-
-
 @planted("I6: the rest of a large turn is sent by the next owner", "many_children")
 def the_outbox_is_forgotten_by_a_new_owner(patch: Patch) -> None:
     patch.setattr(loading.Loader, "_read_outbox", nothing_later)
@@ -402,11 +393,6 @@ def continue_as_new_loses_its_events(patch: Patch) -> None:
         return dataclasses.replace(turn.carried, added=())
 
     patch.setattr(turns.Turns, "_carry_over", carry_over)
-
-
-@planted("I2: a timer fires, and not before its time", "timers_side_by_side")
-def timers_fire_early(patch: Patch) -> None:
-    replace(patch, Timers, "due", lambda original: lambda timers, now, limit: original(timers, now + 2_000_000, limit))
 
 
 @planted("results come in the order of the request", "wide", "children", "work_for_another_queue")

@@ -83,6 +83,7 @@ class Claims:
         self._sending: list[tuple[Report, Attempt | None, HistoryEvent]] = []
         self._is_in_doubt = False  # the last reports may have been written, though the store gave no answer
         self._is_claim_in_doubt = False  # the last claim, likewise
+        self._compared_at = clock.monotonic()  # when the store was told last what is held here
         self._beats: dict[Attempt, bytes | None] = {}
         self._wake = asyncio.Event()
         self._flush = asyncio.Event()
@@ -153,10 +154,14 @@ class Claims:
         # Without a free slot only attempts that nobody started in time are claimed: they need none.
         queues = self._queues if free > 0 else ()
         limit = min(free, CLAIM_MAX) if free > 0 else CLAIM_MAX
-        held = self._held() if self._is_claim_in_doubt else None
+        # Also now and then without a doubt: a call that reached the store twice has answered only once.
+        now = self._clock.monotonic()
+        held = self._held() if self._is_claim_in_doubt or now - self._compared_at >= POLL_S else None
         self._is_claim_in_doubt = True
         rows = await self._provider.claim(self._keeper.current, queues, self._served, limit, held=held)
         self._is_claim_in_doubt = False
+        if held is not None:
+            self._compared_at = now
         for row in rows:
             self._start(row)
         is_cut = len(rows) == limit

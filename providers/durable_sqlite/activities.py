@@ -59,8 +59,12 @@ class Activities:
         self._hub = hub
         self._ownership = ownership
 
-    def is_any_free(self, database: sqlite3.Connection, queues: Sequence[str], now: int) -> bool:
+    def is_any_free(
+        self, database: sqlite3.Connection, lease: Lease, queues: Sequence[str], held: Held, now: int
+    ) -> bool:
         """Tell whether a claim might find anything. Only reads, so that an idle worker's poll does not write."""
+        if held is not None and self._unknown(database, lease, held):
+            return True
         if self._dead_claimers(database, now) or database.execute(_IS_ANY_EXPIRED, (self._hub, now)).fetchone():
             return True
         return any(database.execute(_IS_ANY_FREE, (self._hub, queue, now)).fetchone() for queue in queues)
@@ -98,9 +102,15 @@ class Activities:
 
     def _set_free_unknown(self, database: sqlite3.Connection, lease: Lease, held: Collection[TaskAddress]) -> None:
         """Give up what this lease has claimed without having heard of it."""
+        database.executemany(_SET_FREE_ONE, [(number,) for number in self._unknown(database, lease, held)])
+
+    def _unknown(self, database: sqlite3.Connection, lease: Lease, held: Collection[TaskAddress]) -> list[int]:
+        """Return the rows that this lease has claimed and does not hold."""
         claimed = database.execute(_READ_CLAIMED, (self._hub, lease.lease_id)).fetchall()
+        if not claimed:
+            return []
         known = {_place(task) for task in held}
-        database.executemany(_SET_FREE_ONE, [(number,) for number, *place in claimed if tuple(place) not in known])
+        return [number for number, *place in claimed if tuple(place) not in known]
 
     def _free_in(
         self, database: sqlite3.Connection, queue: str, served: Served, limit: int, now: int

@@ -263,7 +263,7 @@ class SqliteProvider:
         is_lost = self._read(lambda database: opened.ownership.is_lost(database, lease))
         if is_lost:
             raise lease_lost(lease)
-        if held is None and not self._read(lambda database: opened.activities.is_any_free(database, queues, now)):
+        if not self._read(lambda database: opened.activities.is_any_free(database, lease, queues, held, now)):
             return []
         return await opened.writer.write(
             lambda transaction: opened.activities.claim(transaction, lease, queues, served, limit, held)

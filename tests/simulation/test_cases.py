@@ -19,6 +19,7 @@ SCHEDULES = {"memory": 46, "sqlite": 2}
 """Schedules of each case: together over 2,000."""
 
 SHORT = (
+    "work_for_another_queue",
     "one_after_the_other",
     "wide",
     "an_answer_in_time_and_one_too_late",

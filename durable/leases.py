@@ -8,6 +8,9 @@ from collections.abc import Collection, Sequence
 LEASE_US = 10_000_000
 """How long a lease lasts without being renewed."""
 
+LEASE_AHEAD_US = 2 * LEASE_US
+"""A lease that expires later than this from now was written by a clock that ran ahead; its holder, if alive, renews it soon."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Lease:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from durable.events import InstanceKey as InstanceKey
+from durable.leases import LEASE_AHEAD_US as LEASE_AHEAD_US
 from durable.leases import LEASE_US as LEASE_US
 from durable.leases import Lease as Lease
 from durable.leases import LeaseView as LeaseView
@@ -365,7 +366,8 @@ class Wakeup:
     begin, end, or change their status or a column of `Step.changes`. `leases`: a worker of this process came, went, announced
     something else or gave partitions up. `anything`: somebody else changed the store: look. `activities`: rows to claim.
     `number`: counts from 1 what one listener is told, so that it notices a lost one: `messages` come in the order in which
-    they were stored, and none of this process is left out between two numbers that follow each other.
+    they were stored, none of this process is left out between two numbers that follow each other, and they are told before
+    any answer that the store gives to the same process later.
     """
 
     messages: Sequence[StoredMessage] = ()
@@ -391,7 +393,10 @@ class Ownership(Protocol):
         ...
 
     async def lease(self, name: str, announcement: bytes, *, worker: bool) -> Lease:
-        """Begin a new lease, epoch 1, that owns nothing. A worker's expires LEASE_US after its last prolonging call."""
+        """Begin a new lease, epoch 1, that owns nothing. A worker's expires LEASE_US after its last prolonging call.
+
+        One that expires later than LEASE_AHEAD_US from now counts as expired: the clock was wrong, and is set back.
+        """
         ...
 
     async def renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:

@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
+from durable.errors import StoreUnavailableError
 from durable.ports import Ports
 from durable.provider import Provider
 
@@ -78,7 +79,10 @@ class StoreClock:
         apart = (wall_us - self._wall_us) / 1e6 - (self._ports.monotonic() - self._monotonic)
         if abs(apart) <= DISAGREEMENT_SECONDS_MAX:
             return wall_us + self._offset_us
-        lease = await provider.lease("client", b"", worker=False)
-        self.agree(lease.now)
-        await provider.release(lease)
-        return lease.now
+        try:
+            lease = await provider.lease("client", b"", worker=False)
+            self.agree(lease.now)
+            await provider.release(lease)
+        except StoreUnavailableError:
+            pass  # whoever asks has more to say to the store, and tries that again; monotonic time will do until then
+        return self._wall_us + self._offset_us + round((self._ports.monotonic() - self._monotonic) * 1e6)

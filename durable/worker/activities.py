@@ -424,7 +424,7 @@ class ActivityRunner:
     def _watch_beats(self, attempt: Attempt) -> None:
         span_s = (attempt.request.options.heartbeat_timeout or 0) / 1e6
         left = attempt.beaten_at + span_s - self._loop.time()
-        if left <= 0:
+        if left < 1e-6:  # what is left of a span by the loop's float may be too small to pass
             name = attempt.request.name
             self._fail_by_time(
                 attempt, f"activity '{name}' gave no heartbeat within its heartbeat_timeout of {span_s:g} s"

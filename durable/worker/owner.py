@@ -131,14 +131,18 @@ class Owner:
     # ---- arrivals
 
     def hear(self, wakeup: Wakeup) -> None:
-        """Take a wake-up of the store. After one that was lost its messages must not overtake those of the lost one."""
+        """Take a wake-up of the store.
+
+        After one that was lost its messages must not overtake those of the lost one; one that comes again brings nothing new.
+        """
         if wakeup.number != self._heard + 1:
             self._backlog.fall_behind(self._keeper.owned)
             self.receiver.wake()
-        self._heard = max(wakeup.number, self._heard)
-        for message in wakeup.messages:
-            if message.partition in self._keeper.owned:
-                self._accept(message, is_fresh=True)
+        if wakeup.number > self._heard:
+            self._heard = wakeup.number
+            for message in wakeup.messages:
+                if message.partition in self._keeper.owned:
+                    self._accept(message, is_fresh=True)
         if wakeup.leases:
             self._keeper.wake()
         if wakeup.anything:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from durable.errors import LeaseLostError, StoreError
 from durable.provider import (
+    LEASE_AHEAD_US,
     LEASE_US,
     PARTITIONS,
     ActivityRow,
@@ -141,7 +142,10 @@ class MemoryHub:
 
     def _is_live(self, lease_id: str | None) -> bool:
         row = self._leases.get(lease_id) if lease_id is not None else None
-        return row is not None and row.epoch == 1 and row.expires_at > self._now_us()
+        if row is None or row.epoch != 1:
+            return False
+        left = row.expires_at - self._now_us()
+        return 0 < left <= LEASE_AHEAD_US
 
     def _owned_by(self, lease: Lease) -> set[int]:
         row = self._leases.get(lease.lease_id)

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Collection
 
 from durable.errors import LeaseLostError, StoreError
-from durable.provider import LEASE_US, Lease, LeaseView, OtherLease
+from durable.provider import LEASE_AHEAD_US, LEASE_US, Lease, LeaseView, OtherLease
 from durable_sqlite.filelock import FileLock, is_held, mode_beside
 from durable_sqlite.writer import Transaction
 
@@ -151,7 +151,7 @@ class Ownership:
     def is_live(self, database: sqlite3.Connection, lease_id: str, now: int) -> bool:
         """Tell whether a lease may still write: its epoch was not raised, it has not expired, and its process lives."""
         row = database.execute(_READ_LEASE, (self._hub, lease_id)).fetchone()
-        if row is None or row[0] != 1 or row[2] <= now:
+        if row is None or row[0] != 1 or not 0 < row[2] - now <= LEASE_AHEAD_US:
             return False
         return not row[1] or self._is_locked(lease_id)
 

@@ -251,6 +251,24 @@ class Leases(Promises):
         with pytest.raises(LeaseLostError):
             await first.provider.renew(first.lease)
 
+    async def test_a_lease_of_a_clock_that_ran_ahead_holds_nobody_up(self, store: Store) -> None:
+        store.turn_clock(3600 * LEASE_US)
+        first = await store.worker([1, 2])
+        store.turn_clock(-3600 * LEASE_US)
+        second = await store.worker(())
+        assert set((await second.provider.renew(second.lease)).unowned) == ALL
+        assert set(await second.provider.take(second.lease, [1])) == {1}
+        with pytest.raises(LeaseLostError):
+            await first.provider.renew(first.lease)
+
+    async def test_a_holder_of_such_a_lease_renews_it(self, store: Store) -> None:
+        store.turn_clock(3600 * LEASE_US)
+        first = await store.worker([1, 2])
+        store.turn_clock(-3600 * LEASE_US)
+        await first.provider.renew(first.lease)
+        second = await store.worker(())
+        assert set(await second.provider.take(second.lease, [1])) == set()
+
     async def test_an_expired_lease_of_which_nobody_took_lives_again(self, store: Store) -> None:
         first, second = await store.worker([1]), await store.worker(())
         store.turn_clock(10 * LEASE_US)

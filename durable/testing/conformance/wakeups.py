@@ -70,6 +70,19 @@ class Wakeups(Promises):
         assert ear.data == [start_of(row).data, b"event"]
         assert [message for wakeup in ear.heard for message in wakeup.messages] == list(await session.receive())
 
+    async def test_what_a_listener_is_told_is_numbered_from_one(self, store: Store) -> None:
+        session = await store.worker()
+        ear, late = _Ear(), _Ear()
+        session.provider.listen(ear)
+        for count in range(1, 4):
+            await session.submit(start_of(new_row(f"new-{count}")))
+            await wait_for(functools.partial(_has_more, ear, count - 1))
+        session.provider.listen(late)
+        await session.submit(start_of(new_row("one more")))
+        await wait_for(lambda: bool(late.data))
+        for heard in (ear.heard, late.heard):
+            assert [wakeup.number for wakeup in heard] == list(range(1, len(heard) + 1))
+
     async def test_a_message_of_a_commit_is_heard(self, store: Store) -> None:
         session = await store.worker()
         ear = _Ear()

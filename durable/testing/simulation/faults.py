@@ -27,7 +27,7 @@ class FaultKind(enum.Enum):
     STOP_AFTER = "is done, and the process is stopped for {seconds:g} s before it hears of it"
     CLOCK_JUMP = "meets a clock that has jumped by {seconds:g} s; it is right again a minute later"
     DEAF = "is the last for {seconds:g} s of which anybody is notified"
-    ECHO = "begins {seconds:g} s in which each notification comes late and twice"
+    ECHO = "begins {seconds:g} s in which each notification comes twice"
     DEPLOY = (
         "is the last of this process before it stops in order, and starts again after {seconds:g} s with the next code"
     )

@@ -52,6 +52,7 @@ VAIN_LEAPS_MAX = 5
 """After so many leaps of which nothing came, because what stalls stalls again, nothing will."""
 
 CLOCK_WRONG_S = 60.0
+ECHO_S = 0.4
 AGAIN_S = 1.0
 """How soon a worker that could not start is started again."""
 
@@ -417,14 +418,12 @@ class World:
         self.loop.call_later(seconds, act, context=self.root.context.copy())
 
     def notify(self, process: Process, callback: Callable[[Wakeup], None], wakeup: Wakeup) -> None:
-        """Bring a notification to a process, unless nobody hears any; or late, and twice."""
+        """Bring a notification to a process, unless nobody hears any; or twice, the second time late."""
         now = self.loop.time()
         if self.schedule.is_deaf or now < self._deaf_until:
             return
         if now < self._echo_until:
-            for delay in (0.03, 0.4):
-                self.loop.call_later(delay, callback, wakeup, context=process.context.copy())
-            return
+            self.loop.call_later(ECHO_S, callback, wakeup, context=process.context.copy())
         callback(wakeup)
 
     # ---- time

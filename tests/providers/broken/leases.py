@@ -70,10 +70,9 @@ hub("releasing twice is an error", "release", "return\n", "raise LeaseLostError(
 hub("renewing prolongs nothing", "renew", "row.expires_at = now + LEASE_US", "pass")
 hub("taking prolongs nothing", "take", "row.expires_at = self._now_us() + LEASE_US", "pass")
 hub("a commit prolongs nothing", "commit", "row.expires_at = now + LEASE_US", "pass")
-hub("leases live for ever", "_is_live", " and row.expires_at > self._now_us()", "")
-hub(
-    "a lease lives a moment too long", "_is_live", "row.expires_at > self._now_us()", "row.expires_at >= self._now_us()"
-)
+hub("leases live for ever", "_is_live", "0 < left <= LEASE_AHEAD_US", "left <= LEASE_AHEAD_US")
+hub("leases of a clock that ran ahead live", "_is_live", "0 < left <= LEASE_AHEAD_US", "left > 0")
+hub("a lease lives a moment too long", "_is_live", "0 < left <=", "0 <= left <=")
 hub(
     "an expired lease stays dead",
     "_row_of",

@@ -201,6 +201,7 @@ def test_use_in_its_own_loop_is_refused(store_url: str) -> None:
 
 
 def test_an_interrupt_ends_the_waiting_and_nothing_else(store_url: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background may have had it ignored
     with Client.sync(store_url, app) as client:
         handle = client.start(alone)
         threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()

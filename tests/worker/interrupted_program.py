@@ -5,11 +5,14 @@ python interrupted_program.py STORE_URL sync|async SHUTDOWN_TIMEOUT
 
 import asyncio
 import logging
+import signal
 import sys
 import time
 from pathlib import Path
 
 from durable import App, OrchestrationContext, Worker
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background may have had it ignored
 
 app = App()
 GO = Path("go")

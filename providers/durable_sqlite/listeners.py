@@ -126,17 +126,18 @@ class FileWatch:
         self, loop: asyncio.AbstractEventLoop, version: Callable[[], int | None], changed: Callable[[], None]
     ) -> None:
         self._loop = loop
+        self._context = contextvars.copy_context()  # not that of whoever writes: see Listener
         self._version = version
         self._changed = changed
         self._last = version()
         self._pause_s = LOOK_S_MIN
-        self._timer = loop.call_later(self._pause_s, self._look)
+        self._timer = loop.call_later(self._pause_s, self._look, context=self._context)
 
     def hurry(self) -> None:
         """Look often for a while: this process has written, so that others may soon answer."""
         if self._pause_s > 2 * LOOK_S_MIN:
             self._timer.cancel()
-            self._timer = self._loop.call_later(LOOK_S_MIN, self._look)
+            self._timer = self._loop.call_later(LOOK_S_MIN, self._look, context=self._context)
         self._pause_s = LOOK_S_MIN
 
     def stop(self) -> None:
@@ -153,4 +154,4 @@ class FileWatch:
         else:
             growth = 1.3 if self._pause_s < LOOK_S_QUIET else 1.01
             self._pause_s = min(self._pause_s * growth, LOOK_S_MAX)
-        self._timer = self._loop.call_later(self._pause_s, self._look)
+        self._timer = self._loop.call_later(self._pause_s, self._look, context=self._context)

@@ -88,6 +88,7 @@ class Machine:
     release: int  # which of the apps it runs
     role: Role
     lease: Lease | None = None
+    went_on_at: float = -1.0  # when it was let go on after it was stopped
     stop: asyncio.Event | None = None
     is_worker: bool = True
 
@@ -264,6 +265,8 @@ class World:
         address: TaskAddress = attempt.address
         machine = self.machines.get(cast("Process", current_process.get()))
         owner = machine.lease if machine is not None and not attempt.is_claimed else None
+        if machine is not None and machine.went_on_at == self.loop.time():
+            owner = None  # it was stopped between its last look at the lease and this: no program can help that
         self.monitor.began(address, definition.name, attempt.partition, owner)
         self.tell([f"runs activity '{definition.name}' of '{address.key.id}', task {address.task_id}"])
         self.note(f"activity {definition.name} of {address.key.id}, task {address.task_id}")
@@ -397,8 +400,12 @@ class World:
 
     async def _stop(self, machine: Machine, seconds: float) -> None:
         machine.process.is_stopped = True
-        self._later(seconds, lambda: self.loop.go_on(machine.process))
+        self._later(seconds, lambda: self._go_on(machine))
         await asyncio.sleep(0)  # until then
+
+    def _go_on(self, machine: Machine) -> None:
+        machine.went_on_at = self.loop.time()
+        self.loop.go_on(machine.process)
 
     def _deploy(self, machine: Machine, seconds: float) -> None:
         machine.release += 1

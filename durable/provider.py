@@ -507,7 +507,8 @@ class Activities(Protocol):
         Free are rows that nobody claimed and rows whose claimer's lease is dead, once `visible_at` has passed; with `held`
         also those that this very lease has claimed and that are not in it: so asks who got no answer to a claim. With
         `served` only those names and versions. Rows never claimed whose `start_by` has passed come first, whatever their
-        queue and name: whoever asks reports their timeout. At most `limit`. Raises LeaseLostError for a lost lease.
+        queue and name: whoever asks reports their timeout. At most `limit`. A lease that has expired gets nothing until it
+        is prolonged: to it all others may seem dead. Raises LeaseLostError for a lost lease.
         """
         ...
 

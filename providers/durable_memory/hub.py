@@ -474,6 +474,8 @@ class MemoryHub:
     ) -> list[ActivityRow]:
         """Claim the oldest free rows of the lowest priority number."""
         self._row_of(lease)
+        if not self._is_live(lease.lease_id):
+            return []
         now = self._now_us()
         free = [
             entry

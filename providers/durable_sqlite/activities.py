@@ -8,7 +8,18 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from durable.provider import LEASE_US, ActivityRow, Beat, Held, InstanceKey, Lease, Report, Served, TaskAddress
+from durable.provider import (
+    LEASE_AHEAD_US,
+    LEASE_US,
+    ActivityRow,
+    Beat,
+    Held,
+    InstanceKey,
+    Lease,
+    Report,
+    Served,
+    TaskAddress,
+)
 from durable_sqlite import refusal
 from durable_sqlite.deliveries import Deliveries
 from durable_sqlite.ownership import Ownership, lease_lost
@@ -16,7 +27,7 @@ from durable_sqlite.writer import Transaction
 
 logger = logging.getLogger("durable.sqlite")
 
-_READ_EPOCH = "SELECT epoch FROM leases WHERE hub = ? AND lease_id = ?"
+_READ_LEASE = "SELECT epoch, expires_at FROM leases WHERE hub = ? AND lease_id = ?"
 _FIND_CLAIMERS = "SELECT DISTINCT claimer FROM queue WHERE hub = ? AND claimer IS NOT NULL"
 _SET_FREE = "UPDATE queue SET claimer = NULL WHERE hub = ? AND claimer = ? AND claimer IS NOT NULL"
 _READ_CLAIMED = (
@@ -84,9 +95,11 @@ class Activities:
     ) -> list[ActivityRow]:
         """See `durable.provider.Activities.claim`."""
         database, hub, now = transaction.database, self._hub, transaction.now
-        epoch = database.execute(_READ_EPOCH, (hub, lease.lease_id)).fetchone()
-        if epoch is None or epoch[0] != lease.epoch:
+        epoch, expires_at = database.execute(_READ_LEASE, (hub, lease.lease_id)).fetchone() or (None, 0)
+        if epoch != lease.epoch:
             raise lease_lost(lease)
+        if not 0 < expires_at - now <= LEASE_AHEAD_US:
+            return []
         database.executemany(_SET_FREE, [(hub, claimer) for claimer in self._dead_claimers(database, now)])
         if held is not None:
             self._set_free_unknown(database, lease, held)

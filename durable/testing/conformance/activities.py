@@ -188,6 +188,14 @@ class Activities(Promises):
             store.turn_clock(SECOND_US)
             await owner.provider.renew(owner.lease)
 
+    async def test_an_expired_lease_claims_nothing_until_it_is_renewed(self, store: Store) -> None:
+        owner, worker = await store.worker(), await store.worker(())
+        await _queued(owner)
+        store.turn_clock(LEASE_US)
+        assert not await worker.claim()
+        await worker.provider.renew(worker.lease)
+        assert len(await worker.claim()) == 1
+
     async def test_what_an_expired_lease_had_claimed_is_free(self, store: Store) -> None:
         owner, worker = await store.worker(), await store.worker(())
         await _queued(owner)

@@ -27,6 +27,7 @@ hub(
     "not self._is_live(entry.claimer) or",
     "entry.claimer not in self._leases or",
 )
+hub("an expired lease claims", "claim", "if not self._is_live(lease.lease_id):", "if False:")
 hub("low priorities go last", "claim", "entry.row.priority, entry.age)", "-entry.row.priority, entry.age)")
 hub("priorities are passed over", "claim", "entry.row.priority, entry.age)", "entry.age)")
 hub("the newest goes first", "claim", "entry.row.priority, entry.age)", "entry.row.priority, -entry.age)")

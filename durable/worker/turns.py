@@ -409,12 +409,19 @@ class Turns:
         self, live: LiveInstance, requests: Sequence[tuple[ev.ActivityScheduled, str]], state: OwnerState
     ) -> Prepared:
         """Deliver again what a former owner held: here, or by the queue where this worker does not serve it."""
-        row = live.row
+        row, execution = live.row, live.execution
         assert row is not None
+        assert execution is not None, "what is open is known from the history"
         held: list[tuple[ev.ActivityScheduled, str]] = []
         offered: list[ActivityRow] = []
-        for request, idempotency_key in requests:
+        asked = {request.task_id: (request, idempotency_key) for request, idempotency_key in requests}
+        for task_id in execution.open_activities:
+            if task_id not in asked:  # it runs here already, or is in the queue
+                state.queued.skip()
+                continue
+            request, idempotency_key = asked[task_id]
             if self._is_held(live.partition, request):
+                state.queued.skip()
                 held.append((request, idempotency_key))
                 continue
             count, since = state.deliveries.pop(request.task_id, (1, 0))

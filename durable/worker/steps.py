@@ -301,7 +301,7 @@ class Steps:
         children = live.children or []
         prepared = Prepared(live, messages=[end_of_child(child, row) for child in children[:count]])
         prepared.children = children[count:]
-        return self.complete(prepared, row, live.state, self.quiet(row, live.state))
+        return self.complete(prepared, row, live.state, self.quiet(row, live.state, open_work=row.open_work))
 
     def replacement(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, start: StoredMessage) -> Prepared:
         """End the old run with its children, and put the new one in its place, in one commit.

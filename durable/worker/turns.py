@@ -492,10 +492,11 @@ class Turns:
         open_work = row.open_work if live.outbox else max(row.open_work - 1, 0)
         step = dataclasses.replace(self.steps.quiet(row, state, open_work=open_work), queue_adds=adds)
         if live.ending is not None and not live.outbox:
-            changes: dict[str, Any] = {}
+            changes: dict[str, Any] = {} if row.stall_reason is None else {"stall_reason": None}
             status = end_changes(live.ending, changes, max(now, row.updated_at))
             state = OwnerState()
-            step = dataclasses.replace(self.steps.quiet(row, state, status=status, open_work=0), changes=changes)
+            step = self.steps.quiet(row, state, status=status, open_work=0, parked_until=0)
+            step = dataclasses.replace(step, changes=changes)
         return self.steps.complete(prepared, row, state, step)
 
 

@@ -19,7 +19,7 @@ from durable import (
     when_all,
 )
 from durable.worker import turns
-from tests.worker.lives import becomes_true, open_store, until
+from tests.worker.lives import becomes_true, key_of, open_store, provider_of, until
 
 COMPLETED, TERMINATED = OrchestrationStatus.COMPLETED, OrchestrationStatus.TERMINATED
 RUNNING, FAILED = OrchestrationStatus.RUNNING, OrchestrationStatus.FAILED
@@ -130,6 +130,28 @@ async def test_a_run_that_ends_with_much_to_send(
             assert ended.output == (None if end == "fails" else end)
             assert sent.longest <= 10
             assert await client.get("ends").dropped() == []
+
+
+async def test_a_run_that_stalled_while_it_was_sending_ends_like_any_other(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its owners there was one that lacked its code."""
+    monkeypatch.setattr("durable.worker.worker.SETTLE_S", 0.1)
+    async with open_store(store_url) as client:
+        worker = Worker(build_app(), store_url)
+        sent = Sent(worker, monkeypatch, passes=2)
+        async with worker:
+            handle = await client.start("ends", "returns")
+            await becomes_true(lambda: sent.sending > 2)
+        async with Worker(App(), store_url):
+            await until(handle, OrchestrationStatus.STALLED)
+        async with Worker(build_app(), store_url):
+            assert await handle.result(timeout=20) == "returns"
+            assert (await handle.state()).stall_reason is None
+            async with provider_of(store_url) as provider:
+                [row] = await provider.load([(key_of(handle), None)])
+            assert row is not None
+            assert row.parked_until == 0
 
 
 async def _count_is(client: Client, count: int) -> bool:

@@ -29,10 +29,22 @@ class Backlog:
         self._behind: dict[Place, int] = {}
         self._stash: list[StoredMessage] = []
         self._reads = 0
+        self._taken: dict[int, int] = {}  # during which read a partition was last taken
 
     def fall_behind(self, places: Iterable[Place]) -> None:
         """Note that the store holds, or may hold, messages of these places that are not in memory."""
         self._behind.update(dict.fromkeys(places, self._reads))
+
+    def take_over(self, partitions: Iterable[int]) -> None:
+        """These were just taken. What was read or heard of them before may be consumed by now: only the store knows."""
+        taken = dict.fromkeys(partitions, self._reads)
+        self._taken |= taken
+        self._stash = [message for message in self._stash if message.partition not in taken]
+        self.fall_behind(taken)
+
+    def is_outdated(self, partition: int) -> bool:
+        """Tell whether a partition was taken after the present read had begun, which may know nothing of its former owner."""
+        return self._taken.get(partition) == self._reads
 
     def place_of(self, message: StoredMessage) -> Place | None:
         """Return the place that holds a fresh message up, None if it may go ahead."""

@@ -313,7 +313,7 @@ class Owner:
 
     async def recover(self, partitions: Collection[int]) -> None:
         """Find what the partitions' former owner left unfinished. What had stalled there is tried here at once."""
-        self._backlog.fall_behind(partitions)
+        self._backlog.take_over(partitions)
         keys = await self._provider.recover(self._keeper.current, partitions)
         for key in keys:
             live = self._live(key)

@@ -145,7 +145,7 @@ class Receiver:
         if served is not None:
             self._unserved.found(received.unserved)
         for message in received.messages:
-            if message.partition in self._keeper.owned:
+            if message.partition in self._keeper.owned and not self._backlog.is_outdated(message.partition):
                 self._accept(message)
         is_cut = len(received.messages) == RECEIVE_MAX
         if not is_cut:

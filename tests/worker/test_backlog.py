@@ -1,0 +1,57 @@
+"""Messages that wait in memory for older ones, while their partition goes to another worker and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from durable import OrchestrationStatus, Worker
+from durable.provider import partition_of
+from durable.worker import leasing
+from tests.worker.lives import becomes_true, key_of, lives_app, until
+
+
+@pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "read"])
+async def test_what_another_owner_has_consumed_meanwhile_is_not_delivered_again(
+    store_url: str, is_heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had been heard and waited for older ones, or the read that has found it had been on its way all the time."""
+    monkeypatch.setattr(leasing, "LOOK_AROUND_S", 0.1)
+    monkeypatch.setattr(leasing, "LOOK_AROUND_LOCKED_S", 0.1)
+    async with Worker(lives_app(), store_url) as worker:
+        assert worker._parts is not None
+        owner, keeper, store = worker._parts.owner, worker._parts.keeper, worker._provider
+        names = (f"instance {number}" for number in range(1000))
+        name = next(name for name in names if partition_of(key_of(worker.client.get(name)), 64) == 63)
+        handle = await worker.client.start("collects-async", 2, instance_id=name)
+        await until(handle, OrchestrationStatus.RUNNING)
+        reads = asyncio.Event()
+        receive = store.receive
+
+        found: list[Any] = []
+
+        async def later(*arguments: Any, **options: Any) -> Any:
+            if is_heard:
+                await reads.wait()
+            answer = await receive(*arguments, **options)
+            found.extend(answer.messages)
+            if answer.messages:
+                await reads.wait()
+            return answer
+
+        monkeypatch.setattr(store, "receive", later)
+        if is_heard:
+            owner.stay([63])  # it may have unread messages, so that what is fresh waits for these
+        else:
+            assert worker._parts._unlisten is not None
+            worker._parts._unlisten()
+        await handle.raise_event("item", 1)
+        await becomes_true(lambda: owner._backlog._stash if is_heard else found)
+        async with Worker(lives_app(), store_url):
+            await until(handle, status=1)
+        await becomes_true(lambda: 63 in keeper.owned)
+        reads.set()
+        await handle.raise_event("item", 2)
+        assert await handle.result(timeout=10) == [1, 2]

@@ -236,8 +236,8 @@ class LeaseKeeper:
             raise
         finally:
             self.leaving -= set(giving)
-            staying = set(giving) - left
-            if staying:  # also where the others could not be released: what came for them meanwhile waits
+            staying = set(giving) & self.owned  # also what could not be released: what came for it meanwhile waits
+            if staying:
                 self._on_staying(staying)
 
     async def _release(self, lease: Lease, left: set[int], offers: dict[int, Offer]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from durable import OrchestrationStatus, Worker
+from durable.errors import StoreUnavailableError
 from durable.provider import partition_of
 from durable.worker import leasing
 from tests.worker.lives import becomes_true, key_of, lives_app, until
@@ -53,5 +54,28 @@ async def test_what_another_owner_has_consumed_meanwhile_is_not_delivered_again(
             await until(handle, status=1)
         await becomes_true(lambda: 63 in keeper.owned)
         reads.set()
+        await handle.raise_event("item", 2)
+        assert await handle.result(timeout=10) == [1, 2]
+
+
+async def test_what_came_while_a_partition_could_not_be_given_up_is_not_overtaken(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Worker(lives_app(), store_url) as worker:
+        assert worker._parts is not None
+        keeper, store = worker._parts.keeper, worker._provider
+        handle = await worker.client.start("collects-async", 2)
+        await until(handle, OrchestrationStatus.RUNNING)
+        partition = partition_of(key_of(handle), 64)
+
+        async def fails(*arguments: Any) -> None:
+            await handle.raise_event("item", 1)
+            await asyncio.sleep(0)  # it was heard
+            raise StoreUnavailableError("the store is away")
+
+        monkeypatch.setattr(store, "release", fails)
+        with pytest.raises(StoreUnavailableError):
+            await keeper._give_up(keeper.current, {partition}, {})
+        monkeypatch.undo()
         await handle.raise_event("item", 2)
         assert await handle.result(timeout=10) == [1, 2]

@@ -29,7 +29,7 @@ class Cache:
 
     def keep(self, live: LiveInstance) -> None:
         """Keep an instance's engine, if it has one and there is room for any; let others go for it."""
-        if live.execution is None:
+        if live.execution is None or live.is_loading:
             return
         if not self._limit:
             self._close(live.drop_execution())

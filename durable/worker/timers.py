@@ -32,7 +32,8 @@ class DueTimes:
         self._on_due = on_due
         self._heap: list[tuple[int, InstanceKey, bool]] = []  # due, key, whether it is the row's
         self._in_rows: dict[InstanceKey, int] = {}  # of the entries that are the row's: those that count
-        self._stale = 0  # entries that do not
+        self._beside: set[tuple[int, InstanceKey]] = set()  # those that are not, each once
+        self._stale = 0  # entries that no longer count
         self._timer: asyncio.TimerHandle | None = None
         self._known_until = 0
         self._forgotten = 0  # how often everything was forgotten, and how often it had been when the store was asked
@@ -46,7 +47,9 @@ class DueTimes:
     def push(self, due: int, key: InstanceKey, *, is_stored: bool = True) -> None:
         """Remember when an instance wants a turn, unless the store (`is_stored`: in the row's `due_at`) tells in time."""
         if not is_stored:
-            self._add(due, key, is_stored=False)
+            if (due, key) not in self._beside:
+                self._beside.add((due, key))
+                self._add(due, key, is_stored=False)
         elif self._in_rows.get(key) != due:
             self.drop(key)
             if due <= max(self._known_until, self._clock.now() + HORIZON_US):
@@ -103,6 +106,7 @@ class DueTimes:
         """Forget all due times."""
         self._heap.clear()
         self._in_rows.clear()
+        self._beside.clear()
         self._stale = 0
         self.forget()
         if self._timer is not None:
@@ -122,9 +126,11 @@ class DueTimes:
         while self._heap and self._heap[0][0] <= now:
             entry = heapq.heappop(self._heap)
             if self._counts(entry):
-                _, key, is_stored = entry
+                due, key, is_stored = entry
                 if is_stored:
                     del self._in_rows[key]
+                else:
+                    self._beside.discard((due, key))
                 self._on_due(key)
             else:
                 self._stale = max(

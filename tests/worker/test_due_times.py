@@ -175,3 +175,14 @@ async def test_the_real_loop_serves_it() -> None:
     async with asyncio.timeout(10):
         await came.wait()
     due.clear()
+
+
+def test_a_time_beside_the_row_that_is_told_again_and_again_is_kept_once() -> None:
+    """A start that waits for its time is told of at each turn that comes before it."""
+    times = Times()
+    for _ in range(100):
+        times.due.push(1010 * SECOND, ONE, is_stored=False)
+    assert times.due.size == 1
+    assert times.go_to(1011) == [ONE]
+    times.due.push(1020 * SECOND, ONE, is_stored=False)
+    assert times.go_to(1021) == [ONE]

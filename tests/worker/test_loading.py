@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from durable import Handle, StoreUnavailableError, Worker
+from durable.events import InstanceKey
 from durable.provider import PARTITIONS, Provider, RecordRow
+from durable.worker.cache import Cache
+from durable.worker.live import LiveInstance
 from tests.worker.lives import STYLES, becomes_true, lives_app, open_store, until
 
 
@@ -102,3 +105,18 @@ async def test_a_store_that_does_not_answer_is_asked_again(
         async with worker:
             for number, handle in enumerate(handles):
                 assert await worker.client.get(handle.instance_id).result(timeout=10) == [number, "gone"]
+
+
+def test_an_engine_is_not_taken_from_an_instance_that_is_being_read() -> None:
+    """Without the cache too: what was consumed meanwhile brings it to rest, and its history is in the middle of a replay."""
+    live = LiveInstance(InstanceKey("one"), 0)
+    engine: Any = object()
+    live.execution, live.is_loading = engine, True
+    closed: list[Any] = []
+    cache = Cache(0, close=closed.append, forget=lambda _: None)
+    cache.keep(live)
+    assert live.execution is engine
+    live.is_loading = False
+    cache.keep(live)
+    assert live.execution is None
+    assert closed == [engine]

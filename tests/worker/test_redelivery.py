@@ -31,7 +31,9 @@ def app_with(*activities: str, began: Counter[str], hangs: bool) -> App:
     return app
 
 
-async def test_what_is_held_between_two_attempts_of_the_queue_is_delivered_to_the_next_owner_too(store_url: str) -> None:
+async def test_what_is_held_between_two_attempts_of_the_queue_is_delivered_to_the_next_owner_too(
+    store_url: str,
+) -> None:
     """The second owner serves `near` alone: it holds that, and what comes before and after it goes to the queue."""
     async with open_store(store_url) as client:
         for activities in (("far", "near"), ("near",)):

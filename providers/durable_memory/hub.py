@@ -142,9 +142,7 @@ class MemoryHub:
 
     def _is_live(self, lease_id: str | None) -> bool:
         row = self._leases.get(lease_id) if lease_id is not None else None
-        if row is None or row.epoch != 1:
-            return False
-        left = row.expires_at - self._now_us()
+        left = 0 if row is None or row.epoch != 1 else row.expires_at - self._now_us()
         return 0 < left <= LEASE_AHEAD_US
 
     def _owned_by(self, lease: Lease) -> set[int]:

@@ -13,7 +13,7 @@ from durable import events as ev
 from durable.engine.timers import DUE_MAX
 from durable.errors import HistoryDamagedError
 from durable.events import InstanceKey
-from durable.provider import Batch, Committed, Lease, Message, Status, Step, TaskAddress
+from durable.provider import PARTITIONS, Batch, Committed, Lease, Message, Status, Step, TaskAddress, partition_of
 from durable.records import decode_record
 from durable.worker.carrying import FIRST_NUMBER
 
@@ -63,6 +63,9 @@ class Monitor:
         for index, step in enumerate(batch.steps):
             if index not in answer.refused:
                 self._take_step(step)
+                owner = self._owners.get(partition_of(step.key, PARTITIONS))
+                if owner != lease.lease_id:
+                    self.violated(f"'{step.key.id}': a commit was written under a lease that does not own it (I4)")
         consumed = [*batch.consumed]
         for index, step in enumerate(batch.steps):
             if index not in answer.refused:

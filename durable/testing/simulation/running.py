@@ -153,15 +153,20 @@ def _fresh_store(engine: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _quiet_logs() -> Iterator[list[str]]:
-    """Keep the thousands of warnings of a simulated disaster to itself; what is CRITICAL is a violation."""
+    """Keep the thousands of warnings of a simulated disaster to itself; what is CRITICAL, or our own error, is a violation."""
     alarms: list[str] = []
 
     class Alarms(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            alarms.append(record.getMessage())
+            if (
+                record.levelno >= logging.CRITICAL or record.exc_info
+            ):  # an exception that somebody caught and none expected
+                alarms.append(
+                    f"{record.getMessage()} ({record.exc_info[1]!r})" if record.exc_info else record.getMessage()
+                )
 
     logger = logging.getLogger("durable")
-    handler = Alarms(logging.CRITICAL)
+    handler = Alarms(logging.ERROR)
     before = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False

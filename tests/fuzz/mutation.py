@@ -203,7 +203,7 @@ def _content_changed(data: bytes, chance: random.Random) -> bytes:
     """Change bytes inside a structure; where they are a structure again, mostly in its own terms."""
     try:
         inner = msgpack.unpackb(data, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException):
+    except (ValueError, TypeError, msgpack.UnpackException):  # no msgpack, or with a list for a key
         return bytes_changed(data, chance)
     return packed(_changed(inner, chance)) if chance.random() < 0.7 else bytes_changed(data, chance)
 

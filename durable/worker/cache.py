@@ -32,7 +32,8 @@ class Cache:
         if live.execution is None or live.is_loading:
             return
         if not self._limit:
-            self._close(live.drop_execution())
+            if not live.outbox:  # or each part of a large turn would be sent after a replay of its own
+                self._close(live.drop_execution())
             return
         self._kept[live.key] = live
         self._kept.move_to_end(live.key)

@@ -92,21 +92,24 @@ class Loader:
         """Load instances beside each other; hand each to `on_loaded` as soon as it is there."""
         first = {live.key for live in lives if live.row is None}
         unread = [live for live in lives if live.row is None or live.is_row_stale]
+        found: list[BaseException | None]
         try:
             if unread:
                 await self._read_rows(unread)
             found = await asyncio.gather(
                 *(self._load_one(live, is_first=live.key in first) for live in lives), return_exceptions=True
             )
-            raised = next((error for error in found if isinstance(error, BaseException)), None)
-            if raised is not None:
-                raise raised
         except StoreError as error:
-            logger.warning("instances could not be read, they are tried again: %s", error)
-            left = [live for live in lives if live.is_loading]
+            found = [error] * len(lives)
+        left = [live for live, why in zip(lives, found, strict=True) if why is not None and live.is_loading]
+        if left:
+            logger.warning("instances could not be read, they are tried again: %s", next(filter(None, found)))
             for live in left:
                 live.is_loading = False
             self._loop.call_later(POLL_S, self._on_unread, left)
+        for why in found:
+            if why is not None and not isinstance(why, StoreError):
+                raise why
 
     async def _load_one(self, live: LiveInstance, *, is_first: bool) -> None:
         found: BaseException | None = None

@@ -183,13 +183,14 @@ class Turns:
         taken = self._take(live, row)
         if row.status.is_finished:
             return self.steps.ended(live, row, taken)
-        prepared = Prepared(live, taken=taken)
+        prepared, early = Prepared(live, taken=taken), list(live.early)
         try:
             return self._prepare(live, row, prepared)
         except Exception as error:
             if not isinstance(error, STALLS):
                 logger.exception("the turn of '%s' failed inside the engine", row.key.id)
             live.put_back(taken)
+            live.early = early
             self._unreserve(prepared.held)
             live.outbox.clear()
             live.ending = None

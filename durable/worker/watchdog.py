@@ -169,13 +169,15 @@ class Watchdog:
         execution = watched[0]
         stack = "" if execution.interruption is not None else self._stack()
         with self._lock:
+            # First said, then looked: a turn that is over before the look finds it said, and waits here to take it back.
+            before = execution.interruption
+            execution.interruption = before or (
+                f"the turn was stopped, over its budget of {self._budget_of(watched):.1f} s: an orchestrator must only "
+                f"decide and wait; loops and long computations belong in an activity. It was at:\n{stack}"
+            )
             if self._watched is not watched:
+                execution.interruption = before
                 return
-            if execution.interruption is None:
-                execution.interruption = (
-                    f"the turn was stopped, over its budget of {self._budget_of(watched):.1f} s: an orchestrator must only "
-                    f"decide and wait; loops and long computations belong in an activity. It was at:\n{stack}"
-                )
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(self._thread_id), ctypes.py_object(TurnInterrupted)
             )

@@ -20,17 +20,18 @@ LONG = {"wider_than_a_turn_sends_at_once": 6}
 """Schedules of each case: together over 2,000."""
 
 SHORT = (
-    "work_for_another_queue",
-    "one_after_the_other",
+    "events_with_the_start_and_at_once",
+    "a_child_that_ends_after_its_parent",
+    "chance_that_is_the_same_again",
+    "terminated_before_its_time",
+    "cancelled_while_suspended",
+    "cancelled_with_work_running",
+    "timers_side_by_side",
     "wide",
     "an_answer_in_time_and_one_too_late",
-    "a_saga_takes_everything_back",
-    "children",
-    "events_with_the_start_and_at_once",
-    "chance_that_is_the_same_again",
-    "everybody_starts_the_same",
-    "purged_and_started_again",
-    "terminated_before_its_time",
+    "replaced_while_it_runs",
+    "work_for_another_queue",
+    "one_after_the_other",
 )
 
 

@@ -207,7 +207,8 @@ class Turns:
         if live.state.former is not None:
             name_former_run(live, row)
         taken = list(live.take(limit))
-        if not is_ending and row.scheduled_at > self._clock.now():
+        # A start for now is due, whatever the clock says since: it may have been set back.
+        if not is_ending and row.scheduled_at > max(self._clock.now(), row.created_at):
             live.early += [item for item in taken if item.starts(row.run_id)]
             taken = [item for item in taken if not item.starts(row.run_id)]
         return taken

@@ -114,6 +114,7 @@ class Owner:
             self._due_times,
             accept=self._accept,
             count_kept=self._count_kept,
+            is_parked_in_store=self._is_parked_in_store,
             unserved=self._unserved,
         )
         self.attempts = OwnerAttempts(
@@ -528,6 +529,12 @@ class Owner:
         live.wants_turn = True
         live.begin_early()
         self._make_ready(live)
+
+    def _is_parked_in_store(self, key: InstanceKey) -> bool:
+        """Tell whether the store keeps an instance's messages back, also where its next try does not wait for the pause."""
+        live = self._lives.get(key)
+        row = live.row if live is not None else None
+        return row is not None and row.parked_until > self._clock.now()
 
     def _count_kept(self, key: InstanceKey) -> int | None:
         """Return how many messages of a parked instance are in memory; None for one that is not parked."""

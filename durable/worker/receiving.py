@@ -52,6 +52,7 @@ class Receiver:
         *,
         accept: Callable[[StoredMessage], None],
         count_kept: Callable[[InstanceKey], int | None],
+        is_parked_in_store: Callable[[InstanceKey], bool],
         unserved: Unserved,
     ) -> None:
         self.held: set[int] = set()
@@ -64,6 +65,7 @@ class Receiver:
         self._due_times = due_times
         self._accept = accept
         self._count_kept = count_kept
+        self._is_parked_in_store = is_parked_in_store
         self._unserved = unserved
         self._settled: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._wake = asyncio.Event()
@@ -149,7 +151,7 @@ class Receiver:
                 self._accept(message)
         is_cut = len(received.messages) == RECEIVE_MAX
         if not is_cut:
-            for message in self._backlog.end_read(lambda key: self._count_kept(key) is not None):
+            for message in self._backlog.end_read(self._is_parked_in_store):
                 if message.partition in self._keeper.owned:
                     self._accept(message)
         more_due = len(received.due) >= RECEIVE_MAX

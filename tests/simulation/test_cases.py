@@ -74,3 +74,12 @@ def test_a_clock_that_jumps_ten_years_freezes_nothing(name: str, call: int) -> N
     assert outcome.is_good, told(CASES[name], schedule, "memory", outcome)
     plain = play(CASES[name], Schedule(call), "memory")
     assert outcome.seconds < plain.seconds + 120
+
+
+@pytest.mark.parametrize("call", range(3, 14))
+def test_a_clock_that_is_set_back_holds_no_start_up(call: int) -> None:
+    """What comes after a start is not seen before it, though the start's time lies ahead for a while."""
+    faults = (Fault(call, FaultKind.CLOCK_JUMP, -3600.0), Fault(call + 1, FaultKind.CRASH_BEFORE, 2.0))
+    schedule = Schedule(call, faults=faults)
+    outcome = play(CASES["events_with_the_start_and_at_once"], schedule, "memory")
+    assert outcome.is_good, told(CASES["events_with_the_start_and_at_once"], schedule, "memory", outcome)

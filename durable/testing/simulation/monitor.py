@@ -6,7 +6,6 @@ answer that was lost had said, and a store that forgets or a worker that hurries
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Collection, Sequence
 
 from durable import events as ev
@@ -32,7 +31,6 @@ class Monitor:
     def __init__(self) -> None:
         self.violations: list[str] = []
         self.commits = 0
-        self.starts: collections.Counter[TaskAddress] = collections.Counter()
         self.due: dict[InstanceKey, int] = {}  # when an unfinished instance wants a turn by itself
         self.unfinished: dict[str, None] = {}  # run ids
         self.queues: dict[str, None] = {}  # those in which activities were asked for
@@ -150,7 +148,6 @@ class Monitor:
 
         `owner`: the lease of the worker that runs it, if it does so as the owner of the partition.
         """
-        self.starts[address] += 1
         place = (address.run_id, address.generation, address.task_id)
         if self._requested.get(place) != name:
             self.violated(

@@ -169,5 +169,5 @@ async def serve(name: str, store: str, folder: str) -> None:
     notes.open(f"{folder}/notes")
     logging.basicConfig(filename=f"{folder}/log", level=logging.WARNING, format=f"{name} %(levelname)s %(message)s")
     worker = Worker(app, store, name=name, max_activities=8)
-    print(f"ready {name}", flush=True)
+    os.write(1, f"ready {name}\n".encode())  # one write, for others write to this pipe too; `print` may make two
     await worker.run()

@@ -15,6 +15,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from durable_sqlite.connection import lock_path_of
 from durable_sqlite.filelock import is_held
@@ -170,7 +171,7 @@ async def run_storm(plan: Plan, folder: Path) -> Outcome:
             load = Load(client, random.Random(f"{plan.seed} load"))
             loading = asyncio.create_task(load.run(IN_FLIGHT))
             raging = asyncio.create_task(storm.rage())
-            await storm.is_half_over.wait()
+            await _reached(storm.is_half_over, raging, loading)
             before = await read_runs(provider)
             left = await raging
             found = await violations(provider, before=before, attempts_max=ATTEMPTS_MAX)
@@ -190,6 +191,17 @@ async def run_storm(plan: Plan, folder: Path) -> Outcome:
         await provider.close()
     repeated = notes.begun_count - notes.outcomes
     return Outcome(found, storm.kills, storm.stops, storm.zombies, len(load.answers.started), repeated, load.unanswered)
+
+
+async def _reached(moment: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
+    """Wait for a moment, but not longer than those live that bring it about: what ends one of them is raised here."""
+    moment_task = asyncio.create_task(moment.wait())
+    await asyncio.wait([moment_task, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    moment_task.cancel()
+    for task in tasks:
+        if task.done():
+            task.result()
+            assert moment.is_set(), "it ended before its time"
 
 
 async def _settle(path: Path) -> list[str]:

@@ -30,6 +30,7 @@ class Workers:
         self._ends: dict[int, asyncio.Future[int]] = {}
         self._doomed: set[int] = set()
         self.surprises: list[str] = []
+        self.listening = asyncio.create_task(self._listen())
 
     async def bear(self) -> str:
         """Start a worker; return its name once it begins to work."""
@@ -37,8 +38,13 @@ class Workers:
         self._ready[name] = asyncio.Event()
         assert self._nursery.stdin is not None
         self._nursery.stdin.write(f"{name}\n".encode())
-        async with asyncio.timeout(PATIENCE_S):
-            await self._ready[name].wait()
+        ready = asyncio.create_task(self._ready[name].wait())
+        await asyncio.wait([ready, self.listening], timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            if self.listening.done():
+                self.listening.result()
+            raise TimeoutError(f"{name} was not ready within {PATIENCE_S:g} s, or the nursery ended")
         return name
 
     def kill(self, name: str) -> None:
@@ -67,7 +73,7 @@ class Workers:
         except TimeoutError:
             self.surprises.append(f"{name} did not end within {PATIENCE_S:g} s of SIGTERM")
 
-    async def listen(self) -> None:
+    async def _listen(self) -> None:
         """Take in what the nursery says, until it ends."""
         assert self._nursery.stdout is not None
         async for line in self._nursery.stdout:
@@ -100,11 +106,10 @@ async def workers_on(store: str, folder: Path, lease_s: float) -> AsyncIterator[
             start_new_session=True,
         )
     workers = Workers(nursery)
-    listening = asyncio.create_task(workers.listen())
     try:
         yield workers
     finally:
         os.killpg(nursery.pid, signal.SIGKILL)  # the frozen ones too
         await nursery.wait()
-        listening.cancel()
-        await asyncio.wait([listening])
+        workers.listening.cancel()
+        await asyncio.wait([workers.listening])

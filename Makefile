@@ -3,6 +3,7 @@
 #   make demo    the main job: index real files, kill the worker half-way, recover, prove the totals
 #   make test    the whole suite, with cached instances and again without
 #   make torture the long batteries, one after the other, and their ledger; about an hour
+#   make bench   all workloads beside the limits of the machine; ARGS=--slow for the large sizes too
 #   make check   lint, format, types, and the rules of the house
 #   make format  rewrite the code in the one format
 #   make clean   remove .venv and all caches
@@ -11,7 +12,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture check format clean
+.PHONY: help demo test torture bench check format clean
 
 # The first of these that is 3.11 or later. `?=` and `:=` so that it is looked for once, and only if nobody has chosen.
 ifeq ($(origin PYTHON),undefined)
@@ -59,6 +60,9 @@ test: $(VENV)/.tools
 
 torture: $(VENV)/.tools
 	$(BIN)/python -m tests.torture $(ARGS)
+
+bench: $(VENV)/.package
+	$(BIN)/python -m tests.benchmarks.table $(ARGS)
 
 check: $(VENV)/.tools
 	$(BIN)/ruff check .

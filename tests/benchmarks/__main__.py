@@ -1,0 +1,43 @@
+"""Measures one workload: `python -m tests.benchmarks --workload seq5 --n 2000 --concurrency 50 --store sqlite`.
+
+The last line is the measurement as JSON. Everything that is printed before it is for people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+
+from tests.benchmarks import populated, recovering, second_process, starting, waiting
+from tests.benchmarks.measuring import Wanted, measure
+from tests.benchmarks.stores import STORES
+from tests.benchmarks.workloads import WORKLOADS
+
+MEASURES = dict.fromkeys(WORKLOADS, measure) | {
+    "recover": recovering.measure,
+    "second_process": second_process.measure,
+    "populated": populated.measure,
+    "waiting": waiting.measure,
+    "import": starting.measure_import,
+    "first_result": starting.measure_first_result,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--workload", required=True, choices=MEASURES)
+    parser.add_argument("--n", type=int, default=100, help="instances, or activities of one (default: 100)")
+    parser.add_argument("--concurrency", type=int, default=50, help="instances at a time (default: 50)")
+    parser.add_argument("--store", default="sqlite", choices=STORES)
+    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the median counts (default: 3)")
+    given = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    wanted = Wanted(given.workload, given.n, given.concurrency, given.store, given.repeat)
+    print(json.dumps(MEASURES[given.workload](wanted)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from durable.errors import LeaseLostError, StoreError
+from durable.listeners import Listener
 from durable.provider import (
     LEASE_AHEAD_US,
     LEASE_US,
@@ -48,7 +49,6 @@ from durable.provider import (
     Wakeup,
     partition_of,
 )
-from durable_memory.listeners import Listener
 from durable_memory.listings import is_wanted, page_of
 from durable_memory.refusal import REFUSALS, refusal_of_all, refusal_of_memo, refusal_of_message, refusal_of_step
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 
 from durable.errors import StoreError
+from durable.listeners import Listener
 from durable.ports import Ports
 from durable.provider import (
     ActivityRow,
@@ -31,7 +32,6 @@ from durable.provider import (
     Wakeup,
 )
 from durable_memory.hub import MemoryHub
-from durable_memory.listeners import Listener
 
 _shared: dict[tuple[str, str], MemoryHub] = {}
 _registry_lock = threading.Lock()

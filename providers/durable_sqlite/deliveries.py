@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from durable.listeners import Changes
 from durable.provider import (
     Delivery,
     Expects,
@@ -24,7 +25,6 @@ from durable.provider import (
     Verdict,
 )
 from durable_sqlite import refusal
-from durable_sqlite.listeners import Changes
 from durable_sqlite.rows import CURRENT, SELECTED, WAITING, drop_tags, insert_run, row_of
 
 _FINISHED = int(Status.COMPLETED)

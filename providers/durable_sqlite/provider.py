@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import aiosqlite
 
 from durable.errors import StoreError
+from durable.listeners import Listener, ListenersOfProcess
 from durable.ports import Ports
 from durable.provider import (
     PARTITIONS,
@@ -41,10 +42,10 @@ from durable_sqlite.activities import Activities
 from durable_sqlite.clients import Clients
 from durable_sqlite.commits import Commits
 from durable_sqlite.connection import ReadConnection, WriteConnection, lock_of, log_version, make_durable
-from durable_sqlite.listeners import FileWatch, Listener, ListenersOfProcess
 from durable_sqlite.ownership import Owned, Ownership, lease_lost
 from durable_sqlite.reads import Reads
 from durable_sqlite.refusal import VALUE_BYTES_MAX
+from durable_sqlite.watching import FileWatch
 from durable_sqlite.writer import Writer
 
 LOADED_INLINE_MAX = 50

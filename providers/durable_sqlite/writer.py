@@ -19,10 +19,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from durable.errors import StoreError
+from durable.listeners import Changes
 from durable.provider import Wakeup
 from durable_sqlite.connection import WriteConnection
 from durable_sqlite.filelock import WAIT_S_MAX, locked_out
-from durable_sqlite.listeners import Changes
 from durable_sqlite.refusal import UNSTORABLE
 
 T = TypeVar("T")

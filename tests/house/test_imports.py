@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.payloads",
                 "durable.ports",
                 "durable.leases",
+                "durable.listeners",
                 "durable.provider",
                 "durable.signatures",
                 "durable.stores",
@@ -92,7 +93,9 @@ PURE_MAY_IMPORT = frozenset(
 PURE_NEVER_IMPORT = ("time", "uuid", "os", "socket", "threading", "logging", "secrets")
 
 # A storage engine sees the contract and nothing else of the core: it stores, it never decides.
-ENGINES_OF_STORAGE_MAY_IMPORT = frozenset({"durable.errors", "durable.ports", "durable.provider", "durable.urls"})
+ENGINES_OF_STORAGE_MAY_IMPORT = frozenset(
+    {"durable.errors", "durable.listeners", "durable.ports", "durable.provider", "durable.urls"}
+)
 DRIVERS = {"durable_memory": frozenset[str](), "durable_sqlite": frozenset({"aiosqlite"})}
 
 THIRD_PARTY_OF_THE_CORE = frozenset({"aiosqlite", "msgpack", "pydantic", "pydantic_core", "typing_extensions"})

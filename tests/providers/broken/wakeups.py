@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import durable_memory.listeners
-from durable_memory.listeners import Listener
-
+import durable.listeners
+from durable.listeners import Listener
 from tests.providers.broken.variants import PROVIDER, Catalogue, swap, text
 
 CATALOGUE = Catalogue("wakeups")
@@ -75,4 +74,4 @@ def _last_of(wakeups: list[Any]) -> Any:
     return wakeups[-1]
 
 
-CATALOGUE.add("of several wake-ups the last is told", swap(durable_memory.listeners, "joined", _last_of))
+CATALOGUE.add("of several wake-ups the last is told", swap(durable.listeners, "joined", _last_of))

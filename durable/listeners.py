@@ -1,4 +1,7 @@
-"""Wake-ups: joined until the loop comes to them, told to all of this process, and a look at the file for other processes."""
+"""Wake-ups inside a process, for providers: joined until the listener's loop comes to them, and numbered.
+
+Providers need not use this; what they owe is in `durable.provider.Wakeup`.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,9 @@ import collections
 import contextvars
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from durable.provider import InstanceRow, StoredMessage, Wakeup
-
-LOOK_S_MIN = 0.005
-LOOK_S_QUIET = 0.05
-LOOK_S_MAX = 0.1
-"""How long between two looks for changes of other processes: while something happens, half a second later, and after
-five seconds of silence, when a look every 50 ms would still cost 0.4 % of a core (a bare timer alone 0.3 %)."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -95,18 +92,18 @@ def joined(wakeups: list[Wakeup], number: int) -> Wakeup:
 
 
 class ListenersOfProcess:
-    """Everybody in this process who listens to a hub of a file, through whichever provider object."""
+    """Everybody in this process who listens to a hub of a store, through whichever provider object."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._listeners: dict[tuple[str, str], list[Listener]] = collections.defaultdict(list)
+        self._listeners: dict[Hashable, list[Listener]] = collections.defaultdict(list)
 
-    def add(self, place: tuple[str, str], listener: Listener) -> None:
-        """Let `listener` hear of changes at `place`: the path and the hub's name."""
+    def add(self, place: Hashable, listener: Listener) -> None:
+        """Let `listener` hear of changes at `place`: whatever names one hub of one store."""
         with self._lock:
             self._listeners[place] = [*self._listeners[place], listener]
 
-    def remove(self, place: tuple[str, str], listener: Listener) -> None:
+    def remove(self, place: Hashable, listener: Listener) -> None:
         """End it; more than once is no error."""
         listener.end()
         with self._lock:
@@ -114,44 +111,6 @@ class ListenersOfProcess:
             if left:
                 self._listeners[place] = left
 
-    def at(self, place: tuple[str, str]) -> list[Listener]:
+    def at(self, place: Hashable) -> list[Listener]:
         """Return who listens there."""
         return self._listeners.get(place) or []
-
-
-class FileWatch:
-    """Looks at a number that every other connection's commit changes; sooner again while something happens."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, version: Callable[[], int | None], changed: Callable[[], None]
-    ) -> None:
-        self._loop = loop
-        self._context = contextvars.copy_context()  # not that of whoever writes: see Listener
-        self._version = version
-        self._changed = changed
-        self._last = version()
-        self._pause_s = LOOK_S_MIN
-        self._timer = loop.call_later(self._pause_s, self._look, context=self._context)
-
-    def hurry(self) -> None:
-        """Look often for a while: this process has written, so that others may soon answer."""
-        if self._pause_s > 2 * LOOK_S_MIN:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(LOOK_S_MIN, self._look, context=self._context)
-        self._pause_s = LOOK_S_MIN
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        version = self._version()
-        if version is not None and version != self._last:
-            if self._last is not None:
-                self._changed()
-            self._last = version
-            self._pause_s = LOOK_S_MIN
-        else:
-            growth = 1.3 if self._pause_s < LOOK_S_QUIET else 1.01
-            self._pause_s = min(self._pause_s * growth, LOOK_S_MAX)
-        self._timer = self._loop.call_later(self._pause_s, self._look, context=self._context)

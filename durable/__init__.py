@@ -15,8 +15,8 @@ import logging
 from durable.activity_context import ActivityContext, current_activity
 from durable.app import App
 from durable.client import Client, Handle, SyncClient, SyncHandle
-from durable.context import Orchestration, OrchestrationContext
-from durable.engine.tasks import Task, when_all, when_any
+from durable.context import Orchestration, OrchestrationContext, when_all, when_any
+from durable.engine.tasks import Task
 from durable.errors import (
     ActivityFailedError,
     ActivityTimeoutError,

@@ -26,6 +26,11 @@ ORCHESTRATION = "o"
 """The kind of ordinary instances. Features add kinds of their own, so that an entity is never a user's id."""
 
 
+ACTIVITY_IS_OVER = "the activity call has an outcome already"
+CHILD_IS_OVER = "the child has an outcome already"
+"""Why the answer to a request is refused that has one."""
+
+
 class InstanceKey(NamedTuple):
     """What an instance is found by: the user's id, and beside it a kind."""
 
@@ -69,6 +74,14 @@ class Arrival(HistoryEvent):
     """What the world answered."""
 
     __slots__ = ()
+
+
+class Answer(Arrival):
+    """What answers one request, that of its `task_id`. A second one is refused, and so is one that nobody waits for."""
+
+    __slots__ = ()
+    task_id: int
+    late: ClassVar[str] = "the request has an answer already, or was given up"
 
 
 class Request(HistoryEvent):
@@ -122,7 +135,7 @@ class ActivityScheduled(Request):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ActivityCompleted(Arrival):
+class ActivityCompleted(Answer):
     """An attempt returned. `attachment`: what a feature sends along with the outcome."""
 
     task_id: int
@@ -131,10 +144,11 @@ class ActivityCompleted(Arrival):
 
     code: ClassVar[int] = 2
     payload_field: ClassVar[str | None] = "result"
+    late: ClassVar[str] = ACTIVITY_IS_OVER
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ActivityFailed(Arrival):
+class ActivityFailed(Answer):
     """An attempt raised, ran into a timeout (`is_timeout`) or was lost with its workers."""
 
     task_id: int
@@ -144,6 +158,7 @@ class ActivityFailed(Arrival):
     last_heartbeat: Payload = None
 
     code: ClassVar[int] = 3
+    late: ClassVar[str] = ACTIVITY_IS_OVER
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -235,7 +250,7 @@ class SubOrchestrationScheduled(Request):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class SubOrchestrationCompleted(Arrival):
+class SubOrchestrationCompleted(Answer):
     """A child returned."""
 
     task_id: int
@@ -244,10 +259,11 @@ class SubOrchestrationCompleted(Arrival):
 
     code: ClassVar[int] = 9
     payload_field: ClassVar[str | None] = "result"
+    late: ClassVar[str] = CHILD_IS_OVER
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class SubOrchestrationFailed(Arrival):
+class SubOrchestrationFailed(Answer):
     """A child failed, was cancelled or terminated, or (`is_refused`) could not be started: its id is in use."""
 
     task_id: int
@@ -256,6 +272,7 @@ class SubOrchestrationFailed(Arrival):
     is_refused: bool = False
 
     code: ClassVar[int] = 10
+    late: ClassVar[str] = CHILD_IS_OVER
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -429,10 +446,14 @@ OUTCOMES = (
 """The events that end a generation."""
 
 
-def values(event: HistoryEvent) -> tuple[bytes | None, bytes | None, int | None]:
-    """Return a request's values: its payload, the digest of the payload's plaintext if it is not itself plain, its due time."""
+def values(event: HistoryEvent) -> tuple[bytes | None, bytes | None, tuple[int | None, bytes | None]]:
+    """Return a request's values: its payload; the digest of the payload's plaintext if it is not itself plain; what is small.
+
+    That is its due time, and the digest of a state that it leaves.
+    """
     payload = getattr(event, event.payload_field) if event.payload_field else None
-    return payload, getattr(event, "digest", None), getattr(event, "due", None)
+    small = getattr(event, "due", None), getattr(event, "state_digest", None)
+    return payload, getattr(event, "digest", None), small
 
 
 def outcome_details(outcome: HistoryEvent) -> FailureDetails | None:
@@ -450,7 +471,16 @@ def _end_details(name: str, message: str) -> FailureDetails:
     return FailureDetails(f"durable.errors.{name}", message, error_bases=("durable.errors.DurableError", "Exception"))
 
 
-_TOLD = {"name": "", "version": "version ", "purpose": "", "instance_id": "", "task_id": "task ", "attempt": "attempt "}
+_TOLD = {
+    "name": "",
+    "key": "",
+    "operation": "operation ",
+    "version": "version ",
+    "purpose": "",
+    "instance_id": "",
+    "task_id": "task ",
+    "attempt": "attempt ",
+}
 """Which fields of a request tell people which one it is."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from durable import events as ev
 from durable.engine.loop import user_place
@@ -41,6 +41,20 @@ class TimerPurpose(enum.Enum):
     RETRY = "retry"
     EVENT = "event timeout"
     TOTAL = "total timeout"
+
+
+class Call(Protocol):
+    """A request that is answered, with the task in which its answer ends up. Features bring their own."""
+
+    task: Task[Any]
+
+    def begin(self) -> None:
+        """Make the request."""
+        ...
+
+    def settle(self, event: Any) -> None:
+        """Take the answer."""
+        ...
 
 
 class ActivityCall:

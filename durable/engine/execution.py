@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from durable import events as ev
 from durable.carried import CARRIED_MAX
-from durable.engine.calls import ActivityCall, ChildCall, TimerPurpose
+from durable.engine.calls import ActivityCall, Call, ChildCall, TimerPurpose
 from durable.engine.divergence import explain, same_values
 from durable.engine.driver import TurnInterrupted, run_program
 from durable.engine.loop import DurableLoop, GenerationEnded, as_running, user_place
@@ -61,15 +61,20 @@ class Execution:
         self.interruption: str | None = None
         self.open_activities: dict[int, ev.ActivityScheduled] = {}
         self.open_children: dict[int, ev.SubOrchestrationScheduled] = {}
+        self.open_requests: dict[int, HistoryEvent] = {}  # those of features
         self.failed_attempts: list[FailedAttempt] = []
         self.farewells: dict[str, Outgoing] = {}
         self.attachment: bytes | None = None
+        self.is_dispensable = False  # nothing would be lost with the instance
+        self.stored_status: bytes | Unchanged | None = (
+            UNCHANGED  # the custom status that its row has, where that is known
+        )
         self.cancel_reason: str | None = None
         self.loop = DurableLoop(self)  # type: ignore[abstract]  # what is abstract is filled in below the class
         self._program = program
         self._main: asyncio.Task[Any] | None = None
         self._failure: BaseException | None = None
-        self._calls: dict[int, ActivityCall | ChildCall] = {}
+        self._calls: dict[int, Call] = {}
         self._timers = Timers()
         self.mailbox = Mailbox()
         self._held: deque[HistoryEvent] = deque()
@@ -196,6 +201,7 @@ class Execution:
             goes_on=self.goes_on,
             custom_status=status,
             memos=memos,
+            is_dispensable=self.is_dispensable and self.outcome is None,
             messages=messages,
             farewells=dict(self.farewells),
             activities=[event for event in scheduled if event.task_id in self.open_activities],
@@ -242,12 +248,10 @@ class Execution:
 
     def _refusal(self, event: HistoryEvent) -> str | None:
         """Say why an arrival is refused; None if it answers something open."""
-        if isinstance(event, ev.ActivityCompleted | ev.ActivityFailed):
-            return None if event.task_id in self.open_activities else "the activity call has an outcome already"
+        if isinstance(event, ev.Answer):
+            return None if event.task_id in self._open_like(event) else event.late
         if isinstance(event, ev.TimerFired):
             return None if self._timers.is_waiting(event.task_id) else "the timer was cancelled or has fired"
-        if isinstance(event, ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed):
-            return None if event.task_id in self.open_children else "the child has an outcome already"
         if isinstance(event, ev.OrchestrationStarted):
             return None if self.started is None else "the orchestration has started already"
         if isinstance(event, ev.OrchestrationCancelRequested):
@@ -262,12 +266,17 @@ class Execution:
             return None if is_awaited else f"{EVENTS_BUFFERED_MAX:,} events wait already"
         return None
 
+    def _open_like(self, answer: ev.Answer) -> dict[int, Any]:
+        """Return the open requests of the kind that an answer is for."""
+        if isinstance(answer, ev.ActivityCompleted | ev.ActivityFailed):
+            return self.open_activities
+        is_of_child = isinstance(answer, ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed)
+        return self.open_children if is_of_child else self.open_requests
+
     def _apply(self, event: HistoryEvent) -> None:
         """Take an arrival in: settle what is open, then hand it to the code, or hold it while suspended."""
-        if isinstance(event, ev.ActivityCompleted | ev.ActivityFailed):
-            self.open_activities.pop(event.task_id, None)
-        elif isinstance(event, ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed):
-            self.open_children.pop(event.task_id, None)
+        if isinstance(event, ev.Answer):
+            self._open_like(event).pop(event.task_id, None)
         elif isinstance(event, ev.OrchestrationSuspended):
             self.is_suspended = True
             return
@@ -289,8 +298,9 @@ class Execution:
             self._deliver(event)
 
     def _deliver(self, event: HistoryEvent) -> None:
+        of_feature = Execution._deliver_outcome if isinstance(event, ev.Answer) else Execution._deliver_event
         try:
-            self.loop.enter(self._deliveries[type(event)], self, event)
+            self.loop.enter(self._deliveries.get(type(event), of_feature), self, event)
             self.loop.run_until_idle()
         except (TurnBudgetExceededError, StoredValueError, GenerationEnded, TurnInterrupted, KeyboardInterrupt):
             raise  # Ctrl-C is meant for the process: it is no failure of whatever instance happens to run
@@ -442,8 +452,8 @@ class Execution:
         self.loop.stop()
         raise GenerationEnded
 
-    def call(self, call: ActivityCall | ChildCall) -> Task[Any]:
-        """Begin an activity call or a child, with its retries; return its task."""
+    def call(self, call: Call) -> Task[Any]:
+        """Begin an activity call or a child, with its retries, or a feature's call; return its task."""
         if not self.is_over:
             call.begin()
         return call.task
@@ -457,6 +467,16 @@ class Execution:
         """Note a scheduled child as open."""
         self.open_children[request.task_id] = request
         self._calls[request.task_id] = call
+
+    def open_request(self, task_id: int, request: HistoryEvent, call: Call) -> None:
+        """Note a feature's request as open: `call` gets its answer."""
+        self.open_requests[task_id] = request
+        self._calls[task_id] = call
+
+    def drop_request(self, task_id: int) -> None:
+        """Give a feature's request up: its answer is refused. Nothing is recorded; what tells the other side is."""
+        self._calls.pop(task_id, None)
+        self.open_requests.pop(task_id, None)
 
     def drop_activity(self, task_id: int) -> None:
         """Give a scheduled attempt up."""

@@ -140,7 +140,7 @@ class GuardedCoroutine(Coroutine[Any, Any, Any]):
         if asyncio.isfuture(awaited):
             what = "a future of another event loop"
             awaited._asyncio_future_blocking = False  # whoever may await it shall find it as it was
-        error = non_durable(what, awaiting_location(self._inner))
+        error = self._loop.refusal(what, awaiting_location(self._inner))
         return self.throw(error)
 
 
@@ -205,6 +205,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
     def __init__(self, host: TimerHost) -> None:
         self.host = host
         self.context = contextvars.Context()
+        self.refusal = non_durable  # of (what, place): the error for what cannot be awaited here
         self._tasks: list[LoopTask] = []
         self.is_closing = False
         self.is_stopped = False
@@ -408,7 +409,7 @@ def _refuse(name: str) -> Callable[..., NoReturn]:
     def refused(self: DurableLoop, *args: Any, **options: Any) -> NoReturn:
         frame = user_frame(2)
         place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "unknown place"
-        raise non_durable(f"what needs `loop.{name}`", place)
+        raise self.refusal(f"what needs `loop.{name}`", place)
 
     return refused
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from durable import events as ev
 from durable.carried import CarriedChange
@@ -12,11 +13,19 @@ from durable.records import Record
 from durable.retry import FailedAttempt
 
 
+class Beginning(NamedTuple):
+    """A run that begins with a message to an instance that is not there: the name of what runs, and its first event."""
+
+    name: str
+    event: HistoryEvent
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outgoing:
     """A message that a turn sends. With `start` it begins another orchestration; else `event` is delivered.
 
-    `run_id` and `generation` limit it to that run and generation; `sender` is the request that it carries out.
+    `run_id` and `generation` limit it to that run and generation; `sender` is the request that it carries out. `begins`: what
+    begins where the target is not there, or has ended. `visible_at`: the time at which `event` is delivered, if not at once.
     """
 
     target: InstanceKey
@@ -26,6 +35,8 @@ class Outgoing:
     start: ev.SubOrchestrationScheduled | None = None
     is_control: bool = False
     sender: TaskRef | None = None
+    begins: Beginning | None = None
+    visible_at: int = 0
 
 
 class Unchanged:
@@ -58,6 +69,7 @@ class Turn:
     goes_on: bool  # it has more to do at once: another turn shall come, with or without arrivals
     custom_status: bytes | Unchanged | None
     memos: Sequence[tuple[str, bytes, int]]
+    is_dispensable: bool  # it holds nothing worth keeping: it goes with this commit, unless something waits for it
     # In the same transaction (a large turn: afterwards, by the owner, in this order and idempotently).
     messages: Sequence[Outgoing]
     # Kept in the row, for whichever commit ends the run.
@@ -81,6 +93,16 @@ class Sender:
     attachment: bytes | None = None
 
 
+MessagesOf: TypeAlias = Callable[[Any, Sender], Iterator[Outgoing]]
+
+_messages_of: dict[type[HistoryEvent], MessagesOf] = {}
+
+
+def register_messages(cls: type[HistoryEvent], messages_of: MessagesOf) -> None:
+    """Say what a request of a feature's own sends, by the request and its sender alone. Features call it for theirs."""
+    _messages_of[cls] = messages_of
+
+
 def outgoing_messages(record: Record, sender: Sender) -> Iterator[Outgoing]:
     """Give the messages that a record calls for, in order. The record is the outbox: this is all there is to send."""
     me = (*sender.key, sender.run_id, sender.generation)
@@ -97,6 +119,8 @@ def outgoing_messages(record: Record, sender: Sender) -> Iterator[Outgoing]:
             yield Outgoing(target, ev.OrchestrationCancelRequested(reason), run_id=event.run_id, is_control=True)
         elif isinstance(event, ev.OUTCOMES):
             yield from outcome_messages(event, sender)
+        elif type(event) in _messages_of:
+            yield from _messages_of[type(event)](event, sender)
 
 
 def outcome_messages(outcome: HistoryEvent, sender: Sender) -> Iterator[Outgoing]:

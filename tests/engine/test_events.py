@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from durable import events as ev
-from durable.context import Orchestration, OrchestrationContext
+from durable.context import Orchestration, OrchestrationContext, when_any
 from durable.engine import execution as engine
-from durable.engine.tasks import when_any
 from durable.errors import EventDataError, InvalidInputError
 from tests.engine.harness import Play, names
 

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from durable import events as ev
-from durable.context import Orchestration, OrchestrationContext
-from durable.engine.tasks import when_all
+from durable.context import Orchestration, OrchestrationContext, when_all
 from durable.errors import ActivityFailedError
 from durable.retry import RetryPolicy
 from tests.engine.harness import Play, names

@@ -17,9 +17,9 @@ import pytest
 
 from durable import events as ev
 from durable.app import App
-from durable.context import Orchestration, OrchestrationContext
+from durable.context import Orchestration, OrchestrationContext, when_all, when_any
 from durable.engine.execution import Execution
-from durable.engine.tasks import Task, when_all, when_any
+from durable.engine.tasks import Task
 from durable.errors import ActivityFailedError, DurableError
 from durable.events import InstanceKey
 from durable.payloads import Compression, Sealer, encode

@@ -19,6 +19,8 @@ GROUP: Final = "durable.providers"
 
 INSTALLED_BY: Final = {
     "memory": "durable-orchestration",
+    "postgres": "durable-orchestration[postgres]",
+    "postgresql": "durable-orchestration[postgres]",
     "sqlite": "durable-orchestration",
 }
 """Schemes of engines that we know of, and what to install for each."""
@@ -47,7 +49,11 @@ def _engine(scheme: str) -> Callable[[str, Ports], Provider]:
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if scheme not in found:
         raise StoreError(_unknown(scheme, sorted(found)))
-    return cast("Callable[[str, Ports], Provider]", found[scheme].load())
+    try:
+        return cast("Callable[[str, Ports], Provider]", found[scheme].load())
+    except ModuleNotFoundError as error:
+        remedy = f"pip install '{INSTALLED_BY.get(scheme, error.name)}'"
+        raise StoreError(f"the storage engine for '{scheme}://' needs the package '{error.name}'; {remedy}") from error
 
 
 def _unknown(scheme: str, known: list[str]) -> str:

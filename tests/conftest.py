@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import replays
+from tests.postgres_server import PostgresServer, folder_in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,6 +103,21 @@ def _store_of(item: pytest.Item) -> str | None:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec")
         else None
     )
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server for the whole run of this process; it keeps nothing, see `tests/postgres_server.py`."""
+    server = PostgresServer(folder_in_memory())
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The URL of an empty database."""
+    return postgres_server.empty_database()
 
 
 @pytest.fixture(params=["memory", "sqlite"])

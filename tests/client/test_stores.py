@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ def test_a_provider_is_handed_through() -> None:
     ("url", "says"),
     [
         ("redis://:secret@host/1", r"redis://.*known: .*memory://.*sqlite://.*durable\.providers"),
-        ("postgresql://u:secret@host/db", r"postgresql://.*known: .*sqlite://"),
+        ("mysql://u:secret@host/db", r"mysql://.*known: .*sqlite://"),
         ("hello.db", "sqlite:///"),
         ("", "sqlite:///"),
         ("://x", "sqlite:///"),
@@ -35,6 +37,17 @@ def test_what_is_no_store_is_named_with_a_remedy(url: str, says: str) -> None:
     with pytest.raises(StoreError, match=says) as caught:
         Client(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_an_engine_whose_driver_is_not_installed_says_what_to_install(scheme: str) -> None:
+    program = (
+        "import sys; sys.modules['asyncpg'] = None\n"
+        f"import durable\ntry: durable.Client('{scheme}://u:secret@host/db')\nexcept durable.StoreError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert "pip install 'durable-orchestration[postgres]'" in said
+    assert "secret" not in said
 
 
 @pytest.mark.parametrize("store", [None, 5, object(), b"memory://"])

@@ -96,7 +96,11 @@ PURE_NEVER_IMPORT = ("time", "uuid", "os", "socket", "threading", "logging", "se
 ENGINES_OF_STORAGE_MAY_IMPORT = frozenset(
     {"durable.errors", "durable.listeners", "durable.ports", "durable.provider", "durable.urls"}
 )
-DRIVERS = {"durable_memory": frozenset[str](), "durable_sqlite": frozenset({"aiosqlite"})}
+DRIVERS = {
+    "durable_memory": frozenset[str](),
+    "durable_postgres": frozenset({"asyncpg"}),
+    "durable_sqlite": frozenset({"aiosqlite"}),
+}
 
 THIRD_PARTY_OF_THE_CORE = frozenset({"aiosqlite", "msgpack", "pydantic", "pydantic_core", "typing_extensions"})
 # The conformance suite is for authors of storage engines, who have the `testing` extra.

@@ -103,8 +103,7 @@ def test_the_package_says_that_it_is_typed() -> None:
     assert (ROOT / "durable" / "py.typed").exists()
 
 
-def test_both_stores_are_found_by_scheme() -> None:
+def test_all_stores_are_found_by_scheme() -> None:
     schemes = {entry.name: entry for entry in entry_points(group="durable.providers")}
-    assert {"memory", "sqlite"} <= set(schemes)
-    assert callable(schemes["memory"].load())
-    assert callable(schemes["sqlite"].load())
+    for scheme in ("memory", "sqlite", "postgresql", "postgres"):
+        assert callable(schemes[scheme].load())

@@ -15,8 +15,8 @@ from typing import Any
 import msgpack
 
 from durable.errors import HistoryDamagedError
-from durable.events import ActivityScheduled, HistoryEvent, InstanceKey, TaskRef
-from durable.provider import InstanceRow, Memo, partition_of
+from durable.events import ActivityScheduled, HistoryEvent, InstanceKey, OrchestrationStarted, TaskRef
+from durable.provider import Expects, InstanceRow, Memo, Message, partition_of
 from durable.records import decode_event, decode_events, encode_event, reason_of, require, unpack
 
 DROPPED_KEPT_US = 30 * 24 * 3600 * 1_000_000
@@ -79,6 +79,19 @@ def new_row(
         parent_run_id=parent.run_id if parent else None,
         parent_task=parent_task,
     )
+
+
+def beginning_message(
+    key: InstanceKey, partitions: int, run_id: str, name: str, event: HistoryEvent, *, now: int
+) -> Message:
+    """Return the message that begins a run without an input, of what is called `name`, with an event that it is for.
+
+    It stands in for a message to an instance that is not there, or has ended.
+    """
+    row = new_row(key, partitions, run_id, name, None, now=now, scheduled_at=now, payload=None)
+    started = OrchestrationStarted(name, None, None, run_id, "", scheduled_for=now)
+    data = encode_arrivals([started, event])
+    return Message(key, row.partition, data, start=row, expects=Expects.ABSENT_OR_FINISHED)
 
 
 def dropped_memo(run_id: str, what: str, name: str, reason: str, now: int) -> Memo:

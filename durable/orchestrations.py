@@ -1,7 +1,8 @@
 """Between the engine and a registered orchestrator: what the worker makes executions with.
 
 The engine knows programs, encoded values and details; an orchestrator is a function with types. `OrchestrationRunner` is
-the edge between them, one for each definition, shared by all its instances.
+the edge between them, one for each definition, shared by all its instances. What runs instances of another kind is
+registered by the feature that they belong to.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 from durable.app import App, OrchestratorDefinition
 from durable.context import OrchestrationContext, Plans
 from durable.engine.execution import Execution
-from durable.errors import FailureDetails, InvalidInputError, StoredValueError
-from durable.events import InstanceKey, OrchestrationFailed, OrchestrationStarted
+from durable.errors import FailureDetails, InvalidInputError, StoredValueError, UnknownNameError
+from durable.events import ORCHESTRATION, InstanceKey, OrchestrationFailed, OrchestrationStarted
 from durable.failures import describe
 from durable.payloads import PayloadError, Sealer, check, digest
 
@@ -25,8 +26,8 @@ LOGGER_NAME: Final = "durable.orchestration"
 _UNCHANGEABLE: Final = (str, bytes, int, float, bool, type(None))
 
 
-class OrchestrationRunner:
-    """Makes executions of one orchestrator, and is the ports through which they reach the edge.
+class Edge:
+    """What the engine needs from outside, for the executions of one definition.
 
     `strict`: a value that differs on replay stalls its instance; else it is logged, counted in `value_differences`, and
     passed to `on_value_difference`.
@@ -34,21 +35,46 @@ class OrchestrationRunner:
 
     def __init__(
         self,
-        app: App,
-        definition: OrchestratorDefinition,
         sealer: Sealer,
         *,
         strict: bool = False,
         logger: logging.Logger | None = None,
         on_value_difference: Callable[[str], None] | None = None,
     ) -> None:
-        self.definition = definition
         self.strict = strict
         self.value_differences = 0
-        self._plans = Plans(app, sealer)
         self._sealer = sealer
         self._logger = logger or logging.getLogger(LOGGER_NAME)
         self._on_value_difference = on_value_difference
+
+    def seal(self, plain: bytes) -> tuple[bytes, bytes | None]:
+        """Return the stored form of an encoded value, and its digest where the two differ."""
+        stored = self._sealer.seal(plain)
+        return stored, None if stored is plain else digest(plain)
+
+    def digest(self, plain: bytes) -> bytes:
+        """Return the digest of an encoded value."""
+        return digest(plain)
+
+    def describe(self, error: BaseException) -> FailureDetails:
+        """Return the details of an exception that left the user's code."""
+        return describe(error)
+
+    def value_differs(self, explanation: str) -> None:
+        """Count and log a value that differs on replay; the recorded one is used."""
+        self.value_differences += 1
+        self._logger.warning("%s", explanation)
+        if self._on_value_difference is not None:
+            self._on_value_difference(explanation)
+
+
+class OrchestrationRunner(Edge):
+    """Makes executions of one orchestrator, and is the ports through which they reach the edge; options as `Edge` says."""
+
+    def __init__(self, app: App, definition: OrchestratorDefinition, sealer: Sealer, **options: Any) -> None:
+        super().__init__(sealer, **options)
+        self.definition = definition
+        self._plans = Plans(app, sealer)
         self._what_result = f"result of orchestrator '{definition.name}'"
         self._what_input = f"input of orchestrator '{definition.name}'"
 
@@ -96,33 +122,75 @@ class OrchestrationRunner:
                 return _own_copy(definition.default_input())
         return self._plans.decode(started.input, definition.input_annotation, self._what_input)
 
-    # ---- the engine's ports
-
-    def seal(self, plain: bytes) -> tuple[bytes, bytes | None]:
-        """Return the stored form of an encoded value, and its digest where the two differ."""
-        stored = self._sealer.seal(plain)
-        return stored, None if stored is plain else digest(plain)
-
-    def digest(self, plain: bytes) -> bytes:
-        """Return the digest of an encoded value."""
-        return digest(plain)
-
-    def describe(self, error: BaseException) -> FailureDetails:
-        """Return the details of an exception that left the orchestrator."""
-        return describe(error)
-
     def encode_result(self, value: Any) -> bytes:
         """Return the payload of what the orchestrator returned. Raises InvalidInputError, LimitExceededError."""
         return check(value, self.definition.result_annotation, what=self._what_result)
-
-    def value_differs(self, explanation: str) -> None:
-        """Count and log a value that differs on replay; the recorded one is used."""
-        self.value_differences += 1
-        self._logger.warning("%s", explanation)
-        if self._on_value_difference is not None:
-            self._on_value_difference(explanation)
 
 
 def _own_copy(default: Any) -> Any:
     """Return a default that no other instance and no replay shares: a list that one appends to would differ the next time."""
     return default if isinstance(default, _UNCHANGEABLE) else copy.deepcopy(default)
+
+
+# ---- instances of every kind
+
+
+class Runner(Protocol):
+    """Makes executions of one definition."""
+
+    def new_execution(self, key: InstanceKey, run_id: str, generation: int) -> Execution:
+        """Return an execution, to be fed with the records of that generation."""
+        ...
+
+
+class Runnable(Protocol):
+    """What an app knows of something that instances run."""
+
+    @property
+    def exact_version(self) -> str:
+        """Its version in canonical spelling, "0" for none."""
+        ...
+
+
+class InstanceKind(NamedTuple):
+    """How the instances of one kind are run.
+
+    `served`: what workers announce those as that they can run. `find(app, name, version)` returns a definition, the newest
+    without a version; raises UnknownNameError. `make_runner(app, definition, sealer, strict)` is called once for each.
+    """
+
+    served: str
+    find: Callable[[App, str, str | None], Runnable]
+    make_runner: Callable[[App, Any, Sealer, bool], Runner]
+
+
+def _orchestration_runner(app: App, definition: OrchestratorDefinition, sealer: Sealer, strict: bool) -> Runner:
+    return OrchestrationRunner(app, definition, sealer, strict=strict)
+
+
+_kinds = {
+    ORCHESTRATION: InstanceKind(
+        OrchestratorDefinition.kind,
+        lambda app, name, version: app.find_orchestrator(name, version),
+        _orchestration_runner,
+    )
+}
+
+
+def register_kind(kind: str, how: InstanceKind) -> None:
+    """Say how instances of a kind are run. Features call it for their own. Raises ValueError for a kind that is taken."""
+    if _kinds.setdefault(kind, how) is not how:
+        raise ValueError(f"the kind '{kind}' of instances belongs to another feature")
+
+
+def served_as(key: InstanceKey) -> str:
+    """Return what workers announce what an instance runs as; of a kind of which nothing is known here, the kind."""
+    return _kinds[key.kind].served if key.kind in _kinds else key.kind
+
+
+def kind_of(key: InstanceKey) -> InstanceKind:
+    """Return how an instance is run. Raises UnknownNameError for a kind of which nothing is known here."""
+    found = _kinds.get(key.kind)
+    if found is None:
+        raise UnknownNameError(f"'{key.id}' is an instance of the kind '{key.kind}', which this version does not know")
+    return found

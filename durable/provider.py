@@ -250,7 +250,9 @@ class Step:
     its messages; they are deleted. `changes` are further columns of the row, by name. `drop_generations_below` deletes older
     history of the run, `drop_generations` that of any numbers. `queue_adds` and `queue_drops` change the activity queue, drops
     first; a final status then removes all its queue rows. `replaced_by`: the row (now final) is kept as an ended run and this
-    one takes its place. `messages` and `memos` are indexes, in the batch, of those that this step sends: if it is refused they
+    one takes its place. `removes_if_idle`: where no message but the consumed ones waits for the instance, delayed ones too,
+    it is removed with its history, its memos and its ended runs, as by `purge`, though it is unfinished; else it stays as this
+    step leaves it. `messages` and `memos` are indexes, in the batch, of those that this step sends: if it is refused they
     are left out, and with a memo that the store refuses it is. A step clears `slow_turns` and `slow_since`.
     """
 
@@ -266,6 +268,7 @@ class Step:
     queue_adds: Sequence[ActivityRow] = ()
     queue_drops: Sequence[TaskAddress] = ()
     replaced_by: InstanceRow | None = None
+    removes_if_idle: bool = False
     messages: Sequence[int] = ()
     memos: Sequence[int] = ()
 

@@ -129,7 +129,7 @@ class ActivityCall:
             "" if execution.is_replaying else user_place(),
         )
         self._current = task_id
-        execution.open_activity(execution.emit(request), self)
+        execution.open_request(execution.emit(request), self)
 
     def settle(self, event: HistoryEvent) -> None:
         """Take an attempt's outcome: the result, another attempt, or the failure."""
@@ -222,7 +222,7 @@ class ChildCall:
         self._attempt += 1
         task_id = execution.new_task_id()
         self._current = task_id
-        execution.open_child(execution.emit(self._make(self._attempt, task_id)), self)
+        execution.open_request(execution.emit(self._make(self._attempt, task_id)), self)
 
     def settle(self, event: HistoryEvent) -> None:
         """Take a child's outcome: the result, another attempt, or the failure."""

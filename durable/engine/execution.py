@@ -23,12 +23,13 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from durable import events as ev
 from durable.carried import CARRIED_MAX
-from durable.engine.calls import ActivityCall, Call, ChildCall, TimerPurpose
+from durable.engine.calls import Call, TimerPurpose
 from durable.engine.divergence import explain, same_values
 from durable.engine.driver import TurnInterrupted, run_program
 from durable.engine.loop import DurableLoop, GenerationEnded, as_running, user_place
 from durable.engine.mailbox import DecodeEvent, Mailbox
 from durable.engine.ports import Ports, Program
+from durable.engine.requests import Requests
 from durable.engine.tasks import Task
 from durable.engine.timers import DUE_MAX, Timers
 from durable.engine.turn import UNCHANGED, Outgoing, Sender, Turn, Unchanged, opening_record, outgoing_messages
@@ -59,9 +60,9 @@ class Execution:
         self.is_suspended = False
         self.history_bytes = 0
         self.interruption: str | None = None
-        self.open_activities: dict[int, ev.ActivityScheduled] = {}
-        self.open_children: dict[int, ev.SubOrchestrationScheduled] = {}
-        self.open_requests: dict[int, HistoryEvent] = {}  # those of features
+        self._requests = Requests()
+        self.open_activities = self._requests.activities
+        self.open_children = self._requests.children
         self.failed_attempts: list[FailedAttempt] = []
         self.farewells: dict[str, Outgoing] = {}
         self.attachment: bytes | None = None
@@ -74,7 +75,6 @@ class Execution:
         self._program = program
         self._main: asyncio.Task[Any] | None = None
         self._failure: BaseException | None = None
-        self._calls: dict[int, Call] = {}
         self._timers = Timers()
         self.mailbox = Mailbox()
         self._held: deque[HistoryEvent] = deque()
@@ -249,7 +249,7 @@ class Execution:
     def _refusal(self, event: HistoryEvent) -> str | None:
         """Say why an arrival is refused; None if it answers something open."""
         if isinstance(event, ev.Answer):
-            return None if event.task_id in self._open_like(event) else event.late
+            return None if self._requests.is_open(event) else event.late
         if isinstance(event, ev.TimerFired):
             return None if self._timers.is_waiting(event.task_id) else "the timer was cancelled or has fired"
         if isinstance(event, ev.OrchestrationStarted):
@@ -266,17 +266,10 @@ class Execution:
             return None if is_awaited else f"{EVENTS_BUFFERED_MAX:,} events wait already"
         return None
 
-    def _open_like(self, answer: ev.Answer) -> dict[int, Any]:
-        """Return the open requests of the kind that an answer is for."""
-        if isinstance(answer, ev.ActivityCompleted | ev.ActivityFailed):
-            return self.open_activities
-        is_of_child = isinstance(answer, ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed)
-        return self.open_children if is_of_child else self.open_requests
-
     def _apply(self, event: HistoryEvent) -> None:
         """Take an arrival in: settle what is open, then hand it to the code, or hold it while suspended."""
         if isinstance(event, ev.Answer):
-            self._open_like(event).pop(event.task_id, None)
+            self._requests.close(event)
         elif isinstance(event, ev.OrchestrationSuspended):
             self.is_suspended = True
             return
@@ -322,7 +315,7 @@ class Execution:
             self._main = self.loop.create_task(main, context=self.loop.context)
 
     def _deliver_outcome(self, event: Any) -> None:
-        call = self._calls.pop(event.task_id, None)
+        call = self._requests.take_call(event.task_id)
         if call is not None:
             call.settle(event)
 
@@ -458,36 +451,25 @@ class Execution:
             call.begin()
         return call.task
 
-    def open_activity(self, request: ev.ActivityScheduled, call: ActivityCall) -> None:
-        """Note a scheduled attempt as open."""
-        self.open_activities[request.task_id] = request
-        self._calls[request.task_id] = call
-
-    def open_child(self, request: ev.SubOrchestrationScheduled, call: ChildCall) -> None:
-        """Note a scheduled child as open."""
-        self.open_children[request.task_id] = request
-        self._calls[request.task_id] = call
-
-    def open_request(self, task_id: int, request: HistoryEvent, call: Call) -> None:
-        """Note a feature's request as open: `call` gets its answer."""
-        self.open_requests[task_id] = request
-        self._calls[task_id] = call
+    def open_request(self, request: HistoryEvent, call: Call) -> None:
+        """Note an attempt, a child or a feature's request as open: `call` gets its answer."""
+        self._requests.open(request, call)
 
     def drop_request(self, task_id: int) -> None:
         """Give a feature's request up: its answer is refused. Nothing is recorded; what tells the other side is."""
-        self._calls.pop(task_id, None)
-        self.open_requests.pop(task_id, None)
+        self._requests.take_call(task_id)
+        self._requests.others.pop(task_id, None)
 
     def drop_activity(self, task_id: int) -> None:
         """Give a scheduled attempt up."""
-        self._calls.pop(task_id, None)
+        self._requests.take_call(task_id)
         if task_id in self.open_activities and not self.is_over:
             self.emit(ev.ActivityCancelled(task_id))
             del self.open_activities[task_id]
 
     def drop_child(self, task_id: int) -> None:
         """Give a child up: it is cancelled."""
-        self._calls.pop(task_id, None)
+        self._requests.take_call(task_id)
         child = self.open_children.get(task_id)
         if child is not None and not self.is_over:
             self.emit(ev.SubOrchestrationCancelled(task_id, child.instance_id, child.run_id, child.kind))

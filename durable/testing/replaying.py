@@ -16,7 +16,7 @@ from durable.engine.execution import Execution
 from durable.errors import DivergenceError
 from durable.events import HistoryEvent
 from durable.history import History
-from durable.orchestrations import OrchestrationRunner
+from durable.orchestrations import kind_of
 from durable.records import Record, encode_record
 
 
@@ -85,8 +85,9 @@ def _new_execution(app: App, history: History, *, strict: bool) -> Execution:
     """Return an execution of the very version that wrote the history."""
     arrivals = (event for record in history.records for event in record.events)
     started = next((event for event in arrivals if isinstance(event, ev.OrchestrationStarted)), None)
-    definition = app.find_orchestrator(history.name, started.version if started is not None else None)
-    runner = OrchestrationRunner(app, definition, history.sealer, strict=strict)
+    kind = kind_of(history.key)
+    definition = kind.find(app, history.name, started.version if started is not None else None)
+    runner = kind.make_runner(app, definition, history.sealer, strict)
     return runner.new_execution(history.key, history.run_id, history.generation)
 
 

@@ -33,8 +33,8 @@ class HandOver:
         self._joined: set[str] = set()  # those of them that the look before did not see
         self._load: collections.Counter[str] = collections.Counter()  # how many partitions each of them has
         self._lacking: dict[
-            int, dict[tuple[str, str | None], int]
-        ] = {}  # by partition: name and version, noted after which look
+            int, dict[tuple[str, str, str | None], int]
+        ] = {}  # by partition: kind, name and version, noted after which look
         self._looks = 0
         self._trails: dict[int, tuple[str, ...]] = {}  # of the partitions that were handed to this worker
         self._moved_at: dict[int, float] = {}  # when a partition was last offered by, or handed to, this worker
@@ -59,13 +59,13 @@ class HandOver:
             del self.offers[partition]
         return bool(over)
 
-    def lacks(self, partition: int, name: str, version: str | None) -> bool | None:
-        """Note that an instance of this partition has an orchestrator that this worker's app lacks.
+    def lacks(self, partition: int, name: str, version: str | None, *, kind: str = ORCHESTRATOR) -> bool | None:
+        """Note that an instance of this partition has an orchestrator, or what its kind runs, that this worker's app lacks.
 
         Tells whether another live worker has it; None before this worker has looked for one.
         """
-        noted = self._lacking.setdefault(partition, {}).setdefault((name, version), self._looks)
-        if any(other.runs(ORCHESTRATOR, name, version) for other in self._others.values()):
+        noted = self._lacking.setdefault(partition, {}).setdefault((kind, name, version), self._looks)
+        if any(other.runs(kind, name, version) for other in self._others.values()):
             return True
         return False if self._looks > noted else None
 
@@ -91,7 +91,7 @@ class HandOver:
         return {
             lease_id
             for lease_id, other in self._others.items()
-            if any(other.runs(ORCHESTRATOR, name, version) for name, version in lacking)
+            if any(other.runs(kind, name, version) for kind, name, version in lacking)
         }
 
     def offered(self, lease_id: str, offers: dict[int, Offer]) -> None:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from durable.errors import LeaseLostError, StoreError
+from durable.orchestrations import served_as
 from durable.provider import LEASE_US, InstanceRow, Lease, LeaseView, OtherLease, Provider
 from durable.worker.announcement import Announcement, Offer
 from durable.worker.clock import StoreClock
@@ -96,7 +97,7 @@ class LeaseKeeper:
 
         Returns how long the instance is left alone for that, in microseconds; 0: there is no such worker.
         """
-        is_known = self._hand_over.lacks(row.partition, row.name, row.version)
+        is_known = self._hand_over.lacks(row.partition, row.name, row.version, kind=served_as(row.key))
         if is_known is None:
             self._wake.set()
             return LOOKED_FOR_US

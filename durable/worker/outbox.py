@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from durable import events as ev
 from durable.engine.turn import Outgoing, Sender
 from durable.errors import FailureDetails, InstanceAlreadyExistsError, qualified_name
 from durable.events import InstanceKey, TaskRef
-from durable.messages import dropped_memo, encode_arrivals, new_row
+from durable.messages import beginning_message, dropped_memo, encode_arrivals, new_row
 from durable.provider import Expects, InstanceRow, Memo, Message, Priority, StoredMessage, partition_of
 
 
@@ -15,14 +17,26 @@ def to_message(outgoing: Outgoing, row: InstanceRow, depth: int, partitions: int
     if outgoing.start is not None:
         return _start_message(outgoing.start, outgoing.sender, row, depth, partitions, now)
     assert outgoing.event is not None, "a message carries an event or a start"
+    otherwise: Message | Memo | None = _undelivered(outgoing, outgoing.event, row, now)
+    if outgoing.begins is not None:
+        assert outgoing.sender is not None, "the id of a run that begins so follows from the request behind it"
+        name, event = outgoing.begins
+        run_id = f"{now // 1000:012x}{_mark_of(outgoing.sender)}"
+        otherwise = beginning_message(outgoing.target, partitions, run_id, name, event, now=now)
     return Message(
         target=outgoing.target,
         partition=partition_of(outgoing.target, partitions),
         data=encode_arrivals([outgoing.event], outgoing.generation),
         priority=Priority.CONTROL if outgoing.is_control else Priority.NORMAL,
+        visible_at=outgoing.visible_at,
         run_id=outgoing.run_id,
-        otherwise=_undelivered(outgoing, outgoing.event, row, now),
+        otherwise=otherwise,
     )
+
+
+def _mark_of(request: TaskRef) -> str:
+    """Return digits that are those of one request, and of no other."""
+    return hashlib.blake2b("\0".join(map(str, request)).encode(), digest_size=10).hexdigest()
 
 
 def _undelivered(outgoing: Outgoing, event: ev.HistoryEvent, row: InstanceRow, now: int) -> Memo | None:
@@ -33,7 +47,10 @@ def _undelivered(outgoing: Outgoing, event: ev.HistoryEvent, row: InstanceRow, n
         return dropped_memo(row.run_id, "event sent", event.name, reason, now + outgoing.sender.task_id)
     if outgoing.run_id is None or outgoing.is_control:  # a cancel comes too late for a child that has ended: no loss
         return None
-    reason = f"the end of '{row.key.id}' came after that of its parent"
+    is_of_child = isinstance(event, ev.EventRaised | ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed)
+    reason = f"the answer of '{row.key.id}' came after the end of the run that had asked for it"
+    if is_of_child:
+        reason = f"the end of '{row.key.id}' came after that of its parent"
     name = str(getattr(event, "name", None) or getattr(event, "task_id", ""))
     return dropped_memo(outgoing.run_id, type(event).__name__, name, reason, now)
 

@@ -464,6 +464,10 @@ class Owner:
         if step.queue_adds:
             self.attempts.offer(step.queue_adds)
         self._note_due(live, row, before)
+        if step.removes_if_idle:  # it may be gone, or not: whoever has more for it looks
+            live.is_row_stale = True
+            self._turns.close(live.drop_execution())
+            self._cache.discard(live.key)
         self._rest(live)
 
     def _note_due(self, live: LiveInstance, row: InstanceRow, before: InstanceRow | None) -> None:

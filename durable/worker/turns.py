@@ -29,7 +29,7 @@ from durable.errors import (
 )
 from durable.events import HistoryEvent
 from durable.messages import encode_activity
-from durable.orchestrations import OrchestrationRunner
+from durable.orchestrations import Runnable, Runner, kind_of
 from durable.payloads import Sealer
 from durable.provider import (
     ActivityRow,
@@ -117,21 +117,26 @@ class Turns:
         self._strict = strict
         self._is_held = is_held
         self._unreserve = unreserve
-        self._runners: dict[tuple[str, str | None], OrchestrationRunner] = {}
+        self._runners: dict[tuple[str, str, str | None], Runner] = {}
 
     # ---- executions
 
     def new_execution(self, row: InstanceRow) -> Execution:
         """Return an execution of the row's present generation, to be fed. Raises UnknownNameError."""
-        runner = self._runners.get((row.name, row.version))
+        program = (row.key.kind, row.name, row.version)
+        runner = self._runners.get(program)
         if runner is None:
-            definition = self._app.find_orchestrator(row.name, row.version)  # no version yet: the newest
-            runner = OrchestrationRunner(self._app, definition, self._sealer, strict=self._strict)
-            self._runners[row.name, row.version] = runner
+            definition = self._definition_of(row, row.version)  # no version yet: the newest
+            runner = kind_of(row.key).make_runner(self._app, definition, self._sealer, self._strict)
+            self._runners[program] = runner
         execution = runner.new_execution(row.key, row.run_id, row.generation)
+        execution.stored_status = row.custom_status
         if row.generation:  # what an earlier generation left to be said at the end of the run
             execution.farewells.update(OwnerState.decode(row.state).farewells)
         return execution
+
+    def _definition_of(self, row: InstanceRow, version: str | None) -> Runnable:
+        return kind_of(row.key).find(self._app, row.name, version)
 
     def feed(self, execution: Execution, record: Record, size_bytes: int) -> None:
         """Replay one record, watched."""
@@ -271,7 +276,7 @@ class Turns:
         fitted: list[HistoryEvent] = []
         for event in arrivals:
             if isinstance(event, ev.OrchestrationStarted):
-                definition = self._app.find_orchestrator(row.name, row.version)
+                definition = self._definition_of(row, row.version)
                 fitted.append(dataclasses.replace(event, version=definition.exact_version, python=PYTHON))
             elif isinstance(event, ev.OrchestrationResumed) and execution.held_count > ARRIVALS_MAX:
                 fitted.append(dataclasses.replace(event, at_most=ARRIVALS_MAX))
@@ -346,6 +351,7 @@ class Turns:
                 drop_generations=journal.drops,
                 queue_adds=adds,
                 queue_drops=drops,
+                removes_if_idle=turn.is_dispensable and state.cursor is None,
             ),
         )
 
@@ -369,7 +375,7 @@ class Turns:
         started: Any = opening.events[0]
         if started.version is None:
             try:
-                started = dataclasses.replace(started, version=self._app.newest(row.name).exact_version)
+                started = dataclasses.replace(started, version=self._definition_of(row, None).exact_version)
             except UnknownNameError:  # it stalls there, with that reason
                 pass
         started = dataclasses.replace(started, python=PYTHON)
@@ -492,7 +498,9 @@ class Turns:
         adds = [self.queue_row(row, item, now) for item in sending if isinstance(item, Offer)]
         prepared = Prepared(live, messages=[to_message(item, row, depth, self._partitions, now) for item in messages])
         open_work = row.open_work if live.outbox else max(row.open_work - 1, 0)
-        step = dataclasses.replace(self.steps.quiet(row, state, open_work=open_work), queue_adds=adds)
+        is_dispensable = not live.outbox and live.execution is not None and live.execution.is_dispensable
+        step = self.steps.quiet(row, state, open_work=open_work)
+        step = dataclasses.replace(step, queue_adds=adds, removes_if_idle=is_dispensable)
         if live.ending is not None and not live.outbox:
             changes: dict[str, Any] = {} if row.stall_reason is None else {"stall_reason": None}
             status = end_changes(live.ending, changes, max(now, row.updated_at))

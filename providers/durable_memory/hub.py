@@ -51,6 +51,7 @@ from durable.provider import (
 )
 from durable_memory.listings import is_wanted, page_of
 from durable_memory.refusal import REFUSALS, refusal_of_all, refusal_of_memo, refusal_of_message, refusal_of_step
+from durable_memory.rows import Changes, LeaseRow, QueueEntry
 
 logger = logging.getLogger("durable.memory")
 
@@ -60,31 +61,6 @@ FORGOTTEN_AFTER_US = 3600 * 1_000_000
 PROGRESS_COLUMNS = tuple(field.name for field in dataclasses.fields(Progress))
 FIXED_COLUMNS = frozenset({"key", "partition", "run_id"})
 CHANGEABLE_COLUMNS = frozenset(field.name for field in dataclasses.fields(InstanceRow)) - FIXED_COLUMNS
-
-
-@dataclasses.dataclass(slots=True)
-class LeaseRow:
-    """A lease as stored, with the answers to its last commit and its last submit."""
-
-    lease_id: str
-    name: str
-    announcement: bytes
-    is_worker: bool
-    expires_at: int
-    epoch: int = 1
-    commit_number: int = 0
-    commit_answer: Committed | None = None
-    submit_number: int = 0
-    submit_answer: Sequence[Delivery] = ()
-
-
-@dataclasses.dataclass(slots=True)
-class QueueEntry:
-    """An activity row with its age and the lease that has claimed it."""
-
-    row: ActivityRow
-    age: int
-    claimer: str | None = None
 
 
 class MemoryHub:
@@ -306,9 +282,11 @@ class MemoryHub:
         rows = [self._apply(step) for step in steps]
         for sequence in batch.consumed:
             self._inbox.pop(sequence, None)
+        gone = self._remove_idle({step.key for step in steps if step.removes_if_idle})
         unsent = [batch.steps[index] for index in refused]
+        rows = [row for row in rows if row.key not in gone]
         rows += [step.replaced_by for step in steps if step.replaced_by is not None]
-        wakeup = _Changes(rows, activities=any(step.queue_adds for step in steps))
+        wakeup = Changes(rows, activities=any(step.queue_adds for step in steps))
         unsent_messages = {index for step in unsent for index in step.messages}
         deliveries = [
             Delivery(Verdict.REFUSED) if index in unsent_messages else self._deliver(message, bytes_max, wakeup)
@@ -362,6 +340,15 @@ class MemoryHub:
             self._put(step.replaced_by)
         return row
 
+    def _remove_idle(self, keys: set[InstanceKey]) -> set[InstanceKey]:
+        """Remove those of these instances for which no message waits; return their keys."""
+        gone = keys - {message.target for message in self._inbox.values()} if keys else keys
+        for key in gone:
+            former = [row.run_id for row in self._ended.values() if row.key == key]
+            self._forget_runs([*former, self._instances.pop(key).run_id])
+            self._due.pop(key, None)
+        return gone
+
     def _put(self, row: InstanceRow) -> None:
         """Make `row` the current one of its instance; a former run is kept as an ended one."""
         former = self._instances.get(row.key)
@@ -397,7 +384,7 @@ class MemoryHub:
         if number == row.submit_number:
             return row.submit_answer
         _check_number("submit", number, row.submit_number)
-        wakeup = _Changes([])
+        wakeup = Changes([])
         deliveries = [self._deliver(message, bytes_max, wakeup) for message in messages]
         row.submit_number, row.submit_answer = number, deliveries
         if not row.is_worker:
@@ -405,7 +392,7 @@ class MemoryHub:
         self.tell(wakeup.told())
         return deliveries
 
-    def _deliver(self, message: Message, bytes_max: int | None, wakeup: _Changes) -> Delivery:
+    def _deliver(self, message: Message, bytes_max: int | None, wakeup: Changes) -> Delivery:
         row = self._instances.get(message.target)
         refusal = refusal_of_message(message, bytes_max)
         verdict = self._judge(message, row) if refusal is None else refusal.verdict
@@ -415,7 +402,7 @@ class MemoryHub:
             verdict = self._deliver_instead(message.otherwise, bytes_max, wakeup) or verdict
         return Delivery(verdict, row=None if verdict in REFUSALS else row)
 
-    def _deliver_instead(self, item: Message | Memo, bytes_max: int | None, wakeup: _Changes) -> Verdict | None:
+    def _deliver_instead(self, item: Message | Memo, bytes_max: int | None, wakeup: Changes) -> Verdict | None:
         """Store what stands in for a message; return the verdict on it if this store refuses that too."""
         if isinstance(item, Message):
             verdict = self._deliver(dataclasses.replace(item, otherwise=None), bytes_max, wakeup).verdict
@@ -441,7 +428,7 @@ class MemoryHub:
                 return Verdict.STORED if row.status.is_finished else Verdict.EXISTS
         return Verdict.STORED
 
-    def _store(self, message: Message, row: InstanceRow | None, wakeup: _Changes) -> int:
+    def _store(self, message: Message, row: InstanceRow | None, wakeup: Changes) -> int:
         replaces = row is not None and not row.status.is_finished
         stored = StoredMessage(
             self._next_number(),
@@ -499,7 +486,7 @@ class MemoryHub:
         self, lease: Lease, reports: Sequence[Report], beats: Sequence[Beat], bytes_max: int | None
     ) -> list[bool]:
         """Exchange rows for the messages that carry their outcomes, and keep the heartbeats."""
-        wakeup = _Changes([])
+        wakeup = Changes([])
         answers = []
         for report in reports:
             entry = self._queue.get(report.task)
@@ -546,12 +533,15 @@ class MemoryHub:
             gone = former[: former.index(run_id) + 1]
         else:
             return False
-        for gone_id in gone:
-            self._ended.pop(gone_id, None)
-            self._drop_history(gone_id)
-            for memo_key in [memo_key for memo_key in self._memos if memo_key.startswith(f"run/{gone_id}/")]:
-                del self._memos[memo_key]
+        self._forget_runs(gone)
         return True
+
+    def _forget_runs(self, run_ids: Sequence[str]) -> None:
+        for run_id in run_ids:
+            self._ended.pop(run_id, None)
+            self._drop_history(run_id)
+            for memo_key in [memo_key for memo_key in self._memos if memo_key.startswith(f"run/{run_id}/")]:
+                del self._memos[memo_key]
 
     def _is_awaited(self, key: InstanceKey, run_id: str) -> bool:
         """Tell whether a start waits to take the place of this run."""
@@ -563,18 +553,6 @@ class MemoryHub:
         now = self._now_us()
         wanted = sorted(key for key in self._memos if key.startswith(prefix) and key > after)
         return [memo for key in wanted if (memo := self._memos[key]).expires_at > now][:limit]
-
-
-@dataclasses.dataclass(slots=True)
-class _Changes:
-    """What a transaction has changed, as its listeners will hear it."""
-
-    rows: list[InstanceRow]
-    messages: list[StoredMessage] = dataclasses.field(default_factory=list)
-    activities: bool = False
-
-    def told(self) -> Wakeup:
-        return Wakeup(tuple(self.messages), tuple(self.rows), activities=self.activities)
 
 
 def _check_number(what: str, number: int, last: int) -> None:

@@ -10,7 +10,7 @@ from durable.errors import StoreError
 from durable.provider import LEASE_US, Delivery, InstanceKey, Lease, Message
 from durable_sqlite.commits import decode_deliveries, encode_deliveries
 from durable_sqlite.deliveries import Deliveries
-from durable_sqlite.listings import after_prefix
+from durable_sqlite.removal import find_current, find_replaced, remove_run
 from durable_sqlite.rows import drop_tags
 from durable_sqlite.writer import Transaction
 
@@ -20,16 +20,7 @@ _WRITE_ANSWER = (
     "UPDATE leases SET submit_number = ?, submit_answer = ?, expires_at = CASE is_worker WHEN 0 THEN ? ELSE expires_at END"
     " WHERE hub = ? AND lease_id = ?"
 )
-_FIND_CURRENT = "SELECT number, run_id, status FROM runs WHERE hub = ? AND kind = ? AND id = ? AND place = 0"
-_FIND_REPLACED = (
-    "SELECT number, run_id FROM runs INDEXED BY runs_ended WHERE hub = ? AND kind = ? AND id = ? AND place = 1"
-    " ORDER BY number"
-)
 _IS_AWAITED = "SELECT 1 FROM runs INDEXED BY runs_waiting WHERE hub = ? AND kind = ? AND id = ? AND place = 2 LIMIT 1"
-_DROP_HISTORY = "DELETE FROM history WHERE hub = ? AND run_id = ?"
-_DROP_LARGE = "DELETE FROM large_values WHERE number = ?"
-_DROP_RUN = "DELETE FROM runs WHERE number = ?"
-_DROP_MEMOS = "DELETE FROM memos WHERE hub = ? AND key >= ? AND key < ?"
 _READ_TARGETS = "SELECT sequence, kind, id FROM {table} WHERE hub = ?"
 _DROP_MESSAGE = "DELETE FROM {table} WHERE hub = ? AND sequence = ?"
 
@@ -67,8 +58,8 @@ class Clients:
         gone: set[InstanceKey] = set()
         for key, run_id in targets:
             place = (self._hub, key.kind, key.id)
-            runs = database.execute(_FIND_REPLACED, place).fetchall()
-            current = database.execute(_FIND_CURRENT, place).fetchone()
+            runs = find_replaced(database, self._hub, key)
+            current = find_current(database, self._hub, key)
             if current is not None and current[1] == run_id:
                 if current[2] < 4 or database.execute(_IS_AWAITED, place).fetchone() is not None:
                     continue
@@ -79,18 +70,11 @@ class Clients:
             if run_id not in names:
                 continue
             for number, name in runs[: names.index(run_id) + 1]:
-                self._remove(database, number, name)
+                remove_run(database, self._hub, number, name)
             removed += 1
         if gone:
             self._remove_messages(database, gone)
         return removed
-
-    def _remove(self, database: sqlite3.Connection, number: int, run_id: str) -> None:
-        database.execute(_DROP_HISTORY, (self._hub, run_id))
-        database.execute(_DROP_LARGE, (number,))
-        database.execute(_DROP_RUN, (number,))
-        prefix = f"run/{run_id}/"
-        database.execute(_DROP_MEMOS, (self._hub, prefix, after_prefix(prefix)))
 
     def _remove_messages(self, database: sqlite3.Connection, keys: set[InstanceKey]) -> None:
         """One look at all messages for all instances: an index by target would cost every message its entry."""

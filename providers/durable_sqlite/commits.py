@@ -29,6 +29,7 @@ from durable.provider import (
 from durable_sqlite import refusal
 from durable_sqlite.deliveries import Deliveries, consume, end_run, park, unpark
 from durable_sqlite.ownership import Owned, lease_lost
+from durable_sqlite.removal import remove_idle
 from durable_sqlite.rows import (
     CURRENT,
     INLINE_BYTES_MAX,
@@ -225,6 +226,9 @@ class Commits:
             park(database, hub, newly_parked)
         free = [step.key for step in steps if (step.replaced_by or step.progress).parked_until == 0]
         unpark(database, hub, free, transaction.now)
+        dispensable = [step.key for step in steps if step.removes_if_idle]
+        for key in remove_idle(database, hub, dispensable) if dispensable else ():
+            self._hints.pop(key, None)
         return told
 
     def _update_rows(

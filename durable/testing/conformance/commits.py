@@ -396,6 +396,84 @@ class Commits(Promises):
         await session.commit(step_of(row, consumed=[deliveries[0].sequence]), consumed=[deliveries[1].sequence])
         assert [message.sequence for message in await session.receive()] == [deliveries[2].sequence]
 
+    # ---- instances that go with their step
+
+    async def test_an_idle_instance_goes_with_a_step_that_says_so(self, store: Store) -> None:
+        session = await store.worker()
+        old = await session.finish(await session.start("idle"), b"old record")
+        row = new_row("idle", tags={"colour": "red"})
+        [start] = await session.submit(start_of(row, Expects.ABSENT_OR_FINISHED))
+        await session.commit(step_of(row, b"one", consumed=[start.sequence], due_at=store.now + SECOND_US))
+        await session.submit(event_to("another"), event_to("idle", expects=Expects.ANY, kind="other"))
+        [sent] = await session.submit(event_to("idle", b"last"))
+        row = await session.load("idle")
+        note = memo(f"run/{row.run_id}/note", expires_at=store.now + LATER_US)
+        step = step_of(
+            row, b"two", consumed=[sent.sequence], due_at=store.now + SECOND_US, changes={"output": b"o" * 3000}
+        )
+        await session.commit(dataclasses.replace(step, removes_if_idle=True))
+        await session.commit(memos=[note])
+        assert [await session.find("idle", run_id) for run_id in (None, row.run_id, old.run_id)] == [None] * 3
+        assert [await session.history(run_id) for run_id in (row.run_id, old.run_id)] == [[], []]
+        assert await session.provider.count(InstanceFilter(tags={"colour": "red"})) == 0
+        assert not (await session.received(due_after=0, due_before=store.now + LATER_US)).due
+
+    async def test_its_memos_go_with_it(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("idle", run_id="run-1")
+        keys = ("run/run-1/note", "run/run-1", "run/run-10/note")
+        await session.commit(memos=[memo(key, expires_at=store.now + LATER_US) for key in keys])
+        await session.commit(step_of(row, removes_if_idle=True))
+        assert list(await session.memos("run/")) == ["run/run-1", "run/run-10/note"]
+
+    @pytest.mark.parametrize("how", ["eligible", "delayed", "parked", "parked and delayed", "of a start"])
+    async def test_an_instance_stays_that_a_message_waits_for(self, store: Store, how: str) -> None:
+        session = await store.worker()
+        row = await session.start("awaited")
+        if "parked" in how:
+            await session.commit(step_of(row, parked_until=store.now + LATER_US))
+        visible_at = store.now + LATER_US if "delayed" in how else 0
+        message = event_to("awaited", b"later", visible_at=visible_at)
+        if how == "of a start":
+            message = start_of(new_row("awaited"), Expects.ANY)
+        [delivery] = await session.submit(message)
+        assert delivery.verdict is Verdict.STORED
+        parked_until = store.now + LATER_US if "parked" in how else 0
+        step = step_of(row, b"record", removes_if_idle=True, parked_until=parked_until)
+        await session.commit(step)
+        after = await session.load("awaited")
+        assert (after.run_id, after.status, after.records) == (row.run_id, Status.RUNNING, 1)
+        assert await session.history(row.run_id) == [b"record"]
+        await session.commit(step_of(after, consumed=[delivery.sequence], removes_if_idle=True))
+        assert await session.find("awaited") is None
+
+    async def test_only_those_go_whose_step_says_so(self, store: Store) -> None:
+        session = await store.worker()
+        rows = [await session.start(name) for name in ("goes", "stays")]
+        await session.commit(step_of(rows[0], removes_if_idle=True), step_of(rows[1]))
+        assert await session.find("goes") is None
+        assert (await session.load("stays")).status is Status.RUNNING
+
+    async def test_a_message_of_the_commit_in_which_an_instance_goes_finds_it_gone(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("goes")
+        new = new_row("goes")
+        message = event_to("goes", otherwise=start_of(new, Expects.ABSENT_OR_FINISHED))
+        committed = await session.commit(step_of(row, removes_if_idle=True), messages=[message])
+        assert [delivery.verdict for delivery in committed.deliveries] == [Verdict.ABSENT]
+        assert await session.load("goes") == new
+        assert [found.start for found in await session.receive()] == [new]
+
+    async def test_who_goes_leaves_an_id_that_begins_anew(self, store: Store) -> None:
+        session = await store.worker()
+        for _ in range(3):
+            row = await session.start("again")
+            assert await session.history(row.run_id) == []
+            await session.commit(step_of(row, b"record"))
+            row = await session.load("again")
+            await session.commit(step_of(row, b"record", removes_if_idle=True))
+        assert await session.find("again") is None
+
     # ---- the activity queue
 
     async def test_a_final_status_removes_the_runs_activities(self, store: Store) -> None:

@@ -123,7 +123,7 @@ hub(
     "entry = self._queue.get(report.task)",
     "entry = self._queue.get(report.task)\n        if entry is not None and entry.claimer is None:\n            entry = None",
 )
-hub("a lost lease may not report", "report", "wakeup = _Changes([])", "self._row_of(lease)\n    wakeup = _Changes([])")
+hub("a lost lease may not report", "report", "wakeup = Changes([])", "self._row_of(lease)\n    wakeup = Changes([])")
 hub(
     "a task's number is not compared",
     "report",

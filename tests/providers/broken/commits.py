@@ -39,7 +39,7 @@ hub(
     "messages leave before the check",
     "commit",
     "refused: dict[int, str] = {}\n",
-    "refused: dict[int, str] = {}\n    for message in batch.messages:\n        self._deliver(message, bytes_max, _Changes([]))\n",
+    "refused: dict[int, str] = {}\n    for message in batch.messages:\n        self._deliver(message, bytes_max, Changes([]))\n",
 )
 hub(
     "the number goes before the fence",
@@ -137,6 +137,45 @@ hub("older generations stay", "_drop_history", "del self._records[found]", "pass
 hub("one generation too few is dropped", "_drop_history", "key[1] < below", "key[1] < below - 1")
 hub("one generation too many is dropped", "_drop_history", "key[1] < below", "key[1] <= below")
 hub("generations of all runs are dropped", "_drop_history", "key[0] == run_id and ", "")
+
+# ---- idle instances that go with their step
+
+hub("an idle instance stays", "_remove_idle", "gone = keys - ", "gone = set() and keys - ")
+hub("one that somebody has written to goes", "_remove_idle", "if keys else keys", "if False else keys")
+hub(
+    "one goes before its delayed message is due",
+    "_remove_idle",
+    "for message in self._inbox.values()}",
+    "for message in self._inbox.values() if message.visible_at <= self._now_us()}",
+)
+hub(
+    "one goes before its parked messages are read",
+    "_remove_idle",
+    "for message in self._inbox.values()}",
+    "for message in self._inbox.values() if self._parked_until(message.target) <= self._now_us()}",
+)
+hub(
+    "any message keeps all of them",
+    "_remove_idle",
+    "gone = keys - {message.target for message in self._inbox.values()} if keys else keys",
+    "gone = set() if self._inbox else keys",
+)
+hub("every instance of a commit goes", "commit", " if step.removes_if_idle}", "}")
+hub("the ended runs of one that goes stay", "_remove_idle", "[*former, ", "[")
+hub(
+    "the messages that their own step consumes hold them",
+    "commit",
+    "rows = [self._apply(step) for step in steps]",
+    "held = {message.target for message in self._inbox.values()}\n"
+    "    rows = [self._apply(step) for step in steps]\n"
+    "    steps = [dataclasses.replace(step, removes_if_idle=step.removes_if_idle and step.key not in held) for step in steps]",
+)
+hub(
+    "the messages of the same commit hold them",
+    "commit",
+    "gone = self._remove_idle(",
+    "[self._deliver(message, bytes_max, Changes([])) for message in batch.messages]\n    gone = self._remove_idle(",
+)
 
 # ---- messages and memos
 

@@ -190,9 +190,9 @@ hub(
     "not in (run_id, *self._ended)",
     "!= run_id",
 )
-hub("a removed run leaves its history", "purge", "self._drop_history(gone_id)", "pass")
-hub("a removed run leaves its memos", "purge", "del self._memos[memo_key]", "pass")
-hub("a removed run takes memos of others", "purge", 'f"run/{gone_id}/"', 'f"run/{gone_id}"')
+hub("a removed run leaves its history", "_forget_runs", "self._drop_history(run_id)", "pass")
+hub("a removed run leaves its memos", "_forget_runs", "del self._memos[memo_key]", "pass")
+hub("a removed run takes memos of others", "_forget_runs", 'f"run/{run_id}/"', 'f"run/{run_id}"')
 hub("a removed run leaves its messages", "purge", "if message.target != key}", "}")
 hub("a removed run takes all messages", "purge", "if message.target != key}", "if False}")
 hub("earlier runs stay", "purge", "gone = [*former, run_id]", "gone = [run_id]")

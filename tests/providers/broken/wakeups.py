@@ -29,7 +29,7 @@ hub(
     "if verdict is not Verdict.STORED:\n        wakeup.messages.append(StoredMessage(0, message.target, message.partition, message.data))\n    if verdict is Verdict.STORED:",
 )
 hub("a start's row is not told", "_store", "wakeup.rows.append(message.start)", "pass")
-hub("rows of a commit are not told", "commit", "_Changes(rows,", "_Changes([],")
+hub("rows of a commit are not told", "commit", "Changes(rows,", "Changes([],")
 hub(
     "a row is told as it was before",
     "commit",

@@ -1,0 +1,46 @@
+"""What a hub keeps beside the contract's own rows: leases, claims, and what a transaction has changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from durable.provider import ActivityRow, Committed, Delivery, InstanceRow, StoredMessage, Wakeup
+
+
+@dataclasses.dataclass(slots=True)
+class LeaseRow:
+    """A lease as stored, with the answers to its last commit and its last submit."""
+
+    lease_id: str
+    name: str
+    announcement: bytes
+    is_worker: bool
+    expires_at: int
+    epoch: int = 1
+    commit_number: int = 0
+    commit_answer: Committed | None = None
+    submit_number: int = 0
+    submit_answer: Sequence[Delivery] = ()
+
+
+@dataclasses.dataclass(slots=True)
+class QueueEntry:
+    """An activity row with its age and the lease that has claimed it."""
+
+    row: ActivityRow
+    age: int
+    claimer: str | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class Changes:
+    """What a transaction has changed, as its listeners will hear it."""
+
+    rows: list[InstanceRow]
+    messages: list[StoredMessage] = dataclasses.field(default_factory=list)
+    activities: bool = False
+
+    def told(self) -> Wakeup:
+        """Return what the listeners are told."""
+        return Wakeup(tuple(self.messages), tuple(self.rows), activities=self.activities)

@@ -120,7 +120,10 @@ def postgres_url(postgres_server: PostgresServer) -> str:
     return postgres_server.empty_database()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty store, once of each engine. Workers and clients of the test share it."""
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
     return f"memory://{tmp_path.name}" if request.param == "memory" else f"sqlite:///{tmp_path / 'store.db'}"

@@ -33,6 +33,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 SERVER_VERSION_MIN = 140_000
 
 _PLAIN_NAME = re.compile(r"[a-z0-9_]{1,40}")
+# Not `to_regclass`: that may answer from before the lock was waited for.
+_HAS_HUB = (
+    "SELECT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = $1 AND c.relname = 'hub' AND c.relkind = 'r')"
+)
 _HUB = "SELECT name, store_id, partitions, version FROM {schema}.hub"
 
 
@@ -68,19 +73,12 @@ async def check_server(connection: Connection, name: str) -> None:
 async def find_hub(connection: Connection, hub_name: str, place: str) -> HubRow | None:
     """Return the row of a hub, None where it is not there. Raises StoreError for a schema that is not ours, or newer."""
     schema = schema_of(hub_name)
-    if await connection.fetchval("SELECT to_regclass($1)", f"{schema}.hub") is None:
-        if await connection.fetchval(
-            "SELECT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1)",
-            schema,
-        ):
-            raise StoreError(f"the schema {schema} at {place} belongs to another program: choose another hub name")
+    if not await connection.fetchval(_HAS_HUB, schema):
         return None
     try:
         found = await connection.fetchrow(_HUB.format(schema=schema))
     except asyncpg.UndefinedColumnError as error:
-        raise StoreError(
-            f"the schema {schema} at {place} belongs to another program: choose another hub name"
-        ) from error
+        raise _foreign(schema, place) from error
     if found is None:
         return None
     row = HubRow(*found)
@@ -102,8 +100,8 @@ async def migrate(connection: Connection, hub_name: str, place: str, partitions:
         row = await find_hub(connection, hub_name, place)
         if row is not None and row.version == len(MIGRATIONS):
             return row
-        if not await connection.fetchval("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = $1)", schema):
-            await connection.execute(f"CREATE SCHEMA {schema}")
+        if row is None:
+            await _make_schema(connection, schema, place)
         await connection.execute(f"SET LOCAL search_path = {schema}, pg_temp")
         for script in scripts(0 if row is None else row.version):
             await connection.execute(script)
@@ -123,10 +121,43 @@ async def migrate(connection: Connection, hub_name: str, place: str, partitions:
         return row._replace(version=len(MIGRATIONS))
 
 
+async def _make_schema(connection: Connection, schema: str, place: str) -> None:
+    """Create a schema, unless somebody with the right to has done so for us."""
+    tables = await connection.fetchval(
+        "SELECT count(c.oid) FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid WHERE n.nspname = $1"
+        " GROUP BY n.oid",
+        schema,
+    )
+    if tables is None:
+        await connection.execute(f"CREATE SCHEMA {schema}")
+    elif tables:
+        raise _foreign(schema, place)
+
+
+def _foreign(schema: str, place: str) -> StoreError:
+    return StoreError(f"the schema {schema} at {place} belongs to another program: choose another hub name")
+
+
 def scripts(version: int) -> list[str]:
     """Return the SQL that leads from a version to the newest."""
     folder = files("durable_postgres") / "sql"
     return [(folder / name).read_text() for names in MIGRATIONS[version:] for name in names]
+
+
+def script_of(hub_name: str, partitions: int, store_id: str) -> list[str]:
+    """Return the SQL that makes a new hub, as one transaction to be run by hand."""
+    schema = schema_of(hub_name)
+    name = hub_name.replace("'", "''")
+    return [
+        "BEGIN;",
+        f"CREATE SCHEMA {schema};",
+        f"SET LOCAL search_path = {schema}, pg_temp;",
+        *scripts(0),
+        "INSERT INTO hub (name, store_id, partitions, version)",
+        f"    VALUES ('{name}', '{store_id}', {partitions}, {len(MIGRATIONS)});",
+        f"INSERT INTO partitions (partition) SELECT generate_series(0, {partitions - 1});",
+        "COMMIT;",
+    ]
 
 
 def lock_number(schema: str) -> int:

@@ -7,7 +7,7 @@ DECLARE
     call regprocedure;
 BEGIN
     FOR call IN SELECT oid::regprocedure FROM pg_proc
-        WHERE pronamespace = current_schema()::regnamespace AND proname LIKE '%\_v1'
+        WHERE pronamespace = current_schema()::regnamespace AND proname ~ '_v1$'
     LOOP
         EXECUTE format(
             'ALTER FUNCTION %s SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off '

@@ -1,13 +1,15 @@
-"""What all tests share: both stores, workers with and without the cache, and async tests without a plugin.
+"""What all tests share: the stores, workers with and without the cache, and async tests without a plugin.
 
 The suite runs twice (see `make test`): as it is, and with `DURABLE_TEST_CACHE=0`, when every Worker that does not choose
 otherwise keeps no instance in memory and replays each turn from the start. Nothing may behave differently.
-`DURABLE_TEST_STORES=sqlite` leaves the tests of the other engine out.
+`DURABLE_TEST_STORES=sqlite` leaves the tests of the other engines out. Without it a test that takes a store runs on memory and
+SQLite, and where much depends on the engine (`ON_EVERY_STORE`) on PostgreSQL; `make test-postgres` runs them all there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
 import shutil
@@ -16,13 +18,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import replays
-from tests.postgres_server import PostgresServer, folder_in_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-STORES = tuple(os.environ.get("DURABLE_TEST_STORES", "memory,sqlite").split(","))
+    from durable.ports import Ports
+    from tests.postgres_server import PostgresServer
+
+STORES = tuple(filter(None, os.environ.get("DURABLE_TEST_STORES", "").split(",")))
+ON_EVERY_STORE = (
+    *("test_samples.py", "test_with_worker.py", "test_must_show.py", "test_lifecycle_workers.py", "test_handover.py"),
+    *("test_queues.py", "test_succession.py"),
+)
+"""A test on a server takes twice as long as on a file: the others meet the server through the conformance suite."""
+
 CACHED = os.environ.get("DURABLE_TEST_CACHE", "1") != "0"
 
 
@@ -90,11 +100,17 @@ def replay_of_everything(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = {item for item in items if _store_of(item) not in (None, *STORES)}
+    left_out = {item for item in items if not _runs_on(item, _store_of(item))}
     if not CACHED:
         left_out |= {item for item in items if item.get_closest_marker("own_processes")}
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
+
+
+def _runs_on(item: pytest.Item, store: str | None) -> bool:
+    if store is None or STORES:
+        return store is None or store in STORES
+    return store != "postgres" or item.path.name in ON_EVERY_STORE
 
 
 def _store_of(item: pytest.Item) -> str | None:
@@ -108,6 +124,8 @@ def _store_of(item: pytest.Item) -> str | None:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A server for the whole run of this process; it keeps nothing, see `tests/postgres_server.py`."""
+    from tests.postgres_server import PostgresServer, folder_in_memory  # here: few tests need the driver
+
     server = PostgresServer(folder_in_memory())
     server.start()
     yield server
@@ -121,9 +139,24 @@ def postgres_url(postgres_server: PostgresServer) -> str:
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty store, once of each engine. Workers and clients of the test share it."""
     if request.param == "postgres":
         url: str = request.getfixturevalue("postgres_url")
+        from durable import stores
+
+        monkeypatch.setattr(stores, "_engine", functools.partial(_engine_with_clock, stores._engine))
         return url
     return f"memory://{tmp_path.name}" if request.param == "memory" else f"sqlite:///{tmp_path / 'store.db'}"
+
+
+def _engine_with_clock(engine: Callable[[str], Any], scheme: str) -> Any:
+    """Let a server's time be that of the ports, where a test has its own; else it is the server's own."""
+    import durable_postgres
+
+    from durable.ports import wall_clock_us
+
+    def connect(url: str, ports: Ports) -> Any:
+        return durable_postgres.connect(url, ports, clock=None if ports.now_us is wall_clock_us else ports.now_us)
+
+    return connect if scheme == "postgresql" else engine(scheme)

@@ -101,20 +101,11 @@ class PostgresServer:
         return self.url("test")
 
     def execute(self, *statements: str, database: str = "postgres") -> list[asyncpg.Record]:
-        """Run statements, from inside of a loop or outside; return what the last one finds."""
-
-        async def run() -> list[asyncpg.Record]:
-            connection = await asyncpg.connect(self.url(database))
-            try:
-                found: list[asyncpg.Record] = []
-                for statement in statements:
-                    found = await connection.fetch(statement)
-                return found
-            finally:
-                await connection.close()
-
-        with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            return thread.submit(asyncio.run, run()).result()
+        """Run statements in a database; return what the last one finds."""
+        found: list[asyncpg.Record] = []
+        for statement in statements:
+            found = run_sql(self.url(database), statement)
+        return found
 
     @property
     def pid(self) -> int:
@@ -170,6 +161,20 @@ class PostgresServer:
             if self._process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"PostgreSQL did not start: {self.log_tail()}")
             time.sleep(0.02)
+
+
+def run_sql(url: str, statement: str, *values: object) -> list[asyncpg.Record]:
+    """Run a statement on a connection of its own, from inside of a loop or outside; return what it finds."""
+
+    async def run() -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetch(statement, *values)
+        finally:
+            await connection.close()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, run()).result()
 
 
 def _free_port() -> int:

@@ -94,12 +94,16 @@ class Lane:
             self._give_back(connection, is_sound=is_sound)
 
     async def use(self, function: Callable[[Connection], Awaitable[T]]) -> T:
-        """Let `function` have a connection of its own, for more than one statement; then it is closed."""
-        connection = await self._address.connect()
+        """Let `function` have a connection to itself, for more than one statement."""
+        connection = await self._acquire()
+        is_sound = False
         try:
-            return await asyncio.wait_for(function(connection), self._timeout)
+            async with asyncio.timeout(self._timeout):
+                answer = await function(connection)
+            is_sound = True
+            return answer
         finally:
-            await _closed(connection)
+            self._give_back(connection, is_sound=is_sound)
 
     async def close(self) -> None:
         """Close all connections; those in use when they come back."""

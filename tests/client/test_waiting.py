@@ -236,6 +236,7 @@ def idle(client: Client) -> bool:
 
 async def test_waiters_that_give_up_leave_nothing_behind(stage: Stage) -> None:
     async with stage() as (client, _):
+        before = asyncio.all_tasks()  # some stores have one that listens
         handle = await client.start(double, 1, instance_id="a")
         tasks = [asyncio.create_task(handle.result()) for _ in range(5)]
         tasks += [asyncio.create_task(client.get("a").result()) for _ in range(5)]
@@ -249,7 +250,7 @@ async def test_waiters_that_give_up_leave_nothing_behind(stage: Stage) -> None:
             await client.get("nobody").wait(5)
         assert idle(client)
         await soon(lambda: client.connection.waiters._poll is None)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert asyncio.all_tasks() <= before
 
 
 async def test_one_waiter_that_gives_up_does_not_take_others_along(stage: Stage) -> None:

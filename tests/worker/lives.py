@@ -21,6 +21,7 @@ from durable.events import InstanceKey
 from durable.ports import system_ports
 from durable.provider import Lease, Provider, RecordRow
 from durable.stores import connect
+from tests.postgres_server import run_sql
 
 STYLES = ("async", "generator")
 
@@ -166,6 +167,9 @@ class Damage:
         """The records of a generation, by index."""
         if self._url.startswith("memory"):
             return {index: record.data for index, record in self._memory(run_id, generation).items()}
+        if self._url.startswith("postgresql"):
+            found = self._postgres("SELECT record, data FROM {history} WHERE {its}", run_id, generation)
+            return dict(found)
         with self._database() as database:
             found = database.execute(
                 "SELECT record, data FROM history WHERE run_id = ? AND generation = ?", (run_id, generation)
@@ -182,6 +186,13 @@ class Damage:
                 else:
                     del stored[index]
             return
+        if self._url.startswith("postgresql"):
+            kept = list(records)
+            self._postgres("DELETE FROM {history} WHERE {its} AND record <> ALL ($3)", run_id, generation, kept)
+            for index in kept:
+                change = "UPDATE {history} SET data = $4 WHERE {its} AND record = $3"
+                self._postgres(change, run_id, generation, index, records[index])
+            return
         with self._database() as database:
             for index in self.read(run_id, generation):
                 place = (run_id, generation, index)
@@ -190,6 +201,10 @@ class Damage:
                     database.execute(change, (records[index], *place))
                 else:
                     database.execute("DELETE FROM history WHERE run_id = ? AND generation = ? AND record = ?", place)
+
+    def _postgres(self, statement: str, *values: object) -> list[Any]:
+        sql = statement.format(history="durable_default.history", its="run_id = $1 AND generation = $2")
+        return run_sql(self._url, sql, *values)
 
     def _memory(self, run_id: str, generation: int) -> dict[int, RecordRow]:
         name = self._url.removeprefix("memory://")

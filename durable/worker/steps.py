@@ -314,7 +314,9 @@ class Steps:
             self.note_dropped(prepared, row, pending.event, "the instance was replaced", pending.run_id)
         if live.execution is not None:
             self.note_undelivered(prepared, row, live.execution.undelivered())
-        new = dataclasses.replace(successor_row(start, row), created_at=self._clock.now(), status=Status.PENDING)
+        new = successor_row(start, row)
+        # Not before its start was sent: where the clock was set back since, a start for now would be one of later.
+        new = dataclasses.replace(new, created_at=max(self._clock.now(), new.created_at), status=Status.PENDING)
         event = ev.OrchestrationTerminated(f"replaced by run {new.run_id}")
         step = self._end_by_force(live, row, prepared, event)
         prepared = self.complete(prepared, row, OwnerState(), dataclasses.replace(step, replaced_by=new))

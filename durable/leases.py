@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Sequence
 
+from durable.hub_clock import HubClock
+
 LEASE_US = 10_000_000
 """How long a lease lasts without being renewed."""
 
@@ -20,6 +22,7 @@ class Lease:
     epoch: int
     expires_at: int
     now: int
+    clock_number: int = 0  # of the hub's clock when it began
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,10 +38,11 @@ class OtherLease:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LeaseView:
-    """What a worker learns when it renews: the store's time, its own partitions, those without owner, the others."""
+    """What a worker learns when it renews: the hub's time, its own partitions, those without owner, the others."""
 
     now: int
     expires_at: int
     partitions: Collection[int]
     unowned: Collection[int]  # without an owner, or with a dead one (expired, or its OS lock is free)
     others: Sequence[OtherLease]
+    clock: HubClock

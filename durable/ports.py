@@ -16,7 +16,8 @@ T = TypeVar("T")
 class Ports:
     """The machine, as far as workers, clients and providers may see it.
 
-    `now_us`: the wall clock, in microseconds since 1970 UTC; it may jump. `monotonic`: seconds, never going back.
+    `now_us`: the wall clock, in microseconds since 1970 UTC; it may jump. `monotonic`: seconds, never going back, and going
+    on while the machine sleeps.
     `new_id`: a new unique id of 32 hexadecimal digits, ordered by time as far as the clock is. `run_blocking`: runs a
     blocking function outside the event loop. `may_start_threads`: False where everything must run in the one thread of
     the event loop, in an order that only it decides: then sync activities and all storage run inline, and nobody watches
@@ -35,6 +36,16 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
+_SLEEPLESS_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Counts on while the machine sleeps: on Linux the clock since the boot, on macOS what is called monotonic there. Python's
+`time.monotonic` stands still meanwhile on both: a laptop that wakes up would take the time for wrong by hours."""
+
+
+def seconds_since_boot() -> float:
+    """Return a time that never goes back, in seconds, with those in which the machine slept."""
+    return time.clock_gettime(_SLEEPLESS_CLOCK)
+
+
 def time_ordered_id() -> str:
     """Return a new id: 48 bits of milliseconds, then 80 random bits (the layout of UUID version 7, without its marks).
 
@@ -50,4 +61,4 @@ async def run_in_thread(function: Callable[[], T]) -> T:
 
 def system_ports() -> Ports:
     """Return the ports of a real process."""
-    return Ports(wall_clock_us, time.monotonic, time_ordered_id, run_in_thread)
+    return Ports(wall_clock_us, seconds_since_boot, time_ordered_id, run_in_thread)

@@ -1,7 +1,8 @@
 """The storage contract. Its docstrings are law: the conformance suite states each of them as a test.
 
 A provider stores; it never decides, and never looks inside `data`, payloads, records or `state`. Times are whole
-microseconds since 1970 UTC by the store's own clock. A call is safe to repeat unless its docstring says otherwise.
+microseconds since 1970 UTC by the hub's clock: that of the store, and the correction of the hub's `HubClock`, which every
+call goes by ("the store's time" is that). A call is safe to repeat unless its docstring says otherwise.
 Every call may raise `StoreUnavailableError` (nothing known, try later) or `StoreError` (unusable as asked).
 
     Ownership    open close lease renew take release
@@ -23,6 +24,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from durable.events import InstanceKey as InstanceKey
+from durable.hub_clock import CLOCK_JUMP_US as CLOCK_JUMP_US
+from durable.hub_clock import Belief as Belief
+from durable.hub_clock import HubClock as HubClock
 from durable.leases import LEASE_AHEAD_US as LEASE_AHEAD_US
 from durable.leases import LEASE_US as LEASE_US
 from durable.leases import Lease as Lease
@@ -399,13 +403,26 @@ class Ownership(Protocol):
         """Begin a new lease, epoch 1, that owns nothing. A worker's expires LEASE_US after its last prolonging call.
 
         One that expires later than LEASE_AHEAD_US from now counts as expired: the clock was wrong, and is set back.
+        For a worker the hub's clock is asked first (`HubClock.begun`); if that changes it, see `renew`.
         """
         ...
 
-    async def renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:
+    async def renew(
+        self,
+        lease: Lease,
+        announcement: bytes | None = None,
+        *,
+        belief: Callable[[], Belief] | None = None,
+        confirms_clock: bool = False,
+    ) -> LeaseView:
         """Prolong the lease (as `take`, `commit` do); look around. Raises LeaseLostError if its epoch was raised or it is gone.
 
         An expired lease whose epoch nobody raised is alive again: nobody took anything from it.
+        Of a lease that owns partitions the `belief` is told to the hub's clock (`HubClock.renewed`) before anything is judged
+        by the time; it is asked for next to the store's clock, for one that is told late would look like a jump. With
+        `confirms_clock` an operator speaks, through any lease (`HubClock.confirmed`). Where the correction changes, each
+        worker's lease whose epoch is intact expires LEASE_US from then. What has expired (memos; leases that own nothing,
+        an hour after) is removed in an owner's renewal with a belief that goes by the correction in force.
         """
         ...
 

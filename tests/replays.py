@@ -18,7 +18,6 @@ import pytest
 from durable import App, DurableError, History, Worker
 from durable.errors import StoreError
 from durable.history import Generation
-from durable.ports import system_ports
 from durable.provider import InstanceFilter, InstanceKey, InstanceRow, Provider, RecordRow
 from durable.stores import connect
 from durable.testing import replay_prefixes
@@ -74,7 +73,7 @@ class UsedStores:
             url = worker._provider
             self._providers[url] = url
         elif url not in self._providers:
-            self._providers[url] = connect(url, system_ports())
+            self._providers[url] = connect(url, worker.ports)
             if url.startswith("memory:"):  # kept open: it is gone when the last one closes it
                 await self._providers[url].open()
         self._apps.setdefault(url, []).append(worker.app)

@@ -338,6 +338,21 @@ class Client:
                     pass  # counted below, as those are whose turn did not come
             return finished + sum(watch.has_ended for watch in watches)
 
+    async def confirm_clock(self) -> timedelta:
+        """Say that the store's clock is right as it is, after an alarm that it had jumped; return how far time moved by that.
+
+        After a jump by over an hour leases and timers go on by monotonic time, until the store's clock agrees again: it
+        may have been a mistake. Where the new time is the right one, this ends it, and what is due by then is due at once.
+        Zero if there was nothing to confirm. Workers follow within a few seconds.
+        """
+        provider = self.connection.provider
+        lease = await provider.lease("operator", b"", worker=False)
+        before = await provider.renew(lease)
+        after = await provider.renew(lease, confirms_clock=True)
+        await provider.release(lease)
+        self.connection.clock.agree(after.now)
+        return timedelta(microseconds=after.clock.correction - before.clock.correction)
+
     async def purge(self, **filters: Unpack[Filters]) -> int:
         """Remove the finished instances that match (see `Filters`) with their histories; return how many.
 

@@ -20,7 +20,10 @@ LATEST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 EARLIEST_US: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 DISAGREEMENT_SECONDS_MAX: Final = 1.0
-"""Wall clock and monotonic clock apart by more: the clock was set, or the machine slept. The store is asked again."""
+"""Wall clock and monotonic clock apart by more: the clock was set. The store is asked again."""
+
+KNOWN_SECONDS_MAX: Final = 60.0
+"""So long an answer of the store counts; it is asked again, for the hub's clock may have been set."""
 
 
 def seconds_of(timeout: Timeout) -> float | None:
@@ -74,15 +77,14 @@ class StoreClock:
         self._offset_us = store_now - self._wall_us
 
     async def now(self, provider: Provider) -> int:
-        """Return the store's time in microseconds; asks the store if this machine's clocks no longer agree."""
+        """Return the store's time in microseconds; asks the store now and then, or if this machine's clocks disagree."""
         wall_us = self._ports.now_us()
-        apart = (wall_us - self._wall_us) / 1e6 - (self._ports.monotonic() - self._monotonic)
-        if abs(apart) <= DISAGREEMENT_SECONDS_MAX:
+        age = self._ports.monotonic() - self._monotonic
+        apart = (wall_us - self._wall_us) / 1e6 - age
+        if abs(apart) <= DISAGREEMENT_SECONDS_MAX and age <= KNOWN_SECONDS_MAX:
             return wall_us + self._offset_us
         try:
-            lease = await provider.lease("client", b"", worker=False)
-            self.agree(lease.now)
-            await provider.release(lease)
+            self.agree((await provider.open()).now)
         except StoreUnavailableError:
             pass  # whoever asks has more to say to the store, and tries that again; monotonic time will do until then
         return self._wall_us + self._offset_us + round((self._ports.monotonic() - self._monotonic) * 1e6)

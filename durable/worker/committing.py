@@ -104,7 +104,7 @@ class GroupCommits:
         batch = _batch_of(self._number, prepared, memos, alone=self._is_alone())
         self._is_writing = True
         try:
-            committed = await self._written(lease, batch)
+            committed, asked_at = await self._written(lease, batch)
         except LeaseLostError as error:
             logger.warning("a commit was refused: %s", error)
             self._on_refused(prepared)
@@ -118,14 +118,15 @@ class GroupCommits:
             return
         finally:
             self._is_writing = False
-        self._clock.agree(committed.now)
+        if not self._clock.agree(committed.now, asked_at):
+            self._keeper.wake()
         for index, why in committed.refused_memos.items():
             logger.error("the note '%.200s' is lost, for the store cannot hold it: %s", batch.memos[index].key, why)
         self._on_written(prepared, batch, committed)
 
-    async def _written(self, lease: Lease, batch: Batch) -> Committed:
-        """Commit a batch; while its outcome is unknown, ask again under the same number."""
-        pause = 0.05
+    async def _written(self, lease: Lease, batch: Batch) -> tuple[Committed, float]:
+        """Commit a batch; while its outcome is unknown, ask again under the same number. Returns also since when."""
+        pause, asked_first_at = 0.05, self._clock.monotonic()
         while True:
             asked_at = self._clock.monotonic()
             try:
@@ -139,7 +140,7 @@ class GroupCommits:
                 continue
             if self._keeper.lease is lease:
                 self._keeper.renewed(asked_at)
-            return committed
+            return committed, asked_first_at
 
 
 def _batch_of(number: int, prepared: Sequence[Prepared], memos: list[Memo], *, alone: bool) -> Batch:

@@ -24,6 +24,9 @@ LOOK_AROUND_LOCKED_S = 0.5
 SAFETY_US = 500_000
 """A lease is taken for lost this much before it runs out."""
 
+UNEVEN_US = 2_000_000
+"""By so much more or less time must have passed in the store than here for the store's clock to have been set."""
+
 LEFT_US = 10_000_000
 """How long an instance that was left to another worker waits before this one sees whether that still lives."""
 
@@ -73,6 +76,10 @@ class LeaseKeeper:
         self._hand_over = HandOver(clock.monotonic)
         self.others = 0  # other live workers of the hub that run activities
         self._valid_until = 0.0
+        self._told: tuple[int, float, float] | None = None  # the store's time as last told, when asked, when answered
+        self._holds_back_until = (
+            0.0  # before, what seems to be a dead worker's may be that of one who has only not renewed
+        )
         self._is_lost = False
         self._wake = asyncio.Event()
 
@@ -121,7 +128,7 @@ class LeaseKeeper:
         """Take a lease and the partitions that are free."""
         asked_at = self._clock.monotonic()
         self.lease = await self._provider.lease(self._name, self._announcement.encode(), worker=True)
-        self._clock.agree(self.lease.now)
+        self._clock.begin(self.lease, asked_at)
         self.renewed(asked_at)
         await self._look_around()
 
@@ -166,8 +173,7 @@ class LeaseKeeper:
     async def _look_around(self) -> None:
         lease = self.current
         asked_at = self._clock.monotonic()
-        view = await self._provider.renew(lease)
-        self._clock.agree(view.now)
+        view = await self._renew(lease)
         self.renewed(asked_at)
         found = {other.lease_id: self._announced(other) for other in view.others if other.is_live}
         self._seen = list(found.values())
@@ -176,6 +182,26 @@ class LeaseKeeper:
             if self._hand_over.look(found, view):
                 await self._announce(lease)
             await self._balance(lease, view, sum(seen.orchestrations for seen in self._seen) + 1)
+
+    async def _renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:
+        """Renew the lease, tell the hub's clock what time this worker takes it to be, and hear what it is."""
+        while True:
+            asked_at = self._clock.monotonic()
+            belief = self._clock.belief if self._clock.is_sure else None
+            view = await self._provider.renew(lease, announcement, belief=belief)
+            self._note_passing(view.now, asked_at)
+            if self._clock.renewed(view, asked_at):
+                return view
+
+    def _note_passing(self, now: int, asked_at: float) -> None:
+        """See whether the store's clock was set, if only by minutes: then all leases seem to have run out, until renewed."""
+        answered_at = self._clock.monotonic()
+        if self._told is not None:
+            then, then_asked_at, then_answered_at = self._told
+            at_least, at_most = (asked_at - then_answered_at) * 1e6, (answered_at - then_asked_at) * 1e6
+            if not at_least - UNEVEN_US <= now - then <= at_most + UNEVEN_US:
+                self._holds_back_until = answered_at + LEASE_US / 1e6
+        self._told = now, asked_at, answered_at
 
     def _announced(self, other: OtherLease) -> Announcement:
         """Return what another worker runs; of one whose announcement cannot be read, nothing is known."""
@@ -189,7 +215,7 @@ class LeaseKeeper:
 
     async def _announce(self, lease: Lease) -> None:
         announcement = dataclasses.replace(self._announcement, offers=self._hand_over.offers)
-        await self._provider.renew(lease, announcement.encode())
+        await self._renew(lease, announcement.encode())
 
     async def _balance(self, lease: Lease, view: LeaseView, workers: int) -> None:
         """Give up what others are to have, and take what is this worker's to have."""
@@ -211,7 +237,7 @@ class LeaseKeeper:
         mine = [partition for partition, offer in offered.items() if offer.lease_id == lease.lease_id]
         free = sorted(set(view.unowned) - self.owned - set(offered))
         wanted = [*mine, *free[: max(share - len(self.owned) - len(mine), 0)]]
-        if wanted:
+        if wanted and self._clock.monotonic() >= self._holds_back_until:
             got = set(await self._provider.take(lease, wanted)) - self.owned
             for partition in got & set(mine):
                 self._hand_over.received(partition, offered[partition])

@@ -140,10 +140,14 @@ class Receiver:
             return False
         self._backlog.begin_read()
         window, served = self._due_times.next_window(), self._unserved.served()
+        asked_at = self._clock.monotonic()
         received = await self._provider.receive(
             self._keeper.current, self.held, RECEIVE_MAX, due_after=window[0], due_before=window[1], served=served
         )
-        self._clock.agree(received.now)
+        if not self._clock.agree(received.now, asked_at):
+            self._keeper.wake()  # what seems to be due by a clock that jumped is not looked at
+            return False
+        self._due_times.look()
         if served is not None:
             self._unserved.found(received.unserved)
         for message in received.messages:

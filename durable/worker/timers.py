@@ -78,6 +78,7 @@ class DueTimes:
     def next_window(self) -> tuple[int, int]:
         """Return (after, before) of the due times to ask the store for now; (0, 0) for none."""
         now = self._clock.now()
+        self._known_until = min(self._known_until, now + HORIZON_US)  # it is later only if the clock was set back
         if self._known_until >= now + HORIZON_US // 2:
             return 0, 0
         self._asked_in = self._forgotten
@@ -96,6 +97,11 @@ class DueTimes:
         if self._asked_in == self._forgotten:  # else everything is to be asked for again, since the question was put
             self._known_until = found[-1][1] if is_cut else window[1]  # a cut answer holds all with its last due time
         self._set_timer()
+
+    def look(self) -> None:
+        """See whether something is due: the loop's timer goes wrong when the clock is set, or the machine has slept."""
+        if self._heap and self._heap[0][0] <= self._clock.now():
+            self._fire()
 
     def forget(self) -> None:
         """Ask the store for everything again."""

@@ -261,8 +261,7 @@ class _Parts:
     def __init__(self, app: App, provider: Provider, ports: Ports, settings: _Settings, hub: Hub) -> None:
         sealer = Sealer()
         self._provider = provider
-        self.clock = StoreClock(ports.monotonic)
-        self.clock.agree(hub.now)
+        self.clock = StoreClock(ports.monotonic, hub.now)
         self.client = Client.sharing(provider, hub, app, ports)
         self.portal = GuestPortal(is_threaded=ports.may_start_threads)
         self.blocking_client = blocking_face(self.client, self.portal)

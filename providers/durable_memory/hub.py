@@ -21,11 +21,13 @@ from durable.provider import (
     ActivityRow,
     Batch,
     Beat,
+    Belief,
     Committed,
     Delivery,
     Expects,
     Held,
     Hub,
+    HubClock,
     InstanceFilter,
     InstanceKey,
     InstanceRow,
@@ -64,13 +66,14 @@ CHANGEABLE_COLUMNS = frozenset(field.name for field in dataclasses.fields(Instan
 
 
 class MemoryHub:
-    """One hub: its rows, its leases and whoever listens to it. Its clock is that of the object that made it."""
+    """One hub: its rows, its leases and whoever listens to it. The store's clock is that of the object that made it."""
 
     def __init__(self, name: str, now_us: Callable[[], int]) -> None:
         self.name = name
         self.users = 0
         self.listeners: dict[Listener, None] = {}  # in the order in which they came
-        self._now_us = now_us
+        self._store_now_us = now_us
+        self._clock = HubClock()
         self._lock = threading.RLock()
         self._sequence = 0
         self._leases: dict[str, LeaseRow] = {}
@@ -98,6 +101,9 @@ class MemoryHub:
         """Return the hub's fixed facts and its time."""
         return Hub(self.name, len(self._owners), self._now_us())
 
+    def _now_us(self) -> int:
+        return self._clock.time(self._store_now_us())
+
     def _next_number(self) -> int:
         self._sequence += 1
         return self._sequence
@@ -106,9 +112,20 @@ class MemoryHub:
 
     def begin_lease(self, lease_id: str, name: str, announcement: bytes, *, worker: bool) -> Lease:
         """Add a lease that owns nothing."""
+        if worker:
+            self._set_clock(self._clock.begun(self._store_now_us()))
         now = self._now_us()
         row = self._leases[lease_id] = LeaseRow(lease_id, name, announcement, worker, now + LEASE_US)
-        return Lease(lease_id, row.epoch, row.expires_at, now)
+        return Lease(lease_id, row.epoch, row.expires_at, now, self._clock.number)
+
+    def _set_clock(self, clock: HubClock) -> None:
+        """Go by this clock; if it was set, no worker's lease has run out by that."""
+        before, self._clock = self._clock, clock
+        if clock.number == before.number:
+            return
+        for row in self._leases.values():
+            if row.is_worker and row.epoch == 1:
+                row.expires_at = self._now_us() + LEASE_US
 
     def _row_of(self, lease: Lease) -> LeaseRow:
         row = self._leases.get(lease.lease_id)
@@ -127,23 +144,38 @@ class MemoryHub:
             return set()
         return {partition for partition, owner in self._owners.items() if owner == lease.lease_id}
 
-    def renew(self, lease: Lease, announcement: bytes | None) -> LeaseView:
-        """Prolong the lease, forget what has expired, and look around."""
+    def renew(
+        self,
+        lease: Lease,
+        announcement: bytes | None,
+        belief: Callable[[], Belief] | None,
+        *,
+        confirms_clock: bool,
+    ) -> LeaseView:
+        """Prolong the lease, set the clock, forget what has expired, and look around."""
         row = self._row_of(lease)
+        owned = self._owned_by(lease)
+        believed = belief() if owned and belief is not None else None
+        is_witness = believed is not None and believed.number == self._clock.number
+        if confirms_clock:
+            self._set_clock(self._clock.confirmed(self._store_now_us()))
+        elif believed is not None:
+            self._set_clock(self._clock.renewed(self._store_now_us(), believed))
         now = self._now_us()
         row.expires_at = now + LEASE_US
         if announcement is not None:
             row.announcement = announcement
-        self._forget_expired(now)
+        if is_witness:
+            self._forget_expired(now)
         unowned = {partition for partition, owner in self._owners.items() if not self._is_live(owner)}
         others = [
-            OtherLease(other.lease_id, other.name, other.announcement, owned, self._is_live(other.lease_id))
+            OtherLease(other.lease_id, other.name, other.announcement, theirs, self._is_live(other.lease_id))
             for other in self._leases.values()
             if other.is_worker and other is not row
-            if (owned := {p for p, owner in self._owners.items() if owner == other.lease_id})
+            if (theirs := {p for p, owner in self._owners.items() if owner == other.lease_id})
             or self._is_live(other.lease_id)
         ]
-        return LeaseView(now, row.expires_at, self._owned_by(lease), unowned, others)
+        return LeaseView(now, row.expires_at, owned, unowned, others, self._clock)
 
     def _forget_expired(self, now: int) -> None:
         owners = set(self._owners.values())

@@ -13,6 +13,7 @@ from durable.provider import (
     ActivityRow,
     Batch,
     Beat,
+    Belief,
     Committed,
     Delivery,
     Held,
@@ -97,10 +98,17 @@ class MemoryProvider:
                 hub.tell(Wakeup(anything=True, leases=True))
             return lease
 
-    async def renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:
+    async def renew(
+        self,
+        lease: Lease,
+        announcement: bytes | None = None,
+        *,
+        belief: Callable[[], Belief] | None = None,
+        confirms_clock: bool = False,
+    ) -> LeaseView:
         """See `durable.provider.Ownership.renew`."""
         with self._hub.visit() as hub:
-            view = hub.renew(lease, announcement)
+            view = hub.renew(lease, announcement, belief, confirms_clock=confirms_clock)
             if announcement is not None:
                 hub.tell(Wakeup(anything=True, leases=True))
             return view

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from durable.errors import LeaseLostError, StoreError
-from durable.provider import LEASE_AHEAD_US, LEASE_US, Lease, LeaseView, OtherLease
+from durable.provider import LEASE_AHEAD_US, LEASE_US, Belief, HubClock, Lease, LeaseView, OtherLease
 from durable_sqlite.filelock import FileLock, is_held, mode_beside
+from durable_sqlite.hub_time import HubTime
 from durable_sqlite.writer import Transaction
 
 FORGOTTEN_AFTER_US = 3600 * 1_000_000
@@ -73,8 +74,9 @@ class Owned:
 class Ownership:
     """The ownership calls of one provider, each inside a transaction, and the OS locks of its own workers."""
 
-    def __init__(self, hub: int, path: str) -> None:
+    def __init__(self, hub: int, path: str, time: HubTime) -> None:
         self._hub = hub
+        self._time = time
         self._database = path
         self._folder = path + ".live"
         self._locks: dict[str, FileLock] = {}
@@ -126,6 +128,8 @@ class Ownership:
 
     def begin(self, transaction: Transaction, lease_id: str, name: str, announcement: bytes, *, worker: bool) -> Lease:
         """See `durable.provider.Ownership.lease`."""
+        if worker:
+            _, transaction.now = self._time.update(transaction.database, HubClock.begun)
         expires_at = transaction.now + LEASE_US
         transaction.database.execute(_ADD_LEASE, (self._hub, lease_id, int(worker), expires_at))
         if worker:
@@ -133,7 +137,7 @@ class Ownership:
             if lease_id not in self._locks:
                 self._lock(lease_id)
             transaction.changes.anything = transaction.changes.leases = True
-        return Lease(lease_id, 1, expires_at, transaction.now)
+        return Lease(lease_id, 1, expires_at, transaction.now, self._time.clock(transaction.database).number)
 
     def prolong(self, transaction: Transaction, lease: Lease) -> int:
         """Make the lease live on; return until when. Raises LeaseLostError."""
@@ -155,14 +159,29 @@ class Ownership:
             return False
         return not row[1] or self._is_locked(lease_id)
 
-    def renew(self, transaction: Transaction, lease: Lease, announcement: bytes | None) -> LeaseView:
+    def renew(
+        self,
+        transaction: Transaction,
+        lease: Lease,
+        announcement: bytes | None,
+        belief: Callable[[], Belief] | None,
+        *,
+        confirms_clock: bool,
+    ) -> LeaseView:
         """See `durable.provider.Ownership.renew`."""
-        database, now = transaction.database, transaction.now
-        expires_at = self.prolong(transaction, lease)
+        database = transaction.database
+        if self.is_lost(database, lease):
+            raise lease_lost(lease)
+        is_witness = belief is not None and self._set_clock(transaction, lease, belief)
+        if confirms_clock:
+            _, transaction.now = self._time.update(database, HubClock.confirmed)
+        expires_at, now = self.prolong(transaction, lease), transaction.now
         if announcement is not None:
             database.execute(_ANNOUNCE, (announcement, self._hub, lease.lease_id))
             transaction.changes.anything = transaction.changes.leases = True
-        self._forget(database, now)
+        self._sweep_locks()
+        if is_witness:
+            self._forget(database, now)
         owned: dict[str | None, set[int]] = {}
         for partition, owner in database.execute(_READ_OWNERS, (self._hub,)).fetchall():
             owned.setdefault(owner, set()).add(partition)
@@ -177,7 +196,17 @@ class Ownership:
                 unowned |= partitions
             if is_live or partitions:
                 others.append(OtherLease(lease_id, name, other_announcement, frozenset(partitions), is_live))
-        return LeaseView(now, expires_at, frozenset(owned.get(lease.lease_id, ())), frozenset(unowned), others)
+        mine = frozenset(owned.get(lease.lease_id, ()))
+        return LeaseView(now, expires_at, mine, frozenset(unowned), others, self._time.clock(database))
+
+    def _set_clock(self, transaction: Transaction, lease: Lease, belief: Callable[[], Belief]) -> bool:
+        """Let the hub's clock hear what an owner takes for the time; return whether it goes by the correction in force."""
+        database = transaction.database
+        if database.execute(_READ_OWNED + " LIMIT 1", (self._hub, lease.lease_id)).fetchone() is None:
+            return False
+        number, believed = self._time.clock(database).number, belief()
+        _, transaction.now = self._time.update(database, lambda clock, store: clock.renewed(store, believed))
+        return believed.number == number
 
     def _forget(self, database: sqlite3.Connection, now: int) -> None:
         """Remove a few of the leases and memos that nobody needs any more."""
@@ -187,7 +216,6 @@ class Ownership:
         expired = database.execute(_FIND_EXPIRED_MEMOS, (self._hub, now, SWEPT_AT_ONCE)).fetchall()
         if expired:
             database.executemany(_DROP_MEMO, expired)
-        self._sweep_locks()
 
     def _drop(self, database: sqlite3.Connection, lease_id: str) -> None:
         database.execute(_DROP_LEASE, (self._hub, lease_id))

@@ -19,6 +19,7 @@ from durable.provider import (
     ActivityRow,
     Batch,
     Beat,
+    Belief,
     Committed,
     Delivery,
     Held,
@@ -42,11 +43,12 @@ from durable_sqlite.activities import Activities
 from durable_sqlite.clients import Clients
 from durable_sqlite.commits import Commits
 from durable_sqlite.connection import ReadConnection, WriteConnection, lock_of, log_version, make_durable
+from durable_sqlite.hub_time import HubTime
 from durable_sqlite.ownership import Owned, Ownership, lease_lost
 from durable_sqlite.reads import Reads
 from durable_sqlite.refusal import VALUE_BYTES_MAX
 from durable_sqlite.watching import FileWatch
-from durable_sqlite.writer import Writer
+from durable_sqlite.writer import Transaction, Writer
 
 LOADED_INLINE_MAX = 50
 """So many rows are read in well under a millisecond; more are read in a thread."""
@@ -76,14 +78,15 @@ class _Opened:
         self.partitions = found.partitions
         self.write = found.write
         self.read = found.read
-        self.writer = Writer(found.write, ports.now_us, self.tell, threaded=ports.may_start_threads)
+        self.time = HubTime(hub, ports.now_us)
+        self.writer = Writer(found.write, self.time, self.tell, threaded=ports.may_start_threads)
         self.slow_reads = aiosqlite.Connection(functools.partial(ReadConnection.open, path), 64)
         self.is_slow_open = False
         self.slow_lock = asyncio.Lock()
         self.listeners: list[Listener] = []
         self.watch: FileWatch | None = None
         self.hub = hub
-        self.ownership = Ownership(hub, path)
+        self.ownership = Ownership(hub, path, self.time)
         self.commits = Commits(hub, found.partitions, Owned(hub), lambda: bool(_listeners.at(self.place)))
         self.activities = Activities(hub, self.ownership)
         self.clients = Clients(hub)
@@ -130,7 +133,7 @@ class SqliteProvider:
             found = await self._ports.run_blocking(self._connect)
             self._now = _Opened(self._hub_name, self._ports, found)
             log_version(self._path)
-        return Hub(self._hub_name, self._now.partitions, self._ports.now_us())
+        return Hub(self._hub_name, self._now.partitions, self._read(self._now.time.now))
 
     def _connect(self) -> _Found:
         hubs: list[tuple[int, int]] = []
@@ -172,10 +175,21 @@ class SqliteProvider:
             lambda transaction: opened.ownership.begin(transaction, lease_id, name, announcement, worker=worker)
         )
 
-    async def renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:
+    async def renew(
+        self,
+        lease: Lease,
+        announcement: bytes | None = None,
+        *,
+        belief: Callable[[], Belief] | None = None,
+        confirms_clock: bool = False,
+    ) -> LeaseView:
         """See `durable.provider.Ownership.renew`."""
         opened = self._opened
-        return await opened.writer.write(lambda transaction: opened.ownership.renew(transaction, lease, announcement))
+
+        def renew(transaction: Transaction) -> LeaseView:
+            return opened.ownership.renew(transaction, lease, announcement, belief, confirms_clock=confirms_clock)
+
+        return await opened.writer.write(renew)
 
     async def take(self, lease: Lease, partitions: Collection[int], *, from_live: bool = False) -> Collection[int]:
         """See `durable.provider.Ownership.take`."""
@@ -209,13 +223,14 @@ class SqliteProvider:
         served: Collection[tuple[str, str]] | None = None,
     ) -> Received:
         """See `durable.provider.Turns.receive`."""
-        opened, now = self._opened, self._ports.now_us()
-        due = (due_after, due_before)
+        opened, due = self._opened, (due_after, due_before)
         unserved: list[ActivityRow] = []
         if served is not None:
             rows = await self._fetch(*activities.unserved(opened.hub, lease, served, limit))
             unserved = [activities.row_of(values) for values in rows]
-        received = self._read(lambda database: opened.reads.receive(database, lease, held, limit, due, now))
+        received = self._read(
+            lambda database: opened.reads.receive(database, lease, held, limit, due, opened.time.now(database))
+        )
         return received._replace(unserved=unserved)
 
     async def load(self, targets: Sequence[tuple[InstanceKey, str | None]]) -> Sequence[InstanceRow | None]:
@@ -260,11 +275,13 @@ class SqliteProvider:
         held: Held = None,
     ) -> Sequence[ActivityRow]:
         """See `durable.provider.Activities.claim`."""
-        opened, now = self._opened, self._ports.now_us()
+        opened = self._opened
         is_lost = self._read(lambda database: opened.ownership.is_lost(database, lease))
         if is_lost:
             raise lease_lost(lease)
-        if not self._read(lambda database: opened.activities.is_any_free(database, lease, queues, held, now)):
+        if not self._read(
+            lambda database: opened.activities.is_any_free(database, lease, queues, held, opened.time.now(database))
+        ):
             return []
         return await opened.writer.write(
             lambda transaction: opened.activities.claim(transaction, lease, queues, served, limit, held)
@@ -306,7 +323,8 @@ class SqliteProvider:
 
     async def read_memos(self, prefix: str, limit: int = 1000, *, after: str = "") -> Sequence[Memo]:
         """See `durable.provider.Clients.read_memos`."""
-        statement, values = listings.memos(self._opened.hub, prefix, after, self._ports.now_us(), limit)
+        now = self._read(self._opened.time.now)
+        statement, values = listings.memos(self._opened.hub, prefix, after, now, limit)
         return [Memo(*row) for row in await self._fetch(statement, values)]
 
     # ---- reading

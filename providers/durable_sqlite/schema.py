@@ -82,7 +82,14 @@ _VERSION_1 = (
     "CREATE INDEX memos_expiring ON memos (hub, expires_at)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1,)
+# The three numbers of the hub's `HubClock`.
+_VERSION_2 = (
+    "ALTER TABLE hubs ADD COLUMN clock_number INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE hubs ADD COLUMN clock_correction INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE hubs ADD COLUMN clock_seen INTEGER NOT NULL DEFAULT 0",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1, _VERSION_2)
 """What leads from each version of the schema to the next; the first entry leads from an empty file to version 1."""
 
 

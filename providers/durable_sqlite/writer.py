@@ -23,6 +23,7 @@ from durable.listeners import Changes
 from durable.provider import Wakeup
 from durable_sqlite.connection import WriteConnection
 from durable_sqlite.filelock import WAIT_S_MAX, locked_out
+from durable_sqlite.hub_time import HubTime
 from durable_sqlite.refusal import UNSTORABLE
 
 T = TypeVar("T")
@@ -69,10 +70,10 @@ class Writer:
     """Runs jobs in transactions of a `WriteConnection`, for one event loop; if not `threaded`, all in that loop's thread."""
 
     def __init__(
-        self, connection: WriteConnection, now_us: Callable[[], int], tell: Callable[[Wakeup], None], *, threaded: bool
+        self, connection: WriteConnection, time: HubTime, tell: Callable[[Wakeup], None], *, threaded: bool
     ) -> None:
         self._connection = connection
-        self._now_us = now_us
+        self._time = time
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._waiting: list[_Waiting] = []
@@ -114,7 +115,7 @@ class Writer:
         connection = self._connection
         connection.begin()
         try:
-            answer = job(Transaction(connection.database, self._now_us(), Changes(), is_careful=True))
+            answer = job(self._transaction(Changes(), is_careful=True))
             connection.commit()
         except sqlite3.Error as error:
             raise connection.failure_of(error) from error
@@ -247,17 +248,21 @@ class Writer:
         database = self._connection.database
         try:
             try:
-                waiting.answer = waiting.job(Transaction(database, self._now_us(), waiting.changes))
+                waiting.answer = waiting.job(self._transaction(waiting.changes))
             except (NeedsCare, *UNSTORABLE):
                 for statement in undo:
                     database.execute(statement)
                 waiting.changes = Changes()
-                waiting.answer = waiting.job(Transaction(database, self._now_us(), waiting.changes, is_careful=True))
+                waiting.answer = waiting.job(self._transaction(waiting.changes, is_careful=True))
         except sqlite3.Error as error:
             waiting.error = self._connection.failure_of(error)
             waiting.error.__cause__ = error
         except BaseException as error:  # noqa: BLE001 (the caller's to handle; here it means that nothing is kept)
             waiting.error = error
+
+    def _transaction(self, changes: Changes, *, is_careful: bool = False) -> Transaction:
+        database = self._connection.database
+        return Transaction(database, self._time.now(database), changes, is_careful)
 
     # ---- in the writer's thread
 

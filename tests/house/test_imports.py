@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.app",
                 "durable.failures",
                 "durable.history",
+                "durable.hub_clock",
                 "durable.ids",
                 "durable.messages",
                 "durable.model",

@@ -41,8 +41,7 @@ class Times:
 
     def __init__(self) -> None:
         self.timer = HandTimer()
-        clock = StoreClock(lambda: self.timer.now_s)
-        clock.agree(1000 * SECOND)
+        clock = StoreClock(lambda: self.timer.now_s, 1000 * SECOND)
         self.came: list[InstanceKey] = []
         loop: Any = self.timer
         self.due = DueTimes(clock, loop, self.came.append)
@@ -168,8 +167,7 @@ async def test_an_ended_instance_is_not_read_back_for_a_timer_that_it_had(
 async def test_the_real_loop_serves_it() -> None:
     came = asyncio.Event()
     loop = asyncio.get_running_loop()
-    clock = StoreClock(loop.time)
-    clock.agree(1000 * SECOND)
+    clock = StoreClock(loop.time, 1000 * SECOND)
     due = DueTimes(clock, loop, lambda _: came.set())
     due.push(clock.now() + 1000, ONE)
     async with asyncio.timeout(10):

@@ -12,7 +12,7 @@ import pytest
 from durable import App, Client, Handle, OrchestrationContext, OrchestrationStatus, Worker
 from durable.errors import StoreUnavailableError
 from durable.events import InstanceKey
-from durable.provider import Lease, LeaseView, OtherLease, partition_of
+from durable.provider import HubClock, Lease, LeaseView, OtherLease, partition_of
 from durable.worker import handover, leasing, receiving
 from durable.worker.announcement import Announcement, Offer
 from durable.worker.handover import HAND_OVER_S, OFFER_S, HandOver
@@ -318,7 +318,7 @@ def lease(lease_id: str, *names: str, partitions: Sequence[int] = (), is_live: b
 
 def look(hand_over: HandOver, *others: OtherLease, unowned: Collection[int] = ()) -> bool:
     seen = {other.lease_id: Announcement.decode(other.announcement) for other in others if other.is_live}
-    return hand_over.look(seen, LeaseView(0, 0, (), unowned, others))
+    return hand_over.look(seen, LeaseView(0, 0, (), unowned, others, HubClock()))
 
 
 def test_a_partition_is_offered_to_a_worker_that_knows_what_is_in_it() -> None:

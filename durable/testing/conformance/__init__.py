@@ -21,12 +21,13 @@ import pytest
 
 # So that a failing assertion shows its values. Before the modules are imported.
 _MODULES = (
-    *("activities", "commits", "concurrency", "instances", "leases", "limits", "messages", "reads", "store", "timers"),
-    "wakeups",
+    *("activities", "clock", "commits", "concurrency", "instances", "leases", "limits", "messages", "reads", "store"),
+    *("timers", "wakeups"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 
 from durable.testing.conformance.activities import Activities  # noqa: E402
+from durable.testing.conformance.clock import HubClocks  # noqa: E402
 from durable.testing.conformance.commits import Commits  # noqa: E402
 from durable.testing.conformance.concurrency import Concurrency  # noqa: E402
 from durable.testing.conformance.instances import Instances  # noqa: E402
@@ -46,6 +47,7 @@ GROUPS: Mapping[str, type[Promises]] = MappingProxyType(
         "messages": Messages,
         "commits": Commits,
         "leases": Leases,
+        "clock": HubClocks,
         "activities": Activities,
         "timers": Timers,
         "reads": Reads,
@@ -57,5 +59,7 @@ GROUPS: Mapping[str, type[Promises]] = MappingProxyType(
 """The groups of promises by name. An author who has a part working can run the tests of one group alone."""
 
 
-class Conformance(Instances, Messages, Commits, Leases, Activities, Timers, Reads, Concurrency, Limits, Wakeups):
+class Conformance(
+    Instances, Messages, Commits, Leases, HubClocks, Activities, Timers, Reads, Concurrency, Limits, Wakeups
+):
     """All promises. Subclass it under a name that pytest collects, and say how to `connect`."""

@@ -12,6 +12,7 @@ import random
 
 HOUR_S = 3600.0
 TEN_HOURS_S = 10 * HOUR_S
+TEN_YEARS_S = 87_660 * HOUR_S
 
 
 class FaultKind(enum.Enum):
@@ -39,7 +40,7 @@ SPANS_S: dict[FaultKind, tuple[float, ...]] = {
     FaultKind.CRASH_AFTER: (0.0, 0.1, 2.0, 20.0),
     FaultKind.STOP_BEFORE: (0.05, 3.0, 11.0, 30.0),
     FaultKind.STOP_AFTER: (0.05, 3.0, 11.0, 30.0),
-    FaultKind.CLOCK_JUMP: (-HOUR_S, HOUR_S / 2, HOUR_S, TEN_HOURS_S),
+    FaultKind.CLOCK_JUMP: (-TEN_YEARS_S, -HOUR_S, HOUR_S / 2, HOUR_S, TEN_HOURS_S, TEN_YEARS_S),
     FaultKind.DEAF: (1.0, 10.0, 60.0),
     FaultKind.ECHO: (1.0, 10.0, 60.0),
     FaultKind.DEPLOY: (0.0, 1.0, 15.0),

@@ -12,7 +12,18 @@ from durable import events as ev
 from durable.engine.timers import DUE_MAX
 from durable.errors import HistoryDamagedError
 from durable.events import InstanceKey
-from durable.provider import PARTITIONS, Batch, Committed, Lease, Message, Status, Step, TaskAddress, partition_of
+from durable.provider import (
+    LEASE_US,
+    PARTITIONS,
+    Batch,
+    Committed,
+    Lease,
+    Message,
+    Status,
+    Step,
+    TaskAddress,
+    partition_of,
+)
 from durable.records import decode_record
 from durable.worker.carrying import FIRST_NUMBER
 
@@ -23,6 +34,9 @@ _OUTCOMES = (
     ev.SubOrchestrationCompleted,
     ev.SubOrchestrationFailed,
 )
+
+
+LEASE_S = LEASE_US / 1e6
 
 
 class Monitor:
@@ -44,6 +58,9 @@ class Monitor:
         self._requested: dict[tuple[str, int, int], str] = {}  # run, generation, task id: what was asked for
         self._resolved: set[tuple[str, int, int]] = set()
         self._owners: dict[int, str] = {}  # partition: the lease that has it
+        self._clock_moved_at = -LEASE_S
+        self._looked_at: dict[str, float] = {}  # lease: when it saw the others first
+        self._unaware: set[tuple[int, str]] = set()  # partitions, and leases that have taken them from who lives
 
     def violated(self, sentence: str) -> None:
         """Note a broken promise."""
@@ -131,8 +148,23 @@ class Monitor:
 
     # ---- who may do what
 
-    def took(self, lease: Lease, partitions: Collection[int]) -> None:
-        """Take note of partitions that a lease has got."""
+    def clock_moved(self, now: float) -> None:
+        """Take note that the store's clock was set, at this second of the run."""
+        self._clock_moved_at = now
+
+    def renewed(self, lease: Lease, now: float) -> None:
+        """Take note that a lease was renewed, and has seen the others."""
+        self._looked_at.setdefault(lease.lease_id, now)
+
+    def took(self, lease: Lease, partitions: Collection[int], now: float) -> None:
+        """Take note of partitions that a lease has got.
+
+        When the store's clock is set forward all leases seem to have run out, until they are renewed. Who sees that clock
+        for the first time cannot know; then two may run an activity, as after a crash. A commit is fenced all the same.
+        """
+        is_new = self._looked_at.get(lease.lease_id, now) >= self._clock_moved_at
+        if is_new and now - self._clock_moved_at < LEASE_S:
+            self._unaware.update((partition, lease.lease_id) for partition in partitions)
         self._owners.update(dict.fromkeys(partitions, lease.lease_id))
 
     def gave_up(self, lease: Lease, partitions: Collection[int] | None) -> None:
@@ -155,7 +187,8 @@ class Monitor:
                 f"before that was durable (recorded: {self._requested.get(place)})"
             )
         holder = self._owners.get(partition)
-        if owner is not None and holder is not None and holder != owner.lease_id:
+        is_known = holder is not None and (partition, holder) not in self._unaware
+        if owner is not None and is_known and holder != owner.lease_id:
             self.violated(
                 f"'{address.key.id}': a worker began activity '{name}' though another one owns the instance (I4)"
             )

@@ -146,6 +146,7 @@ class World:
         self._vain_leaps = 0
         self._progress_before = 0
         self._clock_error_us = 0
+        self._correction_us = 0  # of the hub's clock
         self._deaf_until = -1.0
         self._echo_until = -1.0
         self.root = self._process("world")
@@ -157,6 +158,11 @@ class World:
     def now_us(self) -> int:
         """The wall clock of all machines, and of the store."""
         return self._start_us + round(self.loop.time() * 1e6) + self._clock_error_us
+
+    @property
+    def _hub_now_us(self) -> int:
+        """The hub's time, as far as somebody has been told."""
+        return self.now_us() + self._correction_us
 
     def _new_id(self) -> str:
         return f"{self.now_us() // 1000 & 0xFFFFFFFFFFFF:012x}{self._random.getrandbits(80):020x}"
@@ -317,6 +323,9 @@ class World:
     async def _made(
         self, process: Process, name: str, call: Callable[[], Awaitable[Any]], arguments: tuple[Any, ...], number: int
     ) -> Any:
+        machine = self.machines.get(process)
+        if machine is not None and machine.went_on_at == self.loop.time():
+            await asyncio.sleep(0)  # what it was told while it was stopped comes before whatever it asks now
         try:
             answer = await call()
         except Exception as error:
@@ -326,6 +335,12 @@ class World:
             self._changed_at = self.loop.time()
         if self.trace is not None:
             self.note(f"{number} {process.name} {name}: {_digest(answer)}")
+        self._take_note(process, name, arguments, answer)
+        return answer
+
+    def _take_note(self, process: Process, name: str, arguments: tuple[Any, ...], answer: Any) -> None:
+        """Keep account of what the store has done, whether or not its answer will arrive."""
+        now = self.loop.time()
         if name == "commit":
             self.monitor.committed(arguments[0], arguments[1], answer)
             if self.trace is not None:
@@ -337,11 +352,13 @@ class World:
                 self.tell(of_submit(arguments[2]))
         elif name == "lease" and arguments[-1] is True and process in self.machines:  # a worker's, not its client's
             self.machines[process].lease = answer
+        elif name == "renew":
+            self._correction_us = answer.clock.correction
+            self.monitor.renewed(arguments[0], now)
         elif name == "take":
-            self.monitor.took(arguments[0], answer)
+            self.monitor.took(arguments[0], answer, now)
         elif name == "release":
             self.monitor.gave_up(arguments[0], arguments[1] if len(arguments) > 1 else None)
-        return answer
 
     async def _struck(
         self,
@@ -395,10 +412,12 @@ class World:
         if FaultKind.CLOCK_JUMP in kinds:
             error_us = round(kinds[FaultKind.CLOCK_JUMP] * 1e6)
             self._clock_error_us += error_us
+            self.monitor.clock_moved(now)
             self._later(CLOCK_WRONG_S, lambda: self._correct_clock(error_us))
 
     def _correct_clock(self, error_us: int) -> None:
         self._clock_error_us -= error_us
+        self.monitor.clock_moved(self.loop.time())
 
     async def _crash(self, machine: Machine, seconds: float) -> None:
         self.kill(machine)
@@ -485,12 +504,12 @@ class World:
     def _next_happening(self) -> float | None:
         """Return when the next thing happens that is not somebody's regular look around."""
         awaited = self.loop.next_timer(where=_is_awaited)
-        due_us = self.monitor.next_due(self.now_us())
+        due_us = self.monitor.next_due(self._hub_now_us)
         times = [awaited, self.loop.next_far_timer()]
         if self._vain_leaps >= VAIN_LEAPS_MAX and awaited is None:
-            due_us, times = self.monitor.next_due(self.now_us(), is_hopeful=False), []
+            due_us, times = self.monitor.next_due(self._hub_now_us, is_hopeful=False), []
         if due_us is not None:
-            times.append((due_us - self._start_us - self._clock_error_us) / 1e6)
+            times.append(self.loop.time() + (due_us - self._hub_now_us) / 1e6)
         return min((at for at in times if at is not None), default=None)
 
     def stir(self) -> None:

@@ -24,7 +24,7 @@ async def _close_and_release(self: Any) -> None:
 
 CATALOGUE.add("closing releases", swap(PROVIDER, "close", _close_and_release))
 hub("a hub's time stands still", "facts", "self._now_us()", "1_800_000_000_000_000")
-hub("the time of a lease is in milliseconds", "begin_lease", "row.expires_at, now)", "row.expires_at, now // 1000)")
+hub("the time of a lease is in milliseconds", "begin_lease", "row.expires_at, now,", "row.expires_at, now // 1000,")
 hub("what is received has no time", "receive", "due_at <= last_due], now)", "due_at <= last_due], 0)")
 provider("leases share an id", "lease", "self._ports.new_id()", "name")
 
@@ -86,10 +86,10 @@ hub(
     "if row.expires_at <= now:\n        self._disown(lease.lease_id)\n    row.expires_at = now + LEASE_US",
 )
 hub("the dead are not shown as unowned", "renew", "if not self._is_live(owner)}", "if owner is None}")
-hub("the dead are shown as living", "renew", "owned, self._is_live(other.lease_id))", "owned, True)")
+hub("the dead are shown as living", "renew", "theirs, self._is_live(other.lease_id))", "theirs, True)")
 hub("clients are shown as workers", "renew", "if other.is_worker and other is not row", "if other is not row")
 hub("a worker sees itself among the others", "renew", "if other.is_worker and other is not row", "if other.is_worker")
-hub("others are shown without what they own", "renew", "other.announcement, owned,", "other.announcement, set(),")
+hub("others are shown without what they own", "renew", "other.announcement, theirs,", "other.announcement, set(),")
 hub("an announcement is not renewed", "renew", "row.announcement = announcement", "pass")
 hub(
     "a renewal without an announcement empties it",

@@ -1,0 +1,74 @@
+"""The hub's time: the store's clock, with what sets a wild jump of it right; a part of `durable.provider`.
+
+Theory of operation. Leases, due times and expiry are judged by the hub's time. It is the store's clock plus a correction,
+which is 0 as long as that clock can be believed. Each owner knows by its monotonic clock how much time has passed since the
+store last told it the time, and says so when it renews its lease. If the store's clock differs by more than drift and an
+ordinary adjustment explain, it has jumped: then the correction takes the jump back, so that everything goes on by monotonic
+time, until the store's clock agrees again or an operator confirms it.
+
+A store keeps a `HubClock` per hub as three numbers, and asks it; what its methods return takes its place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+CLOCK_JUMP_US = 3600 * 1_000_000
+"""A difference that no drift explains, and no adjustment of a clock that was about right."""
+
+
+class Belief(NamedTuple):
+    """What a worker takes for the hub's time, in microseconds since 1970 UTC, by its monotonic clock.
+
+    `number` is that of the correction which it goes by: a belief that is older than the last correction says nothing.
+    """
+
+    number: int
+    now: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HubClock:
+    """What makes the hub's time of a store's clock, all in microseconds.
+
+    `number` counts the changes of `correction`, which is added to the store's clock. `seen`: the hub's time when an owner
+    last renewed its lease.
+    """
+
+    number: int = 0
+    correction: int = 0
+    seen: int = 0
+
+    def time(self, store: int) -> int:
+        """Return the hub's time at this time of the store's clock."""
+        return store + self.correction
+
+    def begun(self, store: int) -> HubClock:
+        """A worker begins a lease: time must not have gone back wildly while nobody was there to notice.
+
+        A correction may be what makes it go back: the clock was set right meanwhile.
+        """
+        earliest = self.seen - CLOCK_JUMP_US
+        if self.time(store) >= earliest:
+            return self
+        return self._corrected(0 if store >= earliest else self.seen - store)
+
+    def renewed(self, store: int, belief: Belief) -> HubClock:
+        """An owner renews its lease and says what time it takes it to be."""
+        clock = self
+        if belief.number == self.number:
+            if abs(belief.now - store) <= CLOCK_JUMP_US:
+                clock = self._corrected(0)
+            elif abs(belief.now - self.time(store)) > CLOCK_JUMP_US:
+                clock = self._corrected(belief.now - store)
+        return dataclasses.replace(clock, seen=clock.time(store))
+
+    def confirmed(self, store: int) -> HubClock:
+        """An operator says that the store's clock is right."""
+        return dataclasses.replace(self._corrected(0), seen=store)
+
+    def _corrected(self, correction: int) -> HubClock:
+        if correction == self.correction:
+            return self
+        return dataclasses.replace(self, number=self.number + 1, correction=correction)

@@ -1,0 +1,40 @@
+"""The hub's time: the machine's clock, with the correction that stands in the hub's row."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from durable.provider import LEASE_US, HubClock
+
+_READ = "SELECT clock_number, clock_correction, clock_seen FROM hubs WHERE hub = ?"
+_SET = "UPDATE hubs SET clock_number = ?, clock_correction = ?, clock_seen = ? WHERE hub = ?"
+_BEGIN_LEASES_ANEW = "UPDATE leases SET expires_at = ? WHERE hub = ? AND is_worker = 1 AND epoch = 1"
+
+
+class HubTime:
+    """Tells the time of one hub. Each transaction asks anew, for another process may have set the clock."""
+
+    def __init__(self, hub: int, store_now_us: Callable[[], int]) -> None:
+        self._hub = hub
+        self._store_now_us = store_now_us
+
+    def clock(self, database: sqlite3.Connection) -> HubClock:
+        """Return the hub's clock."""
+        return HubClock(*database.execute(_READ, (self._hub,)).fetchone())
+
+    def now(self, database: sqlite3.Connection) -> int:
+        """Return the hub's time in microseconds since 1970 UTC."""
+        return self.clock(database).time(self._store_now_us())
+
+    def update(self, database: sqlite3.Connection, change: Callable[[HubClock, int], HubClock]) -> tuple[HubClock, int]:
+        """Let the clock become what `change(clock, store's time)` returns; return that, and the hub's time by it."""
+        store = self._store_now_us()
+        before = self.clock(database)
+        after = change(before, store)
+        now = after.time(store)
+        if after != before:
+            database.execute(_SET, (after.number, after.correction, after.seen, self._hub))
+        if after.number != before.number:
+            database.execute(_BEGIN_LEASES_ANEW, (now + LEASE_US, self._hub))
+        return after, now

@@ -43,6 +43,7 @@ class Listener:
         self._waiting: list[Wakeup] = []
         self._lock = threading.Lock()
         self._is_ended = False
+        self._has_lost = False
         self._number = 0
 
     def tell(self, wakeup: Wakeup) -> None:
@@ -61,6 +62,11 @@ class Listener:
         except RuntimeError:  # the loop is closed: nobody listens any more
             self.end()
 
+    def lose(self) -> None:
+        """Let the number of the next wake-up show that one before it was lost: messages that were stored are not told."""
+        with self._lock:
+            self._has_lost = True
+
     def end(self) -> None:
         """Say nothing from now on."""
         self._is_ended = True
@@ -68,8 +74,9 @@ class Listener:
     def _deliver(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, []
+            has_lost, self._has_lost = self._has_lost, False
         if not self._is_ended:
-            self._number += 1
+            self._number += 2 if has_lost else 1
             self._callback(joined(waiting, self._number))
 
 

@@ -315,6 +315,7 @@ class Owner:
     async def recover(self, partitions: Collection[int]) -> None:
         """Find what the partitions' former owner left unfinished. What had stalled there is tried here at once."""
         self._backlog.take_over(partitions)
+        self._backlog.fall_behind(self._keeper.owned)  # the former owner may have sent to any of them, unheard of
         keys = await self._provider.recover(self._keeper.current, partitions)
         for key in keys:
             live = self._live(key)

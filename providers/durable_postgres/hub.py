@@ -124,16 +124,22 @@ class OpenHub:
 
     def tell_outcome(self, outcome: Outcome, *, is_doubtful: bool) -> None:
         """Let everybody know what became of messages."""
-        changes = Changes(anything=is_doubtful or outcome.has_others)
+        is_lossy = is_doubtful or outcome.has_others
+        changes = Changes(anything=is_lossy)
         if not is_doubtful:
             changes.messages, changes.rows = outcome.stored, outcome.begun
-        self.tell(changes, is_change=bool(outcome.stored or outcome.has_others))
+        self.tell(changes, is_change=bool(outcome.stored) or is_lossy, is_lossy=is_lossy)
 
-    def tell(self, changes: Changes, *, is_change: bool = True) -> None:
-        """Tell those of this process what has changed, and other processes that something has."""
+    def tell(self, changes: Changes, *, is_change: bool = True, is_lossy: bool = False) -> None:
+        """Tell those of this process what has changed, and other processes that something has.
+
+        `is_lossy`: messages may have been stored that are not among the changes.
+        """
         if changes:
             wakeup = changes.told()
             for listener in _listeners.at(self._place):
+                if is_lossy:
+                    listener.lose()
                 listener.tell(wakeup)
         if self._notifier is None:
             return

@@ -23,7 +23,7 @@ from durable.provider import (
     StoredMessage,
     partition_of,
 )
-from durable_postgres.failures import UNSTORABLE
+from durable_postgres.failures import UNSTORABLE, Failure, failure_of
 from durable_postgres.hub import OpenHub
 from durable_postgres.rows import attempt_of, row_of
 from durable_postgres.sending import Writing, outcome_of
@@ -159,12 +159,13 @@ async def _commit(
     hub.wrote(writing.steps)
     outcome = outcome_of(writing.outgoing.sent, found)
     is_doubtful = found["is_repeated"] or doubts != hub.doubts()
-    changes = Changes(anything=is_doubtful or outcome.has_others, activities=writing.has_activities)
+    is_lossy = is_doubtful or outcome.has_others
+    changes = Changes(anything=is_lossy, activities=writing.has_activities)
     if not is_doubtful:
         changes.messages = outcome.stored
         changes.rows = [*map(row_of, found["told"] or ()), *outcome.begun]
         changes.rows += [step.replaced_by for step in writing.steps if step.replaced_by is not None]
-    hub.tell(changes, is_change=bool(outcome.stored or outcome.has_others or any(changed)))
+    hub.tell(changes, is_change=bool(outcome.stored) or is_lossy or any(changed), is_lossy=is_lossy)
     deliveries = writing.deliveries(outcome.deliveries)
     return Committed(deliveries, found["now"], writing.refused, writing.refused_memos)
 
@@ -174,11 +175,17 @@ async def mark_slow(hub: OpenHub, lease: Lease, key: InstanceKey, run_id: str) -
     partition = partition_of(key, hub.partitions)
     connection = await hub.server.address.connect()
     try:
-        is_marked = await connection.fetchval(
-            f"SELECT {hub.schema}.mark_slow_v1($1, $2, $3, $4, $5, $6, $7)",
-            *(lease.lease_id, lease.epoch, key.kind, key.id, run_id, partition, hub.at()),
-            timeout=MARK_S_MAX,
-        )
+        while True:
+            try:
+                is_marked = await connection.fetchval(
+                    f"SELECT {hub.schema}.mark_slow_v1($1, $2, $3, $4, $5, $6, $7)",
+                    *(lease.lease_id, lease.epoch, key.kind, key.id, run_id, partition, hub.at()),
+                    timeout=MARK_S_MAX,
+                )
+                break
+            except Exception as error:
+                if failure_of(error) is not Failure.ROLLED_BACK:  # a repeated call counts again
+                    raise
     finally:
         connection.terminate()
         await asyncio.sleep(0)

@@ -16,6 +16,10 @@ import time
 from datetime import timedelta
 from typing import Any
 
+import durable_postgres.activities
+import durable_postgres.clients
+import durable_postgres.ownership
+import durable_postgres.turns
 import durable_sqlite.clients
 import durable_sqlite.commits
 import durable_sqlite.ownership
@@ -159,7 +163,9 @@ async def patient(ctx: OrchestrationContext, number: int) -> Any:
 def shorten_leases(seconds: float) -> None:
     """Let leases of this process last so long; all workers of a store must agree."""
     microseconds = round(seconds * 1e6)
-    for module in (durable.worker.leasing, durable_sqlite.clients, durable_sqlite.commits, durable_sqlite.ownership):
+    sqlite, postgres = durable_sqlite, durable_postgres
+    modules = (sqlite.clients, sqlite.commits, sqlite.ownership, postgres.activities, postgres.clients, postgres.turns)
+    for module in (durable.worker.leasing, *modules, postgres.ownership):
         assert hasattr(module, "LEASE_US"), "or it would silently keep the long one"
         module.LEASE_US = microseconds  # type: ignore[attr-defined]
 

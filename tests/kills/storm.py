@@ -1,6 +1,6 @@
-"""A storm: workers on one file are killed and frozen at random moments under load; then it heals, and all is checked.
+"""A storm: workers on one store are killed and frozen at random moments under load; then it heals, and all is checked.
 
-What is checked: each output; each answer to a client; the invariants of the file, read through the contract, during the storm
+What is checked: each output; each answer to a client; the invariants of the store, read through the contract, during the storm
 and after it; and the notes of the activities: no output that no activity gave, and no activity begun once its outcome was
 known, by whatever worker went on after it had been frozen for longer than its lease.
 """
@@ -8,17 +8,12 @@ known, by whatever worker went on after it had been frozen for longer than its l
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import random
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from durable_sqlite.connection import lock_path_of
-from durable_sqlite.filelock import is_held
 
 from durable import Client
 from durable import events as ev
@@ -29,6 +24,7 @@ from durable.stores import connect
 from durable.testing.invariants import Moment, StoredRun, read_runs, violations
 from tests.kills.load import Load
 from tests.kills.program import ATTEMPTS_MAX
+from tests.kills.stores import FileStore, ServerStore, StormStore
 from tests.kills.workers import Workers, workers_on
 
 IN_FLIGHT = 24
@@ -36,13 +32,7 @@ IN_FLIGHT = 24
 SETTLE_S = 30.0
 """How long the last messages may take once all instances have ended."""
 
-LOOKS_AT_LOCK = 20
-"""A lock that is held at each of so many looks is not held by workers that take turns."""
-
-FILE = "storm.db"
-
 SHARE_LOOKS = 200
-_COUNT_OWNED = "SELECT count(*) FROM partitions JOIN workers USING (hub, lease_id) WHERE name = ?"
 
 LATE_US = 2_000_000
 """A delivery that was claimed just before the outcome of another one may begin so much after it."""
@@ -50,12 +40,17 @@ LATE_US = 2_000_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of what. `lease_s` is that of all workers; a freeze lasts a little longer."""
+    """How much of what. `lease_s` is that of all workers; a freeze lasts a little longer.
+
+    Of a server: `restarts` after a crash, and how often all its connections are ended (`broken`).
+    """
 
     kills: int
     stops: int
     seed: int
     lease_s: float = 10.0
+    restarts: int = 0
+    broken: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -69,6 +64,8 @@ class Outcome:
     instances: int
     deliveries_repeated: int
     unanswered: int
+    restarts: int = 0
+    broken: int = 0
 
     @property
     def lost(self) -> int:
@@ -84,21 +81,40 @@ class Outcome:
 class Storm:
     """Kills and freezes workers by a plan; every choice is drawn from its seed."""
 
-    def __init__(self, plan: Plan, workers: Workers, folder: Path) -> None:
+    def __init__(self, plan: Plan, workers: Workers, store: StormStore, folder: Path) -> None:
         self._plan = plan
         self._workers = workers
+        self._store = store
         self._folder = folder
         self._kill_chance = random.Random(f"{plan.seed} kills")
         self._stop_chance = random.Random(f"{plan.seed} stops")
+        self._shake_chance = random.Random(f"{plan.seed} server")
         self.kills = 0
         self.stops = 0
+        self.restarts = 0
+        self.broken = 0
         self.is_half_over = asyncio.Event()
 
     async def rage(self) -> list[str]:
         """Go through the plan; return the names of the workers that are left, all running."""
         first, second = await self._workers.bear(), await self._workers.bear()
-        left, frozen = await asyncio.gather(self._kill([first, second]), self._stop())
+        left, frozen, _ = await asyncio.gather(self._kill([first, second]), self._stop(), self._shake())
         return [*left, *frozen]
+
+    async def _shake(self) -> None:
+        """Restart the server and break its connections, at random moments."""
+        store, chance = self._store, self._shake_chance
+        if not isinstance(store, ServerStore):
+            return
+        while self.restarts < self._plan.restarts or self.broken < self._plan.broken:
+            await asyncio.sleep(chance.uniform(0.2, 1.5))
+            if self.restarts < self._plan.restarts and chance.random() < 0.5:
+                await store.restart(chance)
+                self.restarts += 1
+            elif await store.kill_backends():
+                self.broken += 1
+            if not self._plan.kills and 2 * (self.restarts + self.broken) >= self._plan.restarts + self._plan.broken:
+                self.is_half_over.set()
 
     async def _kill(self, alive: list[str]) -> list[str]:
         chance, workers = self._kill_chance, self._workers
@@ -130,27 +146,18 @@ class Storm:
             await asyncio.sleep(chance.uniform(0, 0.3))
             workers.stop(name)
             # Inside a commit it keeps the file for itself, and nobody can take over: a few times that is what we want.
-            if chance.random() < 0.1 or not await self._is_file_blocked():
-                await asyncio.sleep(lease_s + chance.uniform(0.7, 1.5))  # the others look around every half second
+            if chance.random() < 0.1 or not await self._store.is_blocked():
+                await asyncio.sleep(lease_s + self._store.lease_seen_after_s + chance.uniform(0, 0.8))
                 self.stops += 1
             workers.go_on(name)
         return [name]
 
     async def _until_it_owns(self, name: str) -> None:
         """Wait until a worker has partitions that can be taken from it; the others part only with those at rest."""
-        with _reading(self._folder / FILE) as database:
-            for _ in range(SHARE_LOOKS):
-                if database.execute(_COUNT_OWNED, (name,)).fetchone() != (0,):
-                    return
-                await asyncio.sleep(0.05)
-
-    async def _is_file_blocked(self) -> bool:
-        lock = lock_path_of(str(self._folder / FILE))
-        for _ in range(LOOKS_AT_LOCK):
-            if not is_held(lock):
-                return False
-            await asyncio.sleep(0.005)
-        return True
+        for _ in range(SHARE_LOOKS):
+            if await self._store.is_owner(name):
+                return
+            await asyncio.sleep(0.05)
 
     @property
     def zombies(self) -> int:
@@ -159,15 +166,17 @@ class Storm:
         return log.read_text().count("lost its lease") if log.exists() else 0
 
 
-async def run_storm(plan: Plan, folder: Path) -> Outcome:
-    """Let a storm go over an empty folder, heal, and check."""
-    path = folder / FILE
-    store = f"sqlite:///{path}"
-    provider = connect(store, system_ports())
+async def run_storm(plan: Plan, folder: Path, store: StormStore | None = None) -> Outcome:
+    """Let a storm go over an empty folder and store (a file, where none is given), heal, and check."""
+    store = store or FileStore(folder)
+    provider = connect(store.url, system_ports())
     await provider.open()
     try:
-        async with Client(store) as client, workers_on(store, folder, plan.lease_s) as workers:
-            storm = Storm(plan, workers, folder)
+        async with (
+            Client(store.url) as client,
+            workers_on(store.workers_url, folder, plan.lease_s) as workers,
+        ):
+            storm = Storm(plan, workers, store, folder)
             load = Load(client, random.Random(f"{plan.seed} load"))
             loading = asyncio.create_task(load.run(IN_FLIGHT))
             raging = asyncio.create_task(storm.rage())
@@ -177,7 +186,7 @@ async def run_storm(plan: Plan, folder: Path) -> Outcome:
             found = await violations(provider, before=before, attempts_max=ATTEMPTS_MAX)
             load.end()
             await loading
-            found += await _settle(path)
+            found += await _settle(store)
             for name in left:
                 await workers.retire(name)
             found += [f"I10: {text}" for text in workers.surprises]
@@ -190,7 +199,17 @@ async def run_storm(plan: Plan, folder: Path) -> Outcome:
     finally:
         await provider.close()
     repeated = notes.begun_count - notes.outcomes
-    return Outcome(found, storm.kills, storm.stops, storm.zombies, len(load.answers.started), repeated, load.unanswered)
+    return Outcome(
+        found,
+        storm.kills,
+        storm.stops,
+        storm.zombies,
+        len(load.answers.started),
+        repeated,
+        load.unanswered,
+        storm.restarts,
+        storm.broken,
+    )
 
 
 async def _reached(moment: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
@@ -204,27 +223,14 @@ async def _reached(moment: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
             assert moment.is_set(), "it ended before its time"
 
 
-async def _settle(path: Path) -> list[str]:
+async def _settle(store: StormStore) -> list[str]:
     """Wait until every message has been received."""
-    with _reading(path) as database:
-        give_up_at = asyncio.get_running_loop().time() + SETTLE_S
-        while True:
-            [(count,)] = database.execute("SELECT count(*) FROM inbox").fetchall()
-            if not count:
-                return []
-            if asyncio.get_running_loop().time() > give_up_at:
-                return [f"I3: {count} messages were never received"]
-            await asyncio.sleep(0.05)
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Look at the file beside the contract, which tells nobody how many messages wait, or who owns what."""
-    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
-        yield database
-    finally:
-        database.close()
+    give_up_at = asyncio.get_running_loop().time() + SETTLE_S
+    while count := await store.count_messages():
+        if asyncio.get_running_loop().time() > give_up_at:
+            return [f"I3: {count} messages were never received"]
+        await asyncio.sleep(0.05)
+    return []
 
 
 @dataclasses.dataclass(slots=True)

@@ -79,3 +79,31 @@ async def test_what_came_while_a_partition_could_not_be_given_up_is_not_overtake
         monkeypatch.undo()
         await handle.raise_event("item", 2)
         assert await handle.result(timeout=10) == [1, 2]
+
+
+async def test_what_a_former_owner_sent_is_not_overtaken_by_what_its_successor_sends(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first event comes from another process that dies before it can wake anybody; its partitions are taken over."""
+    async with Worker(lives_app(), store_url) as worker:
+        assert worker._parts is not None
+        owner, keeper, store = worker._parts.owner, worker._parts.keeper, worker._provider
+        handle = await worker.client.start("collects-async", 2)
+        await until(handle, OrchestrationStatus.RUNNING)
+        partition = partition_of(key_of(handle), 64)
+        reads, receive = asyncio.Event(), store.receive
+
+        async def later(*arguments: Any, **options: Any) -> Any:
+            await reads.wait()
+            return await receive(*arguments, **options)
+
+        monkeypatch.setattr(store, "receive", later)
+        keeper.leaving.add(partition)  # so that nobody hears of it
+        await handle.raise_event("item", 1)
+        await asyncio.sleep(0.01)
+        keeper.leaving.remove(partition)
+        await owner.recover([(partition + 1) % 64])
+        await handle.raise_event("item", 2)
+        await asyncio.sleep(0.01)
+        reads.set()
+        assert await handle.result(timeout=10) == [1, 2]

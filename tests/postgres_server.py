@@ -58,7 +58,8 @@ DECLARE
 BEGIN
     FOR found IN SELECT schemaname, tablename FROM pg_tables WHERE schemaname LIKE 'durable\\_%' LOOP
         CASE found.tablename
-            WHEN 'hub' THEN NULL;
+            WHEN 'hub' THEN EXECUTE format(
+                'UPDATE %I.hub SET clock_number = 0, clock_correction = 0, clock_seen = 0', found.schemaname);
             WHEN 'partitions' THEN EXECUTE format('UPDATE %I.partitions SET lease_id = NULL', found.schemaname);
             ELSE EXECUTE format('DELETE FROM %I.%I', found.schemaname, found.tablename);
         END CASE;

@@ -79,11 +79,15 @@ class Lane:
         self._count = 0
         self._is_closed = False
 
-    async def fetch(self, statement: str, *values: Any) -> Sequence[asyncpg.Record]:
-        """Run one statement on a connection; raise what the driver raises."""
+    async def fetch(
+        self, statement: str, *values: Any, late: Callable[[], Sequence[Any]] | None = None
+    ) -> Sequence[asyncpg.Record]:
+        """Run one statement on a connection; raise what the driver raises. `late` is asked for the last values just then."""
         connection = await self._acquire()
         is_sound = False
         try:
+            if late is not None:
+                values = (*values, *late())
             records = await connection.fetch(statement, *values, timeout=self._timeout)
             is_sound = True
             return records
@@ -178,9 +182,11 @@ class Server:
         self.doubts = 0
         """How often a call got no answer, so that what it did may have been done twice, or by its first try alone."""
 
-    async def call(self, statement: str, *values: Any) -> Sequence[asyncpg.Record]:
+    async def call(
+        self, statement: str, *values: Any, late: Callable[[], Sequence[Any]] | None = None
+    ) -> Sequence[asyncpg.Record]:
         """Run one statement, again if need be. Raises the contract's errors; of the driver's only those for bad values."""
-        return await self._tried(lambda: self._work.fetch(statement, *values))
+        return await self._tried(lambda: self._work.fetch(statement, *values, late=late))
 
     async def read(self, statement: str, *values: Any) -> Sequence[asyncpg.Record]:
         """Run a statement that may take long."""

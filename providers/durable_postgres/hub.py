@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 
@@ -21,6 +21,8 @@ from durable_postgres.sending import Outcome
 
 STATUSES_MAX = 100_000
 """So many instances are remembered with the status that this object has written last."""
+
+LateValues: TypeAlias = tuple[Callable[[], Sequence[Any]], int]
 
 _listeners = ListenersOfProcess()
 
@@ -65,10 +67,14 @@ class OpenHub:
 
     # ---- calls
 
-    async def call(self, function: str, *values: Any) -> Sequence[asyncpg.Record]:
-        """Call a function of the schema; return its rows. Raises the contract's errors."""
+    async def call(self, function: str, *values: Any, late: LateValues | None = None) -> Sequence[asyncpg.Record]:
+        """Call a function of the schema; return its rows. Raises the contract's errors.
+
+        `late`: further values, which are asked for when a connection is there, and their number.
+        """
+        ask, more = late or (None, 0)
         try:
-            return await self.server.call(self._statement(function, len(values)), *values)
+            return await self.server.call(self._statement(function, len(values) + more), *values, late=ask)
         except UNSTORABLE as error:
             raise StoreError(
                 f"PostgreSQL at {self.server.address.name} cannot take what it was given: {error}"
@@ -112,7 +118,7 @@ class OpenHub:
         if len(self._statuses) > STATUSES_MAX:
             self._statuses.clear()
         for step in steps:
-            if step.progress.status.is_finished or step.replaced_by is not None:
+            if step.progress.status.is_finished or step.replaced_by is not None or step.removes_if_idle:
                 self._statuses.pop(step.key, None)
             else:
                 self._statuses[step.key] = step.progress.status

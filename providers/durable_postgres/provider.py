@@ -15,6 +15,7 @@ from durable.provider import (
     ActivityRow,
     Batch,
     Beat,
+    Belief,
     Committed,
     Delivery,
     Held,
@@ -119,9 +120,16 @@ class PostgresProvider:
         """See `durable.provider.Ownership.lease`."""
         return await ownership.begin(self._hub, self._ports.new_id(), name, announcement, worker=worker)
 
-    async def renew(self, lease: Lease, announcement: bytes | None = None) -> LeaseView:
+    async def renew(
+        self,
+        lease: Lease,
+        announcement: bytes | None = None,
+        *,
+        belief: Callable[[], Belief] | None = None,
+        confirms_clock: bool = False,
+    ) -> LeaseView:
         """See `durable.provider.Ownership.renew`."""
-        return await ownership.renew(self._hub, lease, announcement)
+        return await ownership.renew(self._hub, lease, announcement, belief, confirms_clock=confirms_clock)
 
     async def take(self, lease: Lease, partitions: Collection[int], *, from_live: bool = False) -> Collection[int]:
         """See `durable.provider.Ownership.take`."""

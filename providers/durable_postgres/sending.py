@@ -233,7 +233,8 @@ class Writing:
             self._is_rare = self._is_rare or not changes.keys() <= _USUAL_COLUMNS
         if step.replaced_by is not None:
             replacing = run_of(step.replaced_by)
-        self._is_rare = self._is_rare or replacing is not None or step.drop_generations_below is not None
+        if replacing is not None or step.removes_if_idle or step.drop_generations_below is not None:
+            self._is_rare = True
         return (
             step.key.kind,
             step.key.id,
@@ -253,6 +254,7 @@ class Writing:
             values,
             replacing,
             step.drop_generations_below,
+            step.removes_if_idle,
         )
 
 

@@ -35,19 +35,12 @@ BEGIN
     WHERE lease_id = p_lease;
 END $$;
 
--- Remove a run with its history and its memos.
-CREATE FUNCTION remove_run(p_run_id text) RETURNS void LANGUAGE sql AS $$
-    DELETE FROM history WHERE run_id = p_run_id;
-    DELETE FROM memos WHERE key >= 'run/' || p_run_id || '/' AND key < 'run/' || p_run_id || '0'; -- `0` follows `/`
-$$;
-
 -- Remove finished runs, each with the ended runs of its instance before it; return how many of the targets were removed.
 CREATE FUNCTION purge_v1(p_kinds text[], p_ids text[], p_run_ids text[]) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     target record;
     current record;
     last_number bigint;
-    gone record;
     removed bigint := 0;
 BEGIN
     FOR target IN
@@ -60,24 +53,16 @@ BEGIN
             CONTINUE WHEN current.status < 4 OR EXISTS (
                 SELECT 1 FROM former f WHERE f.kind = target.kind AND f.id = target.id AND f.place = 2
             );
-            last_number := 9223372036854775807;
-            PERFORM remove_run(target.run_id);
-            DELETE FROM tags t WHERE t.kind = target.kind AND t.id = target.id;
+            PERFORM remove_instance(target.kind, target.id);
             DELETE FROM inbox i
             WHERE i.partition = current.partition AND i.kind = target.kind AND i.id = target.id;
             DELETE FROM inbox_later i WHERE i.kind = target.kind AND i.id = target.id;
-            DELETE FROM runs r WHERE r.kind = target.kind AND r.id = target.id;
         ELSE
             SELECT number INTO last_number FROM former f
             WHERE f.kind = target.kind AND f.id = target.id AND f.run_id = target.run_id AND f.place = 1 FOR UPDATE;
             CONTINUE WHEN NOT FOUND;
+            PERFORM remove_former(target.kind, target.id, last_number);
         END IF;
-        FOR gone IN
-            DELETE FROM former f WHERE f.kind = target.kind AND f.id = target.id AND f.place = 1
-            AND f.number <= last_number RETURNING f.run_id
-        LOOP
-            PERFORM remove_run(gone.run_id);
-        END LOOP;
         removed := removed + 1;
     END LOOP;
     RETURN removed;

@@ -69,6 +69,35 @@ BEGIN
     END IF;
 END $$;
 
+-- Remove a run's history and its memos.
+CREATE FUNCTION remove_run(p_run_id text) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM history WHERE run_id = p_run_id;
+    DELETE FROM memos WHERE key >= 'run/' || p_run_id || '/' AND key < 'run/' || p_run_id || '0'; -- `0` follows `/`
+$$;
+
+-- Remove the ended runs of an instance up to this one.
+CREATE FUNCTION remove_former(p_kind text, p_id text, p_last_number bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    gone record;
+BEGIN
+    FOR gone IN
+        DELETE FROM former WHERE kind = p_kind AND id = p_id AND place = 1 AND number <= p_last_number RETURNING run_id
+    LOOP
+        PERFORM remove_run(gone.run_id);
+    END LOOP;
+END $$;
+
+-- Remove an instance, whose row the caller has locked, with all its runs; not the messages for it.
+CREATE FUNCTION remove_instance(p_kind text, p_id text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    gone record;
+BEGIN
+    DELETE FROM runs WHERE kind = p_kind AND id = p_id RETURNING run_id INTO gone;
+    PERFORM remove_run(gone.run_id);
+    DELETE FROM tags WHERE kind = p_kind AND id = p_id;
+    PERFORM remove_former(p_kind, p_id, 9223372036854775807);
+END $$;
+
 -- A run wherever it is: the current one of its instance, ended, or waiting.
 CREATE FUNCTION find_run(p_kind text, p_id text, p_run_id text) RETURNS run_v1 STABLE LANGUAGE sql AS $$
     SELECT shown(r) FROM runs r WHERE r.kind = p_kind AND r.id = p_id AND r.run_id = p_run_id

@@ -1,15 +1,60 @@
 -- Version 1: leases and partitions. Each function is one call of the contract, and one transaction.
 --
--- `p_at` is the store's time in microseconds, null for the server's own clock. Leases are locked before partitions and, of
--- several, in the order of their ids, so that nobody waits for one another in a ring.
+-- `p_at` is the store's clock in microseconds, null for the server's own. The hub's row is locked before leases, these before
+-- partitions and, of several, in the order of their ids, so that nobody waits for one another in a ring.
 -- DU001: the lease is lost. DU002: the call means nothing, its text says why.
 
-CREATE FUNCTION now_us(p_at bigint) RETURNS bigint LANGUAGE sql AS $$
+CREATE FUNCTION clock_us(p_at bigint) RETURNS bigint LANGUAGE sql AS $$
     SELECT coalesce(p_at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
 $$;
 
--- The store's time.
-CREATE FUNCTION now_v1(p_at bigint) RETURNS bigint LANGUAGE sql AS $$ SELECT now_us(p_at) $$;
+-- The hub's time: the store's clock, corrected.
+CREATE FUNCTION now_us(p_at bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT clock_us(p_at) + clock_correction FROM hub WHERE only_one);
+END $$;
+
+CREATE FUNCTION now_v1(p_at bigint) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN now_us(p_at); END $$;
+
+-- What becomes of the hub's clock, as `durable.hub_clock.HubClock` says: `p_what` is one of its methods. Return the hub's time.
+CREATE FUNCTION set_clock(
+    p_what text, p_store bigint, p_number bigint, p_belief bigint, p_jump bigint, p_span bigint
+) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    before record;
+    correction bigint;
+    seen bigint;
+BEGIN
+    SELECT clock_number, clock_correction, clock_seen INTO before FROM hub WHERE only_one FOR NO KEY UPDATE;
+    correction := before.clock_correction;
+    seen := before.clock_seen;
+    IF p_what = 'begun' THEN
+        IF p_store + correction < seen - p_jump THEN
+            correction := CASE WHEN p_store >= seen - p_jump THEN 0 ELSE seen - p_store END;
+        END IF;
+    ELSIF p_what = 'renewed' THEN
+        IF p_number = before.clock_number THEN
+            IF abs(p_belief - p_store) <= p_jump THEN
+                correction := 0;
+            ELSIF abs(p_belief - p_store - correction) > p_jump THEN
+                correction := p_belief - p_store;
+            END IF;
+        END IF;
+        seen := p_store + correction;
+    ELSE
+        correction := 0;
+        seen := p_store;
+    END IF;
+    IF correction <> before.clock_correction THEN
+        UPDATE hub SET clock_number = clock_number + 1, clock_correction = correction, clock_seen = seen WHERE only_one;
+        UPDATE leases SET expires_at = p_store + correction + p_span WHERE lease_id = ANY (ARRAY(
+            SELECT lease_id FROM leases WHERE is_worker AND epoch = 1 ORDER BY lease_id FOR NO KEY UPDATE
+        ));
+    ELSIF seen <> before.clock_seen THEN
+        UPDATE hub SET clock_seen = seen WHERE only_one;
+    END IF;
+    RETURN p_store + correction;
+END $$;
 
 CREATE FUNCTION is_live(p_epoch bigint, p_expires_at bigint, p_now bigint, p_ahead bigint) RETURNS boolean
 LANGUAGE sql AS $$
@@ -31,14 +76,20 @@ END $$;
 
 -- Begin a lease. Again under the same id: it is the one that was begun.
 CREATE FUNCTION lease_v1(
-    p_lease text, p_name text, p_announcement bytea, p_is_worker boolean, p_span bigint, p_at bigint,
-    OUT now bigint, OUT expires_at bigint
+    p_lease text, p_name text, p_announcement bytea, p_is_worker boolean, p_span bigint, p_jump bigint, p_at bigint,
+    OUT now bigint, OUT expires_at bigint, OUT clock_number bigint
 ) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
 BEGIN
-    now := now_us(p_at);
+    IF p_is_worker THEN
+        now := set_clock('begun', clock_us(p_at), NULL, NULL, p_jump, p_span);
+    ELSE
+        now := now_us(p_at);
+    END IF;
     expires_at := now + p_span;
-    INSERT INTO leases (lease_id, epoch, is_worker, expires_at) VALUES (p_lease, 1, p_is_worker, lease_v1.expires_at)
-    ON CONFLICT (lease_id) DO NOTHING;
+    clock_number := (SELECT h.clock_number FROM hub h WHERE h.only_one);
+    INSERT INTO leases (lease_id, epoch, is_worker, expires_at)
+    VALUES (p_lease, 1, p_is_worker, lease_v1.now + p_span) ON CONFLICT (lease_id) DO NOTHING;
     IF p_is_worker THEN
         INSERT INTO workers (lease_id, name, announcement) VALUES (p_lease, p_name, p_announcement)
         ON CONFLICT (lease_id) DO NOTHING;
@@ -65,29 +116,49 @@ BEGIN
     ));
 END $$;
 
--- Prolong a lease and look around: one row for each partition (`what` 0) and for each worker (`what` 1).
+-- Prolong a lease, let the hub's clock hear what its holder takes for the time, and look around: one row for each partition
+-- (`what` 0), for each worker (`what` 1), and for the clock (`what` 2: its numbers).
 CREATE FUNCTION renew_v1(
-    p_lease text, p_epoch bigint, p_announcement bytea, p_span bigint, p_ahead bigint, p_forgotten_after bigint, p_at bigint
+    p_lease text, p_epoch bigint, p_announcement bytea, p_confirms boolean, p_span bigint, p_ahead bigint, p_jump bigint,
+    p_forgotten_after bigint, p_at bigint, p_number bigint, p_belief bigint
 ) RETURNS TABLE (
-    now bigint, what smallint, partition bigint, lease_id text, is_live boolean, name text, announcement bytea
+    now bigint, what smallint, partition bigint, lease_id text, is_live boolean, name text, announcement bytea,
+    numbers bigint[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    at bigint := now_us(p_at);
+    at bigint;
+    is_witness boolean := false;
 BEGIN
+    IF NOT EXISTS (SELECT 1 FROM leases l WHERE l.lease_id = p_lease AND l.epoch = p_epoch) THEN
+        PERFORM lease_lost(p_lease);
+    ELSIF p_confirms THEN
+        at := set_clock('confirmed', clock_us(p_at), NULL, NULL, p_jump, p_span);
+    ELSIF p_belief IS NOT NULL AND EXISTS (SELECT 1 FROM partitions p WHERE p.lease_id = p_lease) THEN
+        is_witness := p_number = (SELECT h.clock_number FROM hub h WHERE h.only_one FOR NO KEY UPDATE);
+        at := set_clock('renewed', clock_us(p_at), p_number, p_belief, p_jump, p_span);
+    ELSE
+        at := now_us(p_at);
+    END IF;
     PERFORM prolong(p_lease, p_epoch, at + p_span);
     IF p_announcement IS NOT NULL THEN
         UPDATE workers SET announcement = p_announcement WHERE workers.lease_id = p_lease;
     END IF;
-    PERFORM forget(at, at - p_forgotten_after);
+    IF is_witness THEN
+        PERFORM forget(at, at - p_forgotten_after);
+    END IF;
     RETURN QUERY
         SELECT at, 0::smallint, p.partition, p.lease_id,
-            coalesce(is_live(l.epoch, l.expires_at, at, p_ahead), false), NULL::text, NULL::bytea
+            coalesce(is_live(l.epoch, l.expires_at, at, p_ahead), false), NULL::text, NULL::bytea, NULL::bigint[]
         FROM partitions p LEFT JOIN leases l ON l.lease_id = p.lease_id;
     RETURN QUERY
         SELECT at, 1::smallint, NULL::bigint, w.lease_id,
-            coalesce(is_live(l.epoch, l.expires_at, at, p_ahead), false), w.name, w.announcement
+            coalesce(is_live(l.epoch, l.expires_at, at, p_ahead), false), w.name, w.announcement, NULL::bigint[]
         FROM workers w LEFT JOIN leases l ON l.lease_id = w.lease_id;
+    RETURN QUERY
+        SELECT at, 2::smallint, NULL::bigint, NULL, NULL::boolean, NULL::text, NULL::bytea,
+            ARRAY[h.clock_number, h.clock_correction, h.clock_seen]
+        FROM hub h;
 END $$;
 
 -- Take partitions that are unowned, or whose owner is dead: its epoch is raised first, behind whatever it is committing.

@@ -9,8 +9,11 @@ CREATE TABLE hub (
     name text NOT NULL,
     store_id text NOT NULL, -- tells processes which of their connections lead to one and the same hub
     partitions bigint NOT NULL,
-    version bigint NOT NULL
-);
+    version bigint NOT NULL,
+    clock_number bigint NOT NULL DEFAULT 0, -- the three numbers of the hub's clock
+    clock_correction bigint NOT NULL DEFAULT 0,
+    clock_seen bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 20);
 
 -- A message's sequence is this number times 65,536 plus its partition: it is found by its sequence alone, and read by partition.
 CREATE SEQUENCE message_numbers;
@@ -204,7 +207,8 @@ CREATE TYPE memo_v1 AS (key text COLLATE "C", data bytea, expires_at bigint);
 CREATE TYPE step_v1 AS (
     kind text COLLATE "C", id text COLLATE "C", run_id text COLLATE "C", before_generation bigint, before_records bigint,
     generation bigint, records bigint, chain bytea, status smallint, updated_at bigint, due_at bigint, open_work bigint,
-    parked_until bigint, state bytea, is_told boolean, changed bigint, changes run_v1, replaced_by run_v1, drop_below bigint
+    parked_until bigint, state bytea, is_told boolean, changed bigint, changes run_v1, replaced_by run_v1, drop_below bigint,
+    removes_if_idle boolean
 );
 
 CREATE TYPE record_v1 AS (

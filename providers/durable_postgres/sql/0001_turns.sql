@@ -237,6 +237,21 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Remove those instances whose steps say so, where no message waits for them any more.
+CREATE FUNCTION remove_idle(p_steps step_v1[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    s record;
+BEGIN
+    FOR s IN
+        SELECT r.kind, r.id FROM unnest(p_steps) AS u JOIN runs r ON r.kind = u.kind AND r.id = u.id
+        WHERE u.removes_if_idle AND NOT EXISTS (
+            SELECT 1 FROM inbox i WHERE i.partition = r.partition AND i.kind = r.kind AND i.id = r.id
+        ) AND NOT EXISTS (SELECT 1 FROM inbox_later l WHERE l.kind = r.kind AND l.id = r.id)
+    LOOP
+        PERFORM remove_instance(s.kind, s.id);
+    END LOOP;
+END $$;
+
 -- Change the activity queue: drops first; a run that has ended has no attempts any more.
 CREATE FUNCTION change_queue(p_steps step_v1[], p_drops task_v1[], p_adds activity_v1[]) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -257,8 +272,8 @@ BEGIN
     END IF;
 END $$;
 
--- Write the steps of a batch. `p_parks`: some of them are parked afterwards. `p_is_rare`: they change rare columns, or
--- replace their runs, or drop generations.
+-- Write the steps of a batch. `p_parks`: some of them are parked afterwards. `p_is_rare`: they change rare columns, replace or
+-- remove their runs, or drop generations.
 CREATE FUNCTION write_steps(
     p_steps step_v1[], p_records record_v1[], p_consumed bigint[], p_dropped generation_v1[], p_queue_drops task_v1[],
     p_queue_adds activity_v1[], p_parks boolean, p_is_rare boolean, p_now bigint
@@ -365,6 +380,7 @@ BEGIN
         END IF;
         IF p_is_rare THEN
             PERFORM replace_runs(p_steps);
+            PERFORM remove_idle(p_steps);
         END IF;
     ELSIF p_consumed <> '{}' THEN
         PERFORM consume(p_consumed);

@@ -31,7 +31,7 @@ START_S_MAX = 30.0
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "max_connections": "200",
-    "shared_buffers": "128MB",
+    "shared_buffers": "256MB",
     "max_wal_size": "4GB",
     "log_min_messages": "warning",
     "timezone": "UTC",
@@ -186,5 +186,9 @@ def _free_port() -> int:
 
 def folder_in_memory() -> Path:
     """Return a new folder, in memory where the system offers that."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return new_folder("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+
+
+def new_folder(place: str | None) -> Path:
+    """Return a new folder in a place which everybody may enter, as the server must that is not run by root."""
     return Path(tempfile.mkdtemp(prefix="durable-postgres-", dir=place))

@@ -90,13 +90,14 @@ def _json_of(*command: str) -> Figures:
     return found
 
 
-def measure_limits() -> Figures:
-    """Measure what the machine can do at the moment."""
+def measure_limits(store: str) -> Figures:
+    """Measure what the machine can do at the moment, by the store's own engine; memory is held against SQLite."""
+    engine = ("--store", "postgres" if store == "postgres" else "sqlite")
     group = "tests.benchmarks.limits.group_commit"
     return {
-        "single_commit": _json_of("tests.benchmarks.limits.single_commit"),
-        "group_commit_50": _json_of(group, "--n", "2000", "--concurrency", "50"),
-        "group_commit_500": _json_of(group, "--n", "2000", "--concurrency", "500"),
+        "single_commit": _json_of("tests.benchmarks.limits.single_commit", *engine),
+        "group_commit_50": _json_of(group, "--n", "2000", "--concurrency", "50", *engine),
+        "group_commit_500": _json_of(group, "--n", "2000", "--concurrency", "500", *engine),
     }
 
 
@@ -139,7 +140,7 @@ def main() -> int:
         if given.store == "memory" and entry.workload in OF_ONE_PROCESS:
             continue
         if number % 4 == 0:
-            limits = measure_limits()
+            limits = measure_limits(given.store)
             all_limits.append(limits)
         lines.append(measure_entry(entry, given.store, limits))
         print(f"{entry.workload} {entry.n}: {lines[-1]['figure']} {entry.unit}", flush=True)

@@ -15,7 +15,7 @@ from durable_sqlite.connection import lock_path_of
 from durable_sqlite.filelock import is_held
 
 from tests.postgres_proxy import CuttingProxy
-from tests.postgres_server import PostgresServer
+from tests.postgres_server import PostgresServer, folder_in_memory
 
 LOOKS_AT_LOCK = 20
 """A lock that is held at each of so many looks is not held by workers that take turns."""
@@ -133,11 +133,9 @@ class ServerStore:
 
 
 @contextlib.asynccontextmanager
-async def server_store(
-    folder: Path, *, cut_chance: float = 0.0, seed: int = 0
-) -> AsyncIterator[tuple[ServerStore, CuttingProxy]]:
+async def server_store(*, cut_chance: float = 0.0, seed: int = 0) -> AsyncIterator[tuple[ServerStore, CuttingProxy]]:
     """A new server with PostgreSQL's own defaults; of what workers write, so many answers are cut off."""
-    server = PostgresServer(folder / "postgres", durable=True)
+    server = PostgresServer(folder_in_memory(), durable=True)
     await asyncio.to_thread(server.start)
     chance = random.Random(f"{seed} cuts")
 

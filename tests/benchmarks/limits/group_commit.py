@@ -1,11 +1,13 @@
-"""The bound that the engine is held against: a bare loop with group commit on SQLite, and nothing else.
+"""The bound that the engine is held against: a bare loop with group commit, and nothing else.
 
 N instances of five activities that do nothing, C at a time. A step writes one history record and one row of a task, deletes
 the row of the task before, and updates the instance; all that is ready goes into one transaction, which is on the disk
 before anything follows from it. There is no replay, no lease, no inbox, no checksum, no client that waits: what a feature
 costs is what the engine is slower than this.
 
-`python -m tests.benchmarks.limits.group_commit --n 2000 --concurrency 50`
+On SQLite the statements run in a thread; on PostgreSQL a commit is one call of a function that takes arrays.
+
+`python -m tests.benchmarks.limits.group_commit --n 2000 --concurrency 50 --store sqlite`
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ import time
 from collections.abc import Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import asyncpg
 import msgpack
 
 from tests.benchmarks.measuring import scratch
+from tests.benchmarks.stores import STORES
 
 STEPS = 5
 RUNNING, ENDED = 1, 2
@@ -34,6 +38,28 @@ SCHEMA = """
 CREATE TABLE instances (id TEXT PRIMARY KEY, status INTEGER, updated_at REAL, output BLOB) WITHOUT ROWID;
 CREATE TABLE history (id TEXT, turn INTEGER, events BLOB, PRIMARY KEY (id, turn)) WITHOUT ROWID;
 CREATE TABLE tasks (id TEXT, number INTEGER, name TEXT, input BLOB, PRIMARY KEY (id, number)) WITHOUT ROWID;
+"""
+
+
+POSTGRES_SCHEMA = """
+CREATE TABLE instances (id text COLLATE "C" PRIMARY KEY, status int, updated_at float8, output bytea);
+CREATE TABLE history (id text COLLATE "C", turn int, events bytea, PRIMARY KEY (id, turn));
+CREATE TABLE tasks (id text COLLATE "C", number int, name text, input bytea, PRIMARY KEY (id, number));
+CREATE TYPE started AS (id text, status int, updated_at float8);
+CREATE TYPE turn AS (id text, turn int, events bytea);
+CREATE TYPE closed AS (id text, number int);
+CREATE TYPE opened AS (id text, number int, name text, input bytea);
+CREATE TYPE updated AS (status int, updated_at float8, output bytea, id text);
+CREATE FUNCTION bare_commit(a started[], b turn[], c closed[], d opened[], e updated[]) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    INSERT INTO instances SELECT x.id, x.status, x.updated_at, NULL FROM unnest(a) AS x;
+    INSERT INTO history SELECT x.* FROM unnest(b) AS x;
+    DELETE FROM tasks t USING unnest(c) AS x WHERE t.id = x.id AND t.number = x.number;
+    INSERT INTO tasks SELECT x.* FROM unnest(d) AS x;
+    UPDATE instances i SET status = x.status, updated_at = x.updated_at, output = x.output
+    FROM unnest(e) AS x WHERE i.id = x.id;
+END $$
 """
 
 
@@ -75,16 +101,73 @@ class _Rows:
     updated: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
 
 
-class BareLoop:
-    """The loop, on a new file."""
+class Writer(Protocol):
+    """Writes what one group has ready, and returns when it is on the disk."""
+
+    async def write(self, rows: _Rows) -> None:
+        """Write and commit."""
+        ...
+
+    async def close(self) -> None:
+        """End."""
+        ...
+
+
+class SqliteWriter:
+    """On a new file."""
 
     def __init__(self, path: Path) -> None:
-        self.commits = 0
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.executescript(SCHEMA)
-        self._writer = ThreadPoolExecutor(1)
+        self._thread = ThreadPoolExecutor(1)
+
+    async def write(self, rows: _Rows) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, rows)
+
+    async def close(self) -> None:
+        self._thread.shutdown()
+        self._database.close()
+
+    def _write(self, rows: _Rows) -> None:
+        database = self._database
+        database.execute("BEGIN IMMEDIATE")
+        database.executemany("INSERT INTO instances VALUES (?, ?, ?, NULL)", rows.started)
+        database.executemany("INSERT INTO history VALUES (?, ?, ?)", rows.records)
+        database.executemany("DELETE FROM tasks WHERE id = ? AND number = ?", rows.closed)
+        database.executemany("INSERT INTO tasks VALUES (?, ?, ?, ?)", rows.opened)
+        database.executemany("UPDATE instances SET status = ?, updated_at = ?, output = ? WHERE id = ?", rows.updated)
+        database.execute("COMMIT")
+
+
+class PostgresWriter:
+    """In an empty database."""
+
+    def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def on(cls, url: str) -> PostgresWriter:
+        """Connect and make the tables."""
+        connection = await asyncpg.connect(url)
+        await connection.execute(POSTGRES_SCHEMA)
+        return cls(connection)
+
+    async def write(self, rows: _Rows) -> None:
+        groups = (rows.started, rows.records, rows.closed, rows.opened, rows.updated)
+        await self._connection.fetch("SELECT bare_commit($1, $2, $3, $4, $5)", *groups)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+class BareLoop:
+    """The loop."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.commits = 0
+        self._writer = writer
         self._ready: list[tuple[_Instance, Any]] = []
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run())
@@ -99,11 +182,9 @@ class BareLoop:
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
-        self._writer.shutdown()
-        self._database.close()
+        await self._writer.close()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -112,7 +193,7 @@ class BareLoop:
             now = time.time()
             for instance, value in batch:
                 effects.append((instance, _turn(instance, value, now, rows)))
-            await loop.run_in_executor(self._writer, self._write, rows)
+            await self._writer.write(rows)
             self.commits += 1
             for instance, asked in effects:
                 if asked is None:
@@ -121,16 +202,6 @@ class BareLoop:
                     self._ready.append((instance, asked.argument))
             if self._ready:
                 self._wake.set()
-
-    def _write(self, rows: _Rows) -> None:
-        database = self._database
-        database.execute("BEGIN IMMEDIATE")
-        database.executemany("INSERT INTO instances VALUES (?, ?, ?, NULL)", rows.started)
-        database.executemany("INSERT INTO history VALUES (?, ?, ?)", rows.records)
-        database.executemany("DELETE FROM tasks WHERE id = ? AND number = ?", rows.closed)
-        database.executemany("INSERT INTO tasks VALUES (?, ?, ?, ?)", rows.opened)
-        database.executemany("UPDATE instances SET status = ?, updated_at = ?, output = ? WHERE id = ?", rows.updated)
-        database.execute("COMMIT")
 
 
 def _turn(instance: _Instance, value: Any, now: float, rows: _Rows) -> Asked | None:
@@ -158,8 +229,10 @@ def _turn(instance: _Instance, value: Any, now: float, rows: _Rows) -> Asked | N
     return asked
 
 
-async def _measure(n: int, concurrency: int, path: Path) -> dict[str, Any]:
-    loop = BareLoop(path)
+async def _measure(n: int, concurrency: int, url: str) -> dict[str, Any]:
+    is_file = url.startswith("sqlite:///")
+    writer = SqliteWriter(Path(url.removeprefix("sqlite:///"))) if is_file else await PostgresWriter.on(url)
+    loop = BareLoop(writer)
     try:
         await loop.run("warm-up")
         loop.commits = 0
@@ -185,18 +258,19 @@ async def _measure(n: int, concurrency: int, path: Path) -> dict[str, Any]:
     }
 
 
-def measure(n: int, concurrency: int) -> dict[str, Any]:
-    """Run the loop once on a new file; return its figures."""
-    with tempfile.TemporaryDirectory(prefix="limit-", dir=scratch()) as folder:
-        return asyncio.run(_measure(n, concurrency, Path(folder) / "bare.db"))
+def measure(n: int, concurrency: int, store: str = "sqlite") -> dict[str, Any]:
+    """Run the loop once on a new store; return its figures."""
+    with tempfile.TemporaryDirectory(prefix="limit-", dir=scratch()) as name, STORES[store](Path(name)) as place:
+        return asyncio.run(_measure(n, concurrency, place.url)) | {"store": place.store}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.limits.group_commit", description=__doc__)
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--concurrency", type=int, default=50)
+    parser.add_argument("--store", default="sqlite", choices=("sqlite", "postgres"))
     given = parser.parse_args()
-    print(json.dumps(measure(given.n, given.concurrency)), flush=True)
+    print(json.dumps(measure(given.n, given.concurrency, given.store)), flush=True)
     return 0
 
 

@@ -1,10 +1,14 @@
-"""What one durable commit costs here: SQLite in WAL with `synchronous=FULL`, of one row and of a hundred, one after the other.
+"""What one durable commit costs here, of one row and of a hundred, one after the other.
 
-`python -m tests.benchmarks.limits.single_commit`
+SQLite in WAL with `synchronous=FULL`, or PostgreSQL by the driver that our provider uses, a statement that commits by itself.
+
+`python -m tests.benchmarks.limits.single_commit --store sqlite`
 """
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import json
 import sqlite3
 import sys
@@ -13,8 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+
 from tests.benchmarks import machine
 from tests.benchmarks.measuring import scratch
+from tests.benchmarks.stores import STORES
 
 SECONDS = 1.0
 ROW_BYTES = 120
@@ -41,15 +48,47 @@ def _commits_per_s(folder: Path, rows: int, seconds: float) -> float:
         database.close()
 
 
-def measure(seconds: float = SECONDS) -> dict[str, Any]:
+def _of_sqlite(folder: Path, seconds: float) -> tuple[float, float]:
+    _commits_per_s(folder, 2, seconds / 10)  # warm-up
+    return _commits_per_s(folder, 1, seconds), _commits_per_s(folder, ROWS_OF_A_LARGE_ONE, seconds)
+
+
+async def _of_postgres(url: str, seconds: float) -> tuple[float, float]:
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        'CREATE TABLE records (id text COLLATE "C", number int, data bytea, PRIMARY KEY (id, number))'
+    )
+    insert = "INSERT INTO records SELECT * FROM unnest($1::text[], $2::int[], $3::bytea[])"
+
+    async def commits_per_s(rows: int, seconds: float) -> float:
+        count, began = 0, time.perf_counter()
+        while (passed := time.perf_counter() - began) < seconds:
+            key = f"{rows}-{began}-{count}"
+            if rows == 1:
+                await connection.fetch("INSERT INTO records VALUES ($1, $2, $3)", key, 0, bytes(ROW_BYTES))
+            else:
+                await connection.fetch(insert, [key] * rows, list(range(rows)), [bytes(ROW_BYTES)] * rows)
+            count += 1
+        return count / passed
+
+    try:
+        await commits_per_s(1, seconds / 10)  # warm-up
+        return await commits_per_s(1, seconds), await commits_per_s(ROWS_OF_A_LARGE_ONE, seconds)
+    finally:
+        await connection.close()
+
+
+def measure(seconds: float = SECONDS, store: str = "sqlite") -> dict[str, Any]:
     """Commit for some seconds each; return the figures."""
-    with tempfile.TemporaryDirectory(prefix="limit-", dir=scratch()) as name:
+    with tempfile.TemporaryDirectory(prefix="limit-", dir=scratch()) as name, STORES[store](Path(name)) as place:
         folder = Path(name)
-        _commits_per_s(folder, 2, seconds / 10)  # warm-up
-        one = _commits_per_s(folder, 1, seconds)
-        hundred = _commits_per_s(folder, ROWS_OF_A_LARGE_ONE, seconds)
+        if store == "sqlite":
+            one, hundred = _of_sqlite(folder, seconds)
+        else:
+            one, hundred = asyncio.run(_of_postgres(place.url, seconds))
         return {
             "limit": "single_commit",
+            "store": place.store,
             "commits_per_s": round(one, 1),
             "commit_ms": round(1000 / one, 3),
             "rows_per_s_by_hundreds": round(hundred * ROWS_OF_A_LARGE_ONE, 1),
@@ -58,6 +97,12 @@ def measure(seconds: float = SECONDS) -> dict[str, Any]:
         }
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.limits.single_commit", description=__doc__)
+    parser.add_argument("--store", default="sqlite", choices=("sqlite", "postgres"))
+    print(json.dumps(measure(store=parser.parse_args().store)), flush=True)
+    return 0
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure()), flush=True)
-    sys.exit(0)
+    sys.exit(main())

@@ -60,7 +60,10 @@ def new_row(
     parent: TaskRef | None = None,
     end_event: str | None = None,
 ) -> InstanceRow:
-    """Return the row of a run that is about to begin. With `end_event` its end reaches the parent as that event."""
+    """Return the row of a run that is about to begin. With `end_event` its end reaches the parent as that event.
+
+    A run for later is parked until it is due: its start, and behind it whatever else comes for it, waits in the store.
+    """
     parent_task = None
     if parent is not None:
         parent_task = f"{parent.generation}/{parent.task_id}" + (f"/{end_event}" if end_event is not None else "")
@@ -78,6 +81,7 @@ def new_row(
         parent=parent.key if parent else None,
         parent_run_id=parent.run_id if parent else None,
         parent_task=parent_task,
+        parked_until=scheduled_at if scheduled_at > now else 0,
     )
 
 

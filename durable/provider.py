@@ -150,6 +150,8 @@ class Message:
     not hold or the store refuses the message, it is not stored and the verdict says why; `otherwise` is then written in
     its place, in the same transaction (a message of `otherwise` is held to its own `expects`; its own `otherwise` is not
     looked at). If the store refuses `otherwise` too, nothing is written, and the verdict is that refusal.
+    `in_place_of`, in a commit, is the sequence of a message which that commit consumes: this one is stored under it, so that
+    what was stored after that one comes after this one.
     A start (`start` is set) with ABSENT whose id is in use by a row with the same `parent_run_id` and `parent_task` (both
     not None) is ADOPTED: nothing is written and `otherwise` is not used.
     """
@@ -163,11 +165,12 @@ class Message:
     start: InstanceRow | None = None
     expects: Expects = Expects.UNFINISHED
     otherwise: Message | Memo | None = None
+    in_place_of: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message in an inbox. `sequence` is unique in the hub and never used again.
+    """A message in an inbox. `sequence` is unique in the hub and, but for `Message.in_place_of`, never used again.
 
     `start` is set where the message brings the row of a run: the created row (as it was or as it is by now), or for
     Expects.ANY onto an unfinished run the one to create.

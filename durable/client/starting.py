@@ -180,8 +180,6 @@ def start_message(
         target=key,
         partition=row.partition,
         data=encode_arrivals([started, *events] if events else [started]),
-        # A start that may replace a running instance ends that at once; its owner holds the new one back until it is due.
-        visible_at=0 if at is None or expects is Expects.ANY else max(scheduled_at, 0),
         start=row,
         expects=expects,
         otherwise=otherwise,

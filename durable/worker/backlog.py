@@ -52,6 +52,10 @@ class Backlog:
             return message.partition
         return message.target if message.target in self._behind else None
 
+    def is_behind(self, place: Place) -> bool:
+        """Tell whether the store may hold messages of a place that are not in memory."""
+        return place in self._behind
+
     def keep(self, message: StoredMessage, place: Place) -> None:
         """Let a fresh message wait for the older ones of its place."""
         if len(self._stash) < STASH_MAX:

@@ -158,12 +158,13 @@ class LiveInstance:
     """One owned instance: its row as last committed, its engine while cached, and what waits for its next turn."""
 
     __slots__ = (
+        "awaits_read",
         "children",
         "control",
         "depth",
-        "early",
         "ending",
         "execution",
+        "has_heard",
         "heartbeats",
         "held",
         "is_busy",
@@ -190,7 +191,6 @@ class LiveInstance:
         self.state = OwnerState()
         self.control: collections.deque[Pending] = collections.deque()
         self.normal: collections.deque[Pending] = collections.deque()
-        self.early: list[Pending] = []  # a start that has replaced a run and is not yet due itself
         self.outbox: collections.deque[Outgoing | Offer] = (
             collections.deque()
         )  # of a large turn: what is still to be sent
@@ -200,6 +200,8 @@ class LiveInstance:
         self.is_queued = False  # in the ready queue
         self.is_recovered = False  # what a former owner held has been started again
         self.is_row_stale = False  # another run has begun: the row is read again
+        self.awaits_read = False  # the store has just let its messages go: they belong to what its next turn does
+        self.has_heard = False  # messages of it were heard before its row was known: older ones may be in the store
         self.wants_turn = False  # a timer is due, an opening waits, or it is to be tried again
         self.skips_pause = False  # though parked, it is tried now: somebody steers it, or its worker is a new one
         self.pushed_due: int | None = None
@@ -221,9 +223,9 @@ class LiveInstance:
             or self.is_loading
             or self.is_queued
             or self.wants_turn
+            or self.awaits_read
             or self.control
             or self.normal
-            or self.early
             or self.outbox
             or self.held
         )
@@ -237,7 +239,6 @@ class LiveInstance:
     def waiting(self) -> Iterator[Pending]:
         """All arrivals in memory."""
         yield from self.control
-        yield from self.early
         yield from self.normal
 
     def take(self, limit: int) -> Iterator[Pending]:
@@ -265,19 +266,6 @@ class LiveInstance:
         left = {id(item) for item in gone}
         self.normal = collections.deque(item for item in self.normal if id(item) not in left)
         return [item.message.sequence for item in gone if item.message is not None]
-
-    @property
-    def early_due(self) -> int:
-        """When the start that is held back begins."""
-        message = self.early[0].message
-        assert message is not None
-        assert message.start is not None
-        return message.start.scheduled_at
-
-    def begin_early(self) -> None:
-        """Let a start that was held back take its turn."""
-        early, self.early = self.early, []
-        self.put_back(early)
 
     def drop_execution(self) -> Execution | None:
         """Forget the engine; it is made again by replay. The caller closes what is returned."""

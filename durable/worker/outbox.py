@@ -105,7 +105,6 @@ def _start_message(
         target=key,
         partition=child.partition,
         data=encode_arrivals([started]),
-        visible_at=start.start_at or 0,
         start=child,
         # A further attempt of a child with a given id takes the place of the failed one, which was this run's own.
         expects=Expects.ABSENT if start.attempt == 1 else Expects.ABSENT_OR_FINISHED,
@@ -114,13 +113,18 @@ def _start_message(
 
 
 def begin_again(message: StoredMessage, row: InstanceRow) -> Message:
-    """Return the start that a message brings once more: the run that it was to replace has ended by itself meanwhile."""
-    return Message(message.target, message.partition, message.data, start=row, expects=Expects.ANY)
+    """Return the start that a message brings once more: the run that it was to replace has ended by itself meanwhile.
 
-
-def send_again(message: StoredMessage, run_id: str) -> Message:
-    """Return a message once more, for that run alone."""
-    return Message(message.target, message.partition, message.data, priority=message.priority, run_id=run_id)
+    It stays where it is in the order, so that what came after it does so again.
+    """
+    return Message(
+        message.target,
+        message.partition,
+        message.data,
+        start=row,
+        expects=Expects.ANY,
+        in_place_of=message.sequence,
+    )
 
 
 def sender_of(row: InstanceRow) -> Sender:

@@ -18,7 +18,6 @@ import logging
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any
 
-from durable.engine.timers import DUE_MAX
 from durable.errors import DurableError, HistoryDamagedError, StoreError
 from durable.events import InstanceKey
 from durable.messages import decode_arrivals, dropped_memo
@@ -45,8 +44,10 @@ from durable.worker.failure_log import log_failed_attempts, log_failed_instance
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
-from durable.worker.receiving import PARKED_KEPT_MAX, Receiver
-from durable.worker.steps import Prepared, blind_arrival, is_left, is_of_unknown_code
+from durable.worker.parking import Parking
+from durable.worker.receiving import Receiver
+from durable.worker.steps import Prepared, blind_arrival
+from durable.worker.succession import is_waiting_for_its_start
 from durable.worker.timers import DueTimes
 from durable.worker.turns import Turns
 from durable.worker.unserved import Unserved
@@ -83,7 +84,7 @@ class Owner:
             provider,
             turns,
             self._loop,
-            is_parked=self._is_parked,
+            is_parked=lambda live: self._parking.is_parked(live),
             on_loaded=self._loaded,
             on_unread=self._load_again,
             slots=runner.slots,
@@ -93,6 +94,7 @@ class Owner:
         self._ready: collections.deque[LiveInstance] = collections.deque()
         self._backlog = Backlog()
         self._due_times = DueTimes(clock, self._loop, self._come_due)
+        self._parking = Parking(clock, self._backlog, self._due_times, find=self._lives.get)
         self._is_pumping = False
         self._heard = 0  # the number of the last wake-up
         self._tasks: set[asyncio.Task[None]] = set()
@@ -112,9 +114,9 @@ class Owner:
             clock,
             self._backlog,
             self._due_times,
+            parking=self._parking,
             accept=self._accept,
-            count_kept=self._count_kept,
-            is_parked_in_store=self._is_parked_in_store,
+            on_read=self._read,
             unserved=self._unserved,
         )
         self.attempts = OwnerAttempts(
@@ -156,9 +158,13 @@ class Owner:
         if self.receiver.knows(message) or message.partition in self._keeper.leaving:
             return
         if is_fresh and self.receiver.leaves_in_store(message):
+            if message.start is not None and message.target in self._lives:
+                self._lives[message.target].is_row_stale = True
             return
         self.receiver.held.add(message.sequence)
         live = self._live(message.target)
+        is_unread = live.row is None or live.is_row_stale or live.is_loading
+        live.has_heard = live.has_heard or (is_fresh and is_unread)
         try:
             generation, events = decode_arrivals(message.data)
         except HistoryDamagedError as error:
@@ -171,7 +177,7 @@ class Owner:
             run_id = start.run_id
             if live.row is None and is_fresh and live.is_idle:  # just created: nothing can have changed it since
                 live.row = start
-                live.is_recovered = True
+                live.is_recovered, live.has_heard = True, False
             elif live.row is None or live.row.run_id != run_id:  # a former run has ended, as far as the store knows
                 live.is_row_stale = True
         queue = live.control if is_control else live.normal
@@ -182,6 +188,12 @@ class Owner:
             self._discard(live, message, "it holds nothing that this version knows")
         live.skips_pause = live.skips_pause or is_control
         self._make_ready(live)
+
+    def _read(self) -> None:
+        """Messages were received, or memory is full of them: go on with what has waited for its own."""
+        for live in self._parking.was_read(is_full=self.receiver.is_full):
+            if self._lives.get(live.key) is live:
+                self._make_ready(live)
 
     def _discard(self, live: LiveInstance, message: StoredMessage, reason: str) -> None:
         """Consume a message that nobody can read, and say so."""
@@ -198,7 +210,9 @@ class Owner:
         return live
 
     def _make_ready(self, live: LiveInstance) -> None:
-        if live.is_queued or live.is_busy or live.is_loading or not live.has_work or self._is_parked(live):
+        if live.is_queued or live.is_busy or live.is_loading or live.awaits_read or not live.has_work:
+            return
+        if self._parking.is_parked(live):
             return
         if live.partition in self._keeper.leaving:
             return
@@ -210,11 +224,6 @@ class Owner:
         if not self._is_pumping:
             self._is_pumping = True
             self._loop.call_soon(self._pump)
-
-    def _is_parked(self, live: LiveInstance) -> bool:
-        """A stalled instance waits for its next try; only steering comes before it, and a new owner."""
-        row = live.row
-        return row is not None and row.parked_until > self._clock.now() and not live.skips_pause
 
     def _pump(self) -> None:
         """Run turns for what is ready: a callback of the loop, never inside a task."""
@@ -240,9 +249,9 @@ class Owner:
 
     def _turn(self, live: LiveInstance) -> None:
         live.skips_pause = False
+        if live.normal and self._turns.is_ahead_of_its_start(live):
+            self._parking.release(live)
         prepared = self._turns.prepare(live)
-        if live.early:
-            self._due_times.push(live.early_due, live.key, is_stored=False)
         if prepared is None:
             self._rest(live)
         else:
@@ -260,6 +269,7 @@ class Owner:
 
     def _rest(self, live: LiveInstance) -> None:
         """A turn is over and durable: keep the instance cached, or forget it; go on if more has come."""
+        self._parking.rest(live)
         self._cache.keep(live)
         if live.has_work:
             self._make_ready(live)
@@ -276,14 +286,13 @@ class Owner:
         if self._lives.get(live.key) is not live:  # lost while it was being read
             self._turns.close(live.drop_execution())
             return
-        if is_first and live.row is not None and live.row.parked_until:
-            self._release(live, 0)  # older messages may wait in the store
+        self._parking.loaded(live, is_first=is_first)
         if error is not None:
             self._stall(live, error)
         elif live.row is None:
             self._drop_unknown(live)
-        elif self._is_parked(live):
-            self._push_parked(live, live.row)
+        elif self._parking.is_parked(live):
+            self._parking.rest(live)
         elif not live.is_recovered and blind_arrival(live, live.row) is None:
             self._redeliver(live)
         else:
@@ -415,8 +424,10 @@ class Owner:
                 if is_ours:
                     self._stall_refused(item, why)
                 continue
+            again = [message.in_place_of for message in item.messages]  # of these another stands there now
             for sequence in item.consumed if item.step is None else item.step.consumed:
-                self.receiver.settle(sequence)
+                if sequence not in again:
+                    self.receiver.settle(sequence)
             if not is_ours:
                 continue
             if item.step is not None:
@@ -473,28 +484,16 @@ class Owner:
 
     def _note_due(self, live: LiveInstance, row: InstanceRow, before: InstanceRow | None) -> None:
         if row.parked_until:
-            self._push_parked(live, row)
             return
         if before is not None and before.parked_until:
             self.receiver.wake()  # what was left in the store meanwhile is eligible now
+            if live.awaits_read:
+                self._parking.await_read(live)
         if row.due_at is None:
             self._due_times.drop(live.key)
         elif before is None or row.due_at != before.due_at or live.pushed_due is None:
             live.pushed_due = row.due_at
             self._due_times.push(row.due_at, live.key)
-
-    def _push_parked(self, live: LiveInstance, row: InstanceRow) -> None:
-        # Code that is not there is not there without its messages too: there may be very many such instances.
-        kept_max = 0 if is_left(row) or is_of_unknown_code(row) else PARKED_KEPT_MAX
-        if len(live.normal) > kept_max:
-            self._release(live, kept_max)
-        if row.parked_until != DUE_MAX:  # one that was suspended meanwhile waits for its resume
-            self._due_times.push(row.parked_until, live.key, is_stored=False)
-
-    def _release(self, live: LiveInstance, kept_max: int) -> None:
-        """Leave messages to the store again; they are received in order when the instance is parked no more."""
-        self.receiver.held.difference_update(live.release(kept_max))
-        self._backlog.fall_behind([live.key])
 
     def _end(self, live: LiveInstance) -> None:
         self._turns.close(live.drop_execution())
@@ -503,7 +502,6 @@ class Owner:
             self.attempts.stop(live, address)
         live.outbox.clear()
         live.ending = None
-        live.begin_early()
 
     def _begin_generation(self, live: LiveInstance, opening: Record, size_bytes: int) -> None:
         """Open the next generation in memory, as a replay of what was just written would."""
@@ -525,26 +523,18 @@ class Owner:
         live.row = row
         live.state = OwnerState.decode(row.state)
         live.is_recovered = True
+        self._parking.let_steering_pass(live)
 
     def _come_due(self, key: InstanceKey) -> None:
         if partition_of(key, self._partitions) not in self._keeper.owned:
             return
         live = self._live(key)
         live.pushed_due = None
+        if live.row is not None and is_waiting_for_its_start(live.row) and not live.has_work:
+            self.receiver.wake()  # its start is in the store, and is eligible now
+            return
         live.wants_turn = True
-        live.begin_early()
         self._make_ready(live)
-
-    def _is_parked_in_store(self, key: InstanceKey) -> bool:
-        """Tell whether the store keeps an instance's messages back, also where its next try does not wait for the pause."""
-        live = self._lives.get(key)
-        row = live.row if live is not None else None
-        return row is not None and row.parked_until > self._clock.now()
-
-    def _count_kept(self, key: InstanceKey) -> int | None:
-        """Return how many messages of a parked instance are in memory; None for one that is not parked."""
-        live = self._lives.get(key)
-        return len(live.normal) if live is not None and self._is_parked(live) else None
 
     # ---- ending
 

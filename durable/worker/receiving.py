@@ -11,11 +11,11 @@ import logging
 from collections.abc import Callable
 
 from durable.errors import LeaseLostError, StoreError
-from durable.events import InstanceKey
 from durable.provider import Priority, Provider, StoredMessage
 from durable.worker.backlog import Backlog
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import LeaseKeeper
+from durable.worker.parking import Parking
 from durable.worker.timers import HORIZON_US, DueTimes
 from durable.worker.unserved import Unserved
 
@@ -28,10 +28,6 @@ RECEIVE_MAX = 1000
 HELD_MAX = 20_000
 """Messages in memory at which the worker stops receiving until it has worked some off."""
 
-PARKED_KEPT_MAX = 8
-"""Messages of a parked instance that are kept in memory; the others are received when its pause is over. Not none: what made
-it stall must be met again at its next try, or it would seem to have recovered."""
-
 SETTLED_KEPT = 65_536
 """Sequences of consumed messages that are remembered, against a wake-up or a read that is late."""
 
@@ -39,7 +35,7 @@ SETTLED_KEPT = 65_536
 class Receiver:
     """Receives for one owner. `held` are the sequences of the messages in memory; the owner takes new ones by `accept`.
 
-    `count_kept(key)`: how many messages of a parked instance are in memory, None for one that is not parked.
+    `on_read()`: something was read, or cannot be, because memory is full.
     """
 
     def __init__(
@@ -50,12 +46,12 @@ class Receiver:
         backlog: Backlog,
         due_times: DueTimes,
         *,
+        parking: Parking,
         accept: Callable[[StoredMessage], None],
-        count_kept: Callable[[InstanceKey], int | None],
-        is_parked_in_store: Callable[[InstanceKey], bool],
+        on_read: Callable[[], None],
         unserved: Unserved,
     ) -> None:
-        self.held: set[int] = set()
+        self.held = parking.held
         self.is_full = False  # too many messages in memory to receive more
         self.is_draining = False
         self._provider = provider
@@ -64,8 +60,8 @@ class Receiver:
         self._backlog = backlog
         self._due_times = due_times
         self._accept = accept
-        self._count_kept = count_kept
-        self._is_parked_in_store = is_parked_in_store
+        self._on_read = on_read
+        self._parking = parking
         self._unserved = unserved
         self._settled: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._wake = asyncio.Event()
@@ -87,20 +83,21 @@ class Receiver:
 
     def leaves_in_store(self, message: StoredMessage) -> bool:
         """Leave a fresh message for later: not due, too many here, older ones unread, or its instance parked with enough."""
-        ahead = message.visible_at - self._clock.now()
+        is_control = message.priority is Priority.CONTROL
+        start = None if is_control else message.start
+        ahead = max(message.visible_at, start.parked_until if start is not None else 0) - self._clock.now()
         if ahead > 0:
             if ahead < HORIZON_US:
                 asyncio.get_running_loop().call_later(ahead / 1e6, self.wake)
             return True
-        is_control = message.priority is Priority.CONTROL
         self.is_full = self.is_full or len(self.held) > HELD_MAX
         if self.is_full and not is_control:
             self._backlog.fall_behind([message.partition])
             return True
         place = self._backlog.place_of(message)
-        kept = None if is_control else self._count_kept(message.target)
-        if kept is not None:
-            if place is not None or kept >= PARKED_KEPT_MAX:
+        has_room = None if is_control else self._parking.has_room(message.target)
+        if has_room is not None:
+            if place is not None or not has_room:
                 self._backlog.fall_behind([message.target])
                 return True
             return False
@@ -136,6 +133,8 @@ class Receiver:
 
     async def _receive(self) -> bool:
         self.is_full = len(self.held) > HELD_MAX
+        if self.is_full:
+            self._on_read()
         if not self._keeper.owned or self.is_draining or self.is_full:
             return False
         self._backlog.begin_read()
@@ -155,9 +154,10 @@ class Receiver:
                 self._accept(message)
         is_cut = len(received.messages) == RECEIVE_MAX
         if not is_cut:
-            for message in self._backlog.end_read(self._is_parked_in_store):
+            for message in self._backlog.end_read(self._parking.is_parked_in_store):
                 if message.partition in self._keeper.owned:
                     self._accept(message)
+        self._on_read()
         more_due = len(received.due) >= RECEIVE_MAX
         self._due_times.fill(window, received.due, is_cut=more_due)
         return is_cut or more_due

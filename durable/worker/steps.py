@@ -33,8 +33,15 @@ from durable.provider import (
 from durable.records import Record, encode_record, first_checksum, next_checksum
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
-from durable.worker.outbox import begin_again, send_again, sender_of, to_message
-from durable.worker.succession import is_stale, next_start, parted, replaces, successor_row
+from durable.worker.outbox import begin_again, sender_of, to_message
+from durable.worker.succession import (
+    is_stale,
+    is_waiting_for_its_start,
+    next_start,
+    parted,
+    replaces,
+    successor_row,
+)
 
 logger = logging.getLogger("durable.worker")
 
@@ -209,15 +216,21 @@ class Steps:
         step = self.quiet(row, live.state, parked_until=until, open_work=open_work)
         return self.complete(Prepared(live), row, live.state, step)
 
-    def recovered(self, live: LiveInstance, row: InstanceRow, prepared: Prepared, execution: Execution) -> Prepared:
-        """Say that a stalled instance can go on, though it has nothing to do just now."""
+    def let_go(self, live: LiveInstance, row: InstanceRow) -> Prepared:
+        """Let the store hand out what waits for a run that is about to end, so that it is listed with the end."""
+        return self.complete(Prepared(live), row, live.state, self.quiet(row, live.state, parked_until=0))
+
+    def recovered(
+        self, live: LiveInstance, row: InstanceRow, prepared: Prepared, execution: Execution, parked_until: int
+    ) -> Prepared:
+        """Say that an instance is stalled no more, or no more kept back, though it has nothing to do just now."""
         state = dataclasses.replace(live.state, stalls=0)
         status = Status.PENDING
         if execution.started is not None:
             status = Status.RUNNING
         if execution.is_suspended:
             status = Status.SUSPENDED
-        step = self.quiet(row, state, status=status, parked_until=0)
+        step = self.quiet(row, state, status=status, parked_until=parked_until)
         step = dataclasses.replace(step, changes={"stall_reason": None}, consumed=consumed_by(prepared.taken))
         return self.complete(prepared, row, state, step)
 
@@ -326,7 +339,7 @@ class Steps:
     def ended(self, live: LiveInstance, row: InstanceRow, taken: list[Pending]) -> Prepared | None:
         """Consume what came too late; but a run that was to replace this one begins all the same.
 
-        Its start is stored once more, and behind it what was sent to it meanwhile, so that it arrives in that order.
+        Its start is stored once more, in its place, which makes its row the current one; what is in memory stays there.
         """
         start = next_start(taken, row)
         own, later = parted(taken, row, start)
@@ -335,16 +348,13 @@ class Steps:
             reason = f"the instance had ended ({row.status.name})"
             self.note_dropped(prepared, row, pending.event, reason, pending.run_id)
         if start is not None:
-            new = successor_row(start, row)
-            prepared.messages.append(begin_again(start, new))
-            others = [item for item in later if item.message is not start]
-            behind, later_still = parted(others, new, next_start(others, new))
-            prepared.messages += [
-                send_again(item.message, new.run_id) for item in behind if item.is_last and item.message is not None
-            ]
-            prepared.taken = [*own, *(item for item in later if item.message is start), *behind]
-            live.put_back(later_still)
-        return self.without_step(prepared)
+            prepared.messages.append(begin_again(start, successor_row(start, row)))
+            live.put_back(later)
+        found = self.without_step(prepared)
+        if start is not None:
+            prepared.consumed.append(start.sequence)
+            return prepared
+        return found
 
 
 def end_of_child(child: InstanceRow, row: InstanceRow) -> Message:
@@ -362,9 +372,26 @@ def ending(live: LiveInstance, row: InstanceRow) -> Pending | None:
     return None
 
 
+def lets_go_first(live: LiveInstance, row: InstanceRow) -> bool:
+    """Tell whether the store keeps back what belongs to a run that ends now, and would go on doing so after it."""
+    end = ending(live, row)
+    if is_waiting_for_its_start(row):
+        return end is not None or is_cancelled_early(live, row)
+    start = end.message.start if end is not None and end.message is not None else None
+    return row.parked_until > 0 and start is not None and start.parked_until > 0
+
+
+def is_cancelled_early(live: LiveInstance, row: InstanceRow) -> bool:
+    """Tell whether a run is to be cancelled before it has begun: no code of it runs."""
+    if row.status is not Status.PENDING or row.generation:
+        return False
+    kinds = {type(pending.event) for pending in live.control if not is_stale(pending, row)}
+    return ev.OrchestrationCancelRequested in kinds and ev.OrchestrationSuspended not in kinds
+
+
 def is_left(row: InstanceRow) -> bool:
-    """Tell whether an instance waits, not stalled, for a worker that knows its orchestrator."""
-    return row.parked_until > 0 and row.stall_reason is None
+    """Tell whether an instance waits, not stalled, for a worker that knows its orchestrator: its turn is open work."""
+    return row.parked_until > 0 and row.stall_reason is None and row.open_work > 0
 
 
 def is_of_unknown_code(row: InstanceRow) -> bool:

@@ -65,6 +65,11 @@ def successor_row(start: StoredMessage, row: InstanceRow) -> InstanceRow:
     return dataclasses.replace(start.start, state=state.encode())
 
 
+def is_waiting_for_its_start(row: InstanceRow) -> bool:
+    """Tell whether the store keeps back what comes for a run until it is due (a stalled one waits for its next try)."""
+    return row.parked_until > 0 and row.stall_reason is None and row.open_work == 0
+
+
 def name_former_run(live: LiveInstance, row: InstanceRow, former_run_id: str = "") -> None:
     """Write the former run on the arrivals that are for it without saying so."""
     boundary = 0

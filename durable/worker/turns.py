@@ -54,6 +54,8 @@ from durable.worker.steps import (
     consumed_by,
     end_changes,
     ending,
+    is_cancelled_early,
+    lets_go_first,
 )
 from durable.worker.succession import is_stale, name_former_run, replaces
 from durable.worker.watchdog import TurnWatch
@@ -181,6 +183,9 @@ class Turns:
         if live.children is not None and len(live.children) > INLINE_MESSAGES_MAX and ending(live, row) is not None:
             return self.steps.end_children(live, row, INLINE_MESSAGES_MAX)
         live.wants_turn = False
+        if lets_go_first(live, row):
+            live.awaits_read = True
+            return self.steps.let_go(live, row)
         blind = blind_arrival(live, row)
         if blind is not None:
             self.close(live.drop_execution())
@@ -188,14 +193,13 @@ class Turns:
         taken = self._take(live, row)
         if row.status.is_finished:
             return self.steps.ended(live, row, taken)
-        prepared, early = Prepared(live, taken=taken), list(live.early)
+        prepared = Prepared(live, taken=taken)
         try:
             return self._prepare(live, row, prepared)
         except Exception as error:
             if not isinstance(error, STALLS):
                 logger.exception("the turn of '%s' failed inside the engine", row.key.id)
             live.put_back(taken)
-            live.early = early
             self._unreserve(prepared.held)
             live.outbox.clear()
             live.ending = None
@@ -203,20 +207,35 @@ class Turns:
             return self.steps.stall(live, error)
 
     def _take(self, live: LiveInstance, row: InstanceRow) -> list[Pending]:
-        """Take what this turn is about; put a start aside that has replaced a run and is not yet due itself."""
+        """Take what this turn is about; leave a start that has replaced a run and is not yet due itself."""
         limit = ARRIVALS_MAX
-        is_ending = row.status.is_finished or ending(live, row) is not None
-        if is_ending:
-            live.begin_early()
-            limit = max(limit, len(live.control))  # all steering, so that the end is among it
-        if live.state.former is not None:
+        is_early = is_cancelled_early(live, row) and not _has_begun(live, row)
+        is_ending = is_early or ending(live, row) is not None
+        if is_ending:  # everything, so that the end is among it, and what it leaves is listed with it
+            limit = max(limit, len(live.control) + len(live.normal))
+        is_ending = is_ending or row.status.is_finished
+        if live.state.former is not None or not _has_begun(live, row):
             name_former_run(live, row)
         taken = list(live.take(limit))
-        # A start for now is due, whatever the clock says since: it may have been set back.
-        if not is_ending and row.scheduled_at > max(self._clock.now(), row.created_at):
-            live.early += [item for item in taken if item.starts(row.run_id)]
+        if is_early and self._due_later(live, row):  # steering comes before a start that is there already
+            taken.sort(key=lambda item: not item.is_control or item.starts(row.run_id))
+        if not is_ending and self._due_later(live, row):
+            live.put_back([item for item in taken if item.starts(row.run_id)])
             taken = [item for item in taken if not item.starts(row.run_id)]
         return taken
+
+    def _due_later(self, live: LiveInstance, row: InstanceRow) -> int:
+        """Return when a run that has not begun is due; 0 if it has begun, or is due now."""
+        # A start for now is due, whatever the clock says since: it may have been set back.
+        is_later = row.scheduled_at > max(self._clock.now(), row.created_at)
+        return row.scheduled_at if is_later and not _has_begun(live, row) else 0
+
+    def is_ahead_of_its_start(self, live: LiveInstance) -> bool:
+        """Tell whether what waits in memory for a run that has not begun must come after a start that is not there yet."""
+        row = live.row
+        if row is None or not row.parked_until or _has_begun(live, row) or ending(live, row) is not None:
+            return False
+        return bool(self._due_later(live, row)) or not any(item.starts(row.run_id) for item in live.waiting)
 
     def _prepare(self, live: LiveInstance, row: InstanceRow, prepared: Prepared) -> Prepared | None:
         arrivals: list[HistoryEvent] = []
@@ -254,8 +273,9 @@ class Turns:
         if execution.held_count and not execution.is_suspended:
             arrivals = [ev.OrchestrationResumed(at_most=ARRIVALS_MAX), *arrivals]
         if not (arrivals or due or opens or execution.goes_on):
-            if row.parked_until:
-                return self.steps.recovered(live, row, prepared, execution)
+            parked_until = self._due_later(live, row)
+            if row.parked_until != parked_until or row.status is Status.STALLED:
+                return self.steps.recovered(live, row, prepared, execution, parked_until)
             return self.steps.without_step(prepared)
         turn: Turn = self.watched(execution, lambda: execution.turn([*due, *arrivals], now))
         prepared.turn = turn
@@ -264,7 +284,8 @@ class Turns:
         for event, reason in turn.refused:
             self.steps.note_dropped(prepared, row, event, reason)
         is_empty = not (turn.record.events or turn.memos or turn.carried) and isinstance(turn.custom_status, Unchanged)
-        if is_empty and not opens and not row.parked_until:
+        is_parked_rightly = row.parked_until == self._due_later(live, row) and row.status is not Status.STALLED
+        if is_empty and not opens and is_parked_rightly:
             made = self.steps.without_step(prepared)
         else:
             made = self._step(live, row, prepared, turn, execution)
@@ -333,6 +354,7 @@ class Turns:
             updated_at=now,
             due_at=None if is_over else turn.next_due,
             open_work=held_open + (turn.next_generation is not None or turn.goes_on) + (state.cursor is not None),
+            parked_until=0 if is_over else self._due_later(live, row),
             state=state.encode(),
         )
         return self.steps.complete(
@@ -520,14 +542,18 @@ def _leave_unreached(prepared: Prepared, turn: Turn) -> list[Pending]:
     begun = {id(item.message) for item in prepared.taken if item.message and id(item.event) not in unreached}
     left = [item for item in prepared.taken if id(item.event) in unreached]
     kept = [item for item in left if not is_end and id(item.message) not in begun]
-    if is_end:  # cancelled before it was due: its start goes with it
-        early, prepared.live.early = prepared.live.early, []
-        left += early
-        prepared.taken = [*prepared.taken, *early]
     gone = {id(item) for item in kept}
     prepared.carried = [item.event for item in left if id(item) not in gone]
     prepared.taken = [item for item in prepared.taken if id(item) not in gone]
     return kept
+
+
+def _has_begun(live: LiveInstance, row: InstanceRow) -> bool:
+    """Tell whether a run's start was applied, or will not matter: a cancel that is held comes first."""
+    if not row.records and not row.generation:
+        return False
+    execution = live.execution
+    return execution is None or execution.started is not None or execution.held_count > 0
 
 
 def _settled_version(record: Record) -> dict[str, str | None]:

@@ -463,7 +463,7 @@ class MemoryHub:
     def _store(self, message: Message, row: InstanceRow | None, wakeup: Changes) -> int:
         replaces = row is not None and not row.status.is_finished
         stored = StoredMessage(
-            self._next_number(),
+            self._next_number() if message.in_place_of is None else message.in_place_of,
             message.target,
             message.partition,
             message.data,

@@ -201,7 +201,7 @@ class Commits:
         for step in steps:
             if "tags" in step.changes:  # while the row still has those that are entered
                 drop_tags(database, hub, self._number_of(database, step.key))
-        told = self._update_rows(database, steps, is_careful=transaction.is_careful)
+        told, changed = self._update_rows(database, steps, is_careful=transaction.is_careful)
         records = [
             (hub, step.run_id, generation, record.index, 0, record.data, record.checksum)
             for step in steps
@@ -224,7 +224,7 @@ class Commits:
                 self._replace(transaction, step, step.replaced_by)
         if newly_parked:
             park(database, hub, newly_parked)
-        free = [step.key for step in steps if (step.replaced_by or step.progress).parked_until == 0]
+        free = [step.key for step in changed if (step.replaced_by or step.progress).parked_until == 0]
         unpark(database, hub, free, transaction.now)
         dispensable = [step.key for step in steps if step.removes_if_idle]
         for key in remove_idle(database, hub, dispensable) if dispensable else ():
@@ -233,9 +233,11 @@ class Commits:
 
     def _update_rows(
         self, database: sqlite3.Connection, steps: Sequence[Step], *, is_careful: bool
-    ) -> list[InstanceKey]:
+    ) -> tuple[list[InstanceKey], list[Step]]:
+        """Write the rows; return the instances whose listeners should see it, and the steps that may end a parking."""
         hub, hints, is_heard = self._hub, self._hints, self._is_heard()
         told: list[InstanceKey] = []
+        changed: list[Step] = []
         narrow: list[tuple[Any, ...]] = []
         wide: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
         if len(hints) > HINTS_MAX:
@@ -250,6 +252,7 @@ class Commits:
             if known == hint and not step.changes and not is_careful:
                 narrow.append((*values, *where, *hint))
                 continue
+            changed.append(step)
             if is_heard and step.replaced_by is None and (step.changes or known is None or known[0] != status):
                 told.append(key)
             columns, changes = _changed_columns(step.changes) if step.changes else ((), ())
@@ -266,7 +269,7 @@ class Commits:
                 raise LeaseLostError(
                     f"one of {len(rows)} instances was written by somebody else, or has ended; nothing was written"
                 )
-        return told
+        return told, changed
 
     def _newly_parked(self, database: sqlite3.Connection, steps: Sequence[Step]) -> set[InstanceKey]:
         found = set()

@@ -152,9 +152,11 @@ class Deliveries:
         start = message.start
         is_replacing_live = start is not None and target is not None and target[2] < _FINISHED
         priority = Priority.CONTROL if is_replacing_live else message.priority
-        self._sequence += 1
+        sequence = message.in_place_of
+        if sequence is None:
+            sequence = self._sequence = self._sequence + 1
         stored = StoredMessage(
-            self._sequence,
+            sequence,
             message.target,
             message.partition,
             message.data,
@@ -173,7 +175,7 @@ class Deliveries:
             parked_until = start.parked_until
         self._add(stored, is_parked=parked_until > 0 and priority is Priority.NORMAL)
         self._changes.messages.append(stored)
-        return self._sequence
+        return sequence
 
     def _begin_run(self, start: InstanceRow, target: tuple[Any, ...] | None) -> None:
         if target is not None:

@@ -552,8 +552,9 @@ async def instances_talk(client: Client) -> None:
 @case()
 async def started_for_later(client: Client) -> None:
     handle = await client.start(sequence, 1, at=timedelta(minutes=10))
-    assert (await handle.state()).status is OrchestrationStatus.PENDING
     assert await handle.result() == 6
+    state = await handle.state()
+    assert state.last_updated_at >= state.scheduled_at
 
 
 @case()
@@ -723,3 +724,37 @@ async def two_replacements_in_a_row(client: Client) -> None:
     assert await handles[2].result() == "c"
     for handle in handles[:2]:
         assert (await handle.wait()).status in (OrchestrationStatus.TERMINATED, OrchestrationStatus.COMPLETED)
+
+
+@case()
+async def events_for_what_begins_later(client: Client) -> None:
+    handle = await client.start(collecting, 6, at=timedelta(minutes=5), events=[("number", 0), ("number", 1)])
+    await handle.raise_event("number", 2)
+    await asyncio.sleep(30)
+    await handle.suspend()
+    await handle.raise_event("number", 3)
+    await handle.resume()
+    await asyncio.sleep(200)
+    for number in (4, 5):
+        await handle.raise_event("number", number)
+        await asyncio.sleep(70)
+    assert await handle.result() == [0, 1, 2, 3, 4, 5]
+
+
+@case(Role(), Role())
+async def replaced_by_what_begins_later(client: Client) -> None:
+    old = await client.start(lasting, "old", instance_id="throne")
+    await old.raise_event("go")
+    policy = ReusePolicy.TERMINATE_AND_REPLACE
+    late = timedelta(minutes=2)
+    new = await client.start(collecting, 3, instance_id="throne", reuse_policy=policy, at=late, events=[("number", 0)])
+    for number in (1, 2):
+        await new.raise_event("number", number)
+    never = await client.start(collecting, 2, at=timedelta(days=3), events=[("number", 0)])
+    await never.raise_event("number", 1)
+    await never.cancel("not needed")
+    assert await new.result() == [0, 1, 2]
+    assert (await old.wait()).status in (OrchestrationStatus.TERMINATED, OrchestrationStatus.COMPLETED)
+    assert (await never.wait()).status is OrchestrationStatus.CANCELLED
+    await asyncio.sleep(90)
+    assert [item.name for item in await never.dropped()] == ["number", "number"]

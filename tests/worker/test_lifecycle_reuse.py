@@ -18,7 +18,7 @@ from durable import (
     ReusePolicy,
     Worker,
 )
-from tests.worker.lives import STYLES, becomes_true, delay_commits, lives_app, open_store, until
+from tests.worker.lives import STYLES, delay_commits, lives_app, open_store, until
 
 app = lives_app()
 
@@ -383,12 +383,9 @@ async def test_a_replacing_start_that_is_not_due_waits_for_its_time_though_event
             )
             await old.wait(timeout=20)
             await new.raise_event("item", 1)
-            await becomes_true(new.history)
+            assert await client.run("returns-async", 1, timeout=10) == 1
         async with Worker(app, store_url):
             await new.raise_event("item", 2)
-            await becomes_true(lambda: _has_events(new, 2))
+            assert await client.run("returns-async", 2, timeout=10) == 2
             assert (await new.state()).status is OrchestrationStatus.PENDING
-
-
-async def _has_events(handle: Any, count: int) -> bool:
-    return len(await handle.history()) == count
+            assert not await new.history()

@@ -176,3 +176,31 @@ async def test_of_several_starts_each_replaces_the_one_before_and_gets_what_came
             assert await third.result(timeout=10) == ["third", "for the third"]
         assert (await second.state()).status in (TERMINATED, OrchestrationStatus.COMPLETED)
         assert await dropped(third) == []
+
+
+@pytest.mark.parametrize("late", [3, 300])
+@pytest.mark.parametrize("robbed_after", [None, 1, 2])
+async def test_however_many_events_wait_for_a_run_whose_former_ended_by_itself_they_stay_in_order(
+    store_url: str, robbed_after: int | None, late: int
+) -> None:
+    """More than a turn takes, some of them stored while the new run is put in the place of the old one."""
+    count = 700
+    async with Worker(app, store_url) as worker, Client(store_url, app) as other:
+        old = await worker.client.start("waits-async", "old", instance_id="one")
+        await until(old, status="waiting")
+        async with gate(worker, store_url, robbed_after) as opened:
+            await old.raise_event("go", "old")
+            assert worker._parts is not None
+            await becomes_true(lambda: not worker._parts.owner.commits.is_settled)
+            await asyncio.gather(*(other.get("one").raise_event("late", number) for number in range(late)))
+            new = await other.start("collects-async", count, events=[("item", 0), ("item", 1)], **REPLACE)
+            for number in range(2, count - 100, 2):
+                await asyncio.gather(new.raise_event("item", number), other.get("one").raise_event("item", number + 1))
+            await becomes_true(lambda: len(worker._parts.owner.receiver.held) >= count - 100)
+            opened.set()
+            for number in range(count - 100, count):
+                await new.raise_event("item", number)
+            assert await new.result(timeout=30) == list(range(count))
+            assert await old.result(timeout=10) == ["old", "old"]
+        await becomes_true(lambda: _is_count(old, late))
+        assert await dropped(new) == []

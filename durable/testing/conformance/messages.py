@@ -361,3 +361,60 @@ class Messages(Promises):
             await client.provider.close()
             await worker.commit(consumed=seen)
         assert seen == sorted(set(seen))
+
+    # ---- a message in the place of another
+
+    async def test_a_start_may_be_stored_again_in_its_place(self, store: Store) -> None:
+        # The run that it was to replace has ended by itself: what came after it comes after it still.
+        session = await store.worker()
+        old, new = await session.start("instance"), new_row("instance")
+        await session.submit(event_to("instance", b"before"))
+        start = await _only(session, start_of(new, Expects.ANY, data=b"start"))
+        await session.submit(event_to("instance", b"after", run_id=new.run_id))
+        await session.finish(old)
+        again = start_of(new, Expects.ANY, data=b"again", in_place_of=start.sequence)
+        committed = await session.commit(consumed=[start.sequence], messages=[again])
+        assert list(committed.deliveries) == [Delivery(Verdict.STORED, start.sequence)]
+        assert (await session.load("instance")).run_id == new.run_id
+        received = await session.receive()
+        assert [message.data for message in received] == [b"before", b"again", b"after"]
+        assert (received[1].sequence, received[1].priority) == (start.sequence, Priority.NORMAL)
+        session.commits -= 1
+        repeated = await session.commit(consumed=[start.sequence], messages=[again])
+        assert [delivery[:2] for delivery in repeated.deliveries] == [(Verdict.STORED, start.sequence)]
+        assert await session.receive() == received
+        later = await _only(session, event_to("instance"))
+        assert later.sequence > received[-1].sequence
+
+    async def test_a_start_stored_again_goes_on_waiting_where_another_run_has_begun(self, store: Store) -> None:
+        session = await store.worker()
+        old, new = await session.start("instance"), new_row("instance", parked_until=store.now + LATER_US)
+        start = await _only(session, start_of(new, Expects.ANY, data=b"start"))
+        await session.finish(old)
+        between = await _only(session, start_of(new_row("instance"), Expects.ABSENT_OR_FINISHED, data=b"between"))
+        again = start_of(new, Expects.ANY, data=b"again", in_place_of=start.sequence)
+        await session.commit(consumed=[start.sequence], messages=[again])
+        received = [(message.sequence, message.data, message.priority) for message in await session.receive()]
+        assert received == [
+            (start.sequence, b"again", Priority.CONTROL),
+            (between.sequence, b"between", Priority.NORMAL),
+        ]
+        assert await session.load("instance", new.run_id) == new
+
+    async def test_a_start_stored_again_waits_with_what_came_after_it_until_it_is_due(self, store: Store) -> None:
+        session = await store.worker()
+        old = await session.start("instance")
+        due = store.now + LATER_US
+        new = new_row("instance", parked_until=due, scheduled_at=due)
+        start = await _only(session, start_of(new, Expects.ANY, data=b"start"))
+        await session.submit(
+            event_to("instance", b"after", run_id=new.run_id),
+            event_to("instance", b"cancel", run_id=new.run_id, priority=Priority.CONTROL),
+        )
+        await session.finish(old)
+        again = start_of(new, Expects.ANY, data=b"again", in_place_of=start.sequence)
+        await session.commit(consumed=[start.sequence], messages=[again])
+        await session.submit(event_to("instance", b"last"))
+        assert await _data(session) == [b"cancel"]
+        store.turn_clock(LATER_US)
+        assert await _data(session) == [b"cancel", b"again", b"after", b"last"]

@@ -63,6 +63,15 @@ class Timers(Promises):
         store.turn_clock(LATER_US)
         assert await _data(session) == [b"cancel", b"start", b"event"]
 
+    async def test_a_run_for_later_that_ends_before_lets_go_what_waited_for_it(self, store: Store) -> None:
+        session = await store.worker()
+        later = store.now + LATER_US
+        row = new_row("later", parked_until=later, scheduled_at=later)
+        await session.submit(start_of(row, data=b"start"), event_to("later", b"event"))
+        assert not await session.receive()
+        await session.commit(end_of(row, status=Status.CANCELLED))
+        assert await _data(session) == [b"start", b"event"]
+
     async def test_what_was_delayed_keeps_each_instances_order_piece_by_piece(self, store: Store) -> None:
         # A store may put off what was delayed while more is eligible than fits, but not overtake within an instance.
         session = await store.worker()

@@ -89,6 +89,7 @@ class Monitor:
             if sequence in self._consumed:
                 self.violated(f"message {sequence} was consumed twice (I2)")
             self._consumed.add(sequence)
+        self._consumed -= {message.in_place_of for message in batch.messages}  # they stand there again
         self.sent(batch.messages)
 
     def sent(self, messages: Sequence[Message]) -> None:
@@ -97,8 +98,9 @@ class Monitor:
         for message in messages:
             if message.start is not None and message.start.run_id not in self._places:
                 self.unfinished[message.start.run_id] = None
-            if message.visible_at:
-                self.visible[len(self.visible)] = message.visible_at
+            visible_at = max(message.visible_at, message.start.parked_until if message.start is not None else 0)
+            if visible_at:
+                self.visible[len(self.visible)] = visible_at
 
     def _take_step(self, step: Step) -> None:
         key, run_id = step.key, step.run_id

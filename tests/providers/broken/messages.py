@@ -150,3 +150,30 @@ hub(
     "self._sequence += 1",
     "self._sequence = max(self._inbox, default=0) + 1",
 )
+
+# ---- a message in the place of another
+
+hub(
+    "what is stored in the place of another goes to the end",
+    "_store",
+    "self._next_number() if message.in_place_of is None else message.in_place_of,",
+    "self._next_number(),",
+)
+hub(
+    "what is stored in the place of another goes before it",
+    "_store",
+    "else message.in_place_of,",
+    "else message.in_place_of - 1,",
+)
+hub(
+    "what is stored in the place of another counts the sequences back",
+    "_store",
+    "else message.in_place_of,",
+    "else setattr(self, '_sequence', message.in_place_of) or message.in_place_of,",
+)
+hub(
+    "what came for a run for later comes before it is due",
+    "_put",
+    "self._instances[row.key] = row",
+    "row = self._instances[row.key] = dataclasses.replace(row, parked_until=0 if former is not None else row.parked_until)",
+)

@@ -54,6 +54,12 @@ hub(
     "self._parked_until(message.target) < now",
 )
 hub(
+    "what has ended stays parked",
+    "_parked_until",
+    "return 0 if row is None else row.parked_until",
+    "return 0 if row is None else max(row.parked_until, row.scheduled_at if row.status.is_finished else 0)",
+)
+hub(
     "a run inherits parking",
     "_put",
     "self._instances[row.key] = row",

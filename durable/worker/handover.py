@@ -12,7 +12,9 @@ Invariant: a partition does not go back for the sake of equal shares, for as lon
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable, Collection, Mapping
+from typing import TypeAlias
 
 from durable.provider import LeaseView
 from durable.worker.announcement import ORCHESTRATOR, Announcement, Offer
@@ -20,8 +22,26 @@ from durable.worker.announcement import ORCHESTRATOR, Announcement, Offer
 HAND_OVER_S = 60.0
 """How long a partition stays where it was handed to: what else is in it gets so much time."""
 
+LACKING_S = 900.0
+"""How long an orchestrator counts as lacked since an instance of it was last met: a stalled one is tried every five minutes."""
+
+LACKING_MAX = 10_000
+"""So many names and versions are noted as lacked; of further ones is only known whether a live worker has them."""
+
 OFFER_S = 10.0
 """How long an offered partition waits for its taker, who looks around every three seconds; then anybody may take it."""
+
+
+Lack: TypeAlias = tuple[str, str, str | None]
+"""The kind, the name and the version of what an instance needs."""
+
+
+@dataclasses.dataclass(slots=True)
+class Lacked:
+    """An orchestrator that is lacked: after which look that was noted, and when an instance of it was last met."""
+
+    noted: int
+    met_at: float
 
 
 class HandOver:
@@ -32,9 +52,7 @@ class HandOver:
         self._others: dict[str, Announcement] = {}  # live workers that run orchestrations, by lease
         self._joined: set[str] = set()  # those of them that the look before did not see
         self._load: collections.Counter[str] = collections.Counter()  # how many partitions each of them has
-        self._lacking: dict[
-            int, dict[tuple[str, str, str | None], int]
-        ] = {}  # by partition: kind, name and version, noted after which look
+        self._lacking: dict[int, dict[Lack, Lacked]] = {}  # by partition
         self._looks = 0
         self._trails: dict[int, tuple[str, ...]] = {}  # of the partitions that were handed to this worker
         self._moved_at: dict[int, float] = {}  # when a partition was last offered by, or handed to, this worker
@@ -48,6 +66,7 @@ class HandOver:
         self._load = collections.Counter({other.lease_id: len(other.partitions) for other in view.others})
         self._looks += 1
         now = self._monotonic()
+        self._forget_unmet(now)
         over = [
             partition
             for partition, offer in self.offers.items()
@@ -59,15 +78,32 @@ class HandOver:
             del self.offers[partition]
         return bool(over)
 
+    def _forget_unmet(self, now: float) -> None:
+        for partition, lacking in list(self._lacking.items()):
+            for unmet in [what for what, lacked in lacking.items() if now >= lacked.met_at + LACKING_S]:
+                del lacking[unmet]
+            if not lacking:
+                del self._lacking[partition]
+
+    @property
+    def lacking(self) -> int:
+        """How many names and versions are noted as lacked."""
+        return sum(map(len, self._lacking.values()))
+
     def lacks(self, partition: int, name: str, version: str | None, *, kind: str = ORCHESTRATOR) -> bool | None:
         """Note that an instance of this partition has an orchestrator, or what its kind runs, that this worker's app lacks.
 
         Tells whether another live worker has it; None before this worker has looked for one.
         """
-        noted = self._lacking.setdefault(partition, {}).setdefault((kind, name, version), self._looks)
-        if any(other.runs(kind, name, version) for other in self._others.values()):
-            return True
-        return False if self._looks > noted else None
+        is_known = any(other.runs(kind, name, version) for other in self._others.values())
+        lacked = self._lacking.get(partition, {}).get((kind, name, version))
+        if lacked is None:
+            if self.lacking >= LACKING_MAX:
+                return is_known
+            lacked = Lacked(self._looks, 0.0)
+            self._lacking.setdefault(partition, {})[kind, name, version] = lacked
+        lacked.met_at = self._monotonic()
+        return True if is_known else False if self._looks > lacked.noted else None
 
     def find_due(self, owned: Collection[int]) -> dict[int, Offer]:
         """Return which of these partitions are to be handed over now, and to whom; `offered` says that they were."""

@@ -68,7 +68,8 @@ class OwnerState:
     went to the activity queue; it is changed in place, and read again from the row with the history. `cursor`: where the
     sending of a large turn stands: (generation, record index, messages sent). `stalls`: stalls in a row. `farewells`: see
     the engine's Turn. `former`: of a run that took the place of an unfinished one, the sequence of its start, and the run
-    before it. `carried`: where events are that earlier generations have left.
+    before it. `carried`: where events are that earlier generations have left. `left_since`: when the instance was first left to
+    another worker, in microseconds, as long as that goes on.
     """
 
     deliveries: dict[int, list[int]] = dataclasses.field(default_factory=dict)
@@ -78,6 +79,7 @@ class OwnerState:
     farewells: dict[str, Outgoing] = dataclasses.field(default_factory=dict)
     former: tuple[int, str] | None = None
     carried: Journal | None = None
+    left_since: int = 0
     unreadable: bytes = b""
 
     def encode(self) -> bytes:
@@ -85,11 +87,24 @@ class OwnerState:
         if self.unreadable:
             return self.unreadable
         farewells = {name: _farewell_to_plain(message) for name, message in self.farewells.items()}
-        noted = [self.deliveries, self.queued.ranges, self.cursor, self.stalls, farewells, self.former, self.carried]
+        noted = [
+            self.deliveries,
+            self.queued.ranges,
+            self.cursor,
+            self.stalls,
+            farewells,
+            self.former,
+            self.carried,
+            self.left_since,
+        ]
         if not any(noted):
             return b""
         packed: bytes = msgpack.packb(noted)
         return packed
+
+    def unhindered(self) -> OwnerState:
+        """Return it as it is once the instance goes on."""
+        return dataclasses.replace(self, stalls=0, left_since=0)
 
     @classmethod
     def decode(cls, data: bytes) -> OwnerState:
@@ -107,7 +122,9 @@ class OwnerState:
             known = {name: _farewell_from_plain(plain) for name, plain in farewells.items()}
             former = _former_from_plain(more[0]) if more else None
             carried = _journal_from_plain(more[1]) if len(more) > 1 else None
-            return cls(deliveries, QueuedAttempts(queued), cursor, stalls, known, former, carried)
+            left_since = more[2] if len(more) > 2 else 0
+            require(int, left_since)
+            return cls(deliveries, QueuedAttempts(queued), cursor, stalls, known, former, carried, left_since)
         except Exception:  # noqa: BLE001 (whatever garbage does to the decoder is one fact)
             return cls(unreadable=data)
 

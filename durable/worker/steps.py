@@ -52,6 +52,14 @@ STALL_FIRST_US = 2_000_000
 STALL_LONGEST_US = 300_000_000
 """How long a stalled instance waits for its next try: doubled each time, up to five minutes."""
 
+LEFT_LONGEST_US = 120_000_000
+"""How long an instance is left, not stalled, to a worker that knows its orchestrator: twice what handing it over may take."""
+
+NOT_TAKEN = (
+    "; another worker has it, but could not take the instance over so far: activities of other instances of its partition run "
+    "here, or that worker is busy"
+)
+
 UNDELIVERED = "the instance ended before anybody waited for it"
 
 
@@ -188,8 +196,10 @@ class Steps:
         assert row is not None
         if isinstance(error, UnknownNameError):
             wait = self._leave_us(row)
-            if wait and row.stall_reason is None:
+            if wait and row.stall_reason is None and not self._is_left_for_long(live.state):
                 return self._leave(live, row, wait)
+            if wait:
+                error = UnknownNameError(f"{error}{NOT_TAKEN}")
         # From the row: what the turn that failed has changed in memory does not count.
         state = OwnerState.decode(row.state)
         state.stalls = live.state.stalls + 1
@@ -204,6 +214,9 @@ class Steps:
         step = dataclasses.replace(step, changes={"stall_reason": reason})
         return self.complete(Prepared(live), row, state, step)
 
+    def _is_left_for_long(self, state: OwnerState) -> bool:
+        return state.left_since > 0 and self._clock.now() - state.left_since >= LEFT_LONGEST_US
+
     def _leave(self, live: LiveInstance, row: InstanceRow, wait: int) -> Prepared:
         """Leave an instance to a worker that knows its orchestrator and is about to get the partition; look again later.
 
@@ -212,9 +225,10 @@ class Steps:
         if not is_left(row):
             fields = {"instance_id": row.key.id}
             logger.info("instance '%s' waits for a worker that knows '%s'", row.key.id, row.name, extra=fields)
-        until, open_work = self._clock.now() + wait, row.open_work + (not is_left(row))
-        step = self.quiet(row, live.state, parked_until=until, open_work=open_work)
-        return self.complete(Prepared(live), row, live.state, step)
+        now, open_work = self._clock.now(), row.open_work + (not is_left(row))
+        state = dataclasses.replace(live.state, left_since=live.state.left_since or now)
+        step = self.quiet(row, state, parked_until=now + wait, open_work=open_work)
+        return self.complete(Prepared(live), row, state, step)
 
     def let_go(self, live: LiveInstance, row: InstanceRow) -> Prepared:
         """Let the store hand out what waits for a run that is about to end, so that it is listed with the end."""
@@ -224,7 +238,7 @@ class Steps:
         self, live: LiveInstance, row: InstanceRow, prepared: Prepared, execution: Execution, parked_until: int
     ) -> Prepared:
         """Say that an instance is stalled no more, or no more kept back, though it has nothing to do just now."""
-        state = dataclasses.replace(live.state, stalls=0)
+        state = live.state.unhindered()
         status = Status.PENDING
         if execution.started is not None:
             status = Status.RUNNING

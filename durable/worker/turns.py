@@ -309,7 +309,7 @@ class Turns:
         self, live: LiveInstance, row: InstanceRow, prepared: Prepared, turn: Turn, execution: Execution
     ) -> Prepared:
         now = max(turn.record.time, row.updated_at)
-        state = dataclasses.replace(live.state, farewells=dict(turn.farewells), stalls=0)
+        state = dataclasses.replace(live.state.unhindered(), farewells=dict(turn.farewells))
         changes: dict[str, Any] = {}
         if not isinstance(turn.custom_status, Unchanged):
             changes["custom_status"] = turn.custom_status

@@ -13,9 +13,9 @@ from durable import App, Client, Handle, OrchestrationContext, OrchestrationStat
 from durable.errors import StoreUnavailableError
 from durable.events import InstanceKey
 from durable.provider import HubClock, Lease, LeaseView, OtherLease, partition_of
-from durable.worker import handover, leasing, receiving
+from durable.worker import handover, leasing, receiving, steps
 from durable.worker.announcement import Announcement, Offer
-from durable.worker.handover import HAND_OVER_S, OFFER_S, HandOver
+from durable.worker.handover import HAND_OVER_S, LACKING_MAX, LACKING_S, OFFER_S, HandOver
 from tests.worker.lives import becomes_true, errors_logged, key_of, open_store, until
 
 RUNNING, STALLED = OrchestrationStatus.RUNNING, OrchestrationStatus.STALLED
@@ -267,6 +267,48 @@ async def test_a_running_activity_is_not_run_twice_for_it(store_url: str) -> Non
     assert calls == 1
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_what_the_other_worker_never_takes_stalls_and_says_why(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    """An activity in its partition does not end; when it has, the instance goes to the other worker after all."""
+    monkeypatch.setattr(leasing, "LEFT_US", 50_000)
+    monkeypatch.setattr(steps, "LEFT_LONGEST_US", 400_000)
+    busy, free = asyncio.Event(), asyncio.Event()
+    app = App()
+
+    @app.activity
+    async def takes_long() -> None:
+        busy.set()
+        await free.wait()
+
+    @app.orchestrator(name="one")
+    async def one(ctx: OrchestrationContext) -> None:
+        await ctx.call_activity(takes_long)
+
+    name, other = same_partition(2)
+    async with Worker(app, store_url) as first:
+        working = await first.client.start("one", instance_id=name)
+        await busy.wait()
+        async with Worker(app_of("two"), store_url):
+            with errors_logged() as errors:
+                waiting = await first.client.start("two", "two", instance_id=other, events=[("go", 1)])
+                state = await until(waiting, STALLED)
+            assert state.stall_reason is not None
+            assert state.stall_reason.startswith("UnknownNameError: ")
+            assert "another worker has it, but could not take the instance over" in state.stall_reason
+            assert errors.of(other) == [f"instance '{other}' stalls: {state.stall_reason}"]
+            if goes_on:
+                free.set()
+                await working.result(timeout=10)
+                assert await waiting.result(timeout=20) == ["two", 1]
+                assert (await waiting.state()).stall_reason is None
+            else:
+                await waiting.terminate()
+                assert (await waiting.wait(timeout=10)).status is OrchestrationStatus.TERMINATED
+                free.set()
+
+
 @pytest.mark.parametrize("is_done", [False, True], ids=["not done", "answer lost"])
 @pytest.mark.parametrize("call", ["renew", "release", "take"])
 async def test_a_failing_store_in_the_middle_of_it_leaves_nothing_stuck(
@@ -333,6 +375,36 @@ def test_a_partition_is_offered_to_a_worker_that_knows_what_is_in_it() -> None:
     assert hand_over.lacks(5, "y", "7") is False
     assert hand_over.find_due({1, 3, 4}) == {3: Offer("y", ())}
     assert hand_over.find_due({1, 4}) == {}
+
+
+def test_what_is_lacked_is_forgotten_when_nothing_of_it_is_met_any_more() -> None:
+    clock = Clock()
+    hand_over = HandOver(clock)
+    look(hand_over, lease("x", "x"))
+    for name in ("x", "y"):
+        hand_over.lacks(3, name, None)
+    clock.now += LACKING_S - 1
+    hand_over.lacks(3, "y", None)
+    clock.now += 1
+    look(hand_over, lease("x", "x"))
+    assert hand_over.find_due({3}) == {}
+    assert hand_over.lacking == 1
+    clock.now += LACKING_S
+    look(hand_over, lease("x", "x"))
+    assert hand_over.lacking == 0
+
+
+def test_however_many_names_are_lacked_only_so_many_are_noted() -> None:
+    """Of the others it is known all the same whether somebody has them."""
+    hand_over = HandOver(Clock())
+    for _ in range(2):
+        look(hand_over, lease("x", "x"))
+    for number in range(LACKING_MAX + 10):
+        hand_over.lacks(number % 64, f"unknown {number}", None)
+    assert hand_over.lacking == LACKING_MAX
+    assert hand_over.lacks(3, "another", None) is False
+    assert hand_over.lacks(3, "x", None) is True
+    assert hand_over.lacking == LACKING_MAX
 
 
 def test_it_is_not_offered_again_before_its_time_except_to_a_worker_that_joins() -> None:

@@ -6,7 +6,8 @@ store last told it the time, and says so when it renews its lease. If the store'
 ordinary adjustment explain, it has jumped: then the correction takes the jump back, so that everything goes on by monotonic
 time, until the store's clock agrees again or an operator confirms it.
 
-A store keeps a `HubClock` per hub as three numbers, and asks it; what its methods return takes its place.
+A store keeps a `HubClock` per hub as three numbers, and asks it; what its methods return takes its place. Whenever its `number`
+changes by that, each worker's lease whose epoch is intact expires LEASE_US from then, by the new time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The storage contract. Its docstrings are law: the conformance suite states each of them as a test.
 
-A provider stores; it never decides, and never looks inside `data`, payloads, records or `state`. Times are whole
-microseconds since 1970 UTC by the hub's clock: that of the store, and the correction of the hub's `HubClock`, which every
-call goes by ("the store's time" is that). A call is safe to repeat unless its docstring says otherwise.
-Every call may raise `StoreUnavailableError` (nothing known, try later) or `StoreError` (unusable as asked).
+A provider stores; it never decides, and never looks inside `data`, payloads, records or `state`. Times are microseconds
+since 1970 UTC by "the store's time": its clock with the correction of the hub's `HubClock`. A call is safe to repeat
+unless its docstring says otherwise. Every call may raise `StoreUnavailableError` (try later) or `StoreError` (unusable).
 
     Ownership    open close lease renew take release
     Turns        recover receive load read_history commit mark_slow_turn
@@ -405,8 +404,8 @@ class Ownership(Protocol):
     async def lease(self, name: str, announcement: bytes, *, worker: bool) -> Lease:
         """Begin a new lease, epoch 1, that owns nothing. A worker's expires LEASE_US after its last prolonging call.
 
-        One that expires later than LEASE_AHEAD_US from now counts as expired: the clock was wrong, and is set back.
-        For a worker the hub's clock is asked first (`HubClock.begun`); if that changes it, see `renew`.
+        One that expires later than LEASE_AHEAD_US from now counts as expired: the clock was wrong, and is set back. Of a
+        worker the hub's clock hears first (`HubClock.begun`).
         """
         ...
 
@@ -421,11 +420,9 @@ class Ownership(Protocol):
         """Prolong the lease (as `take`, `commit` do); look around. Raises LeaseLostError if its epoch was raised or it is gone.
 
         An expired lease whose epoch nobody raised is alive again: nobody took anything from it.
-        Of a lease that owns partitions the `belief` is told to the hub's clock (`HubClock.renewed`) before anything is judged
-        by the time; it is asked for next to the store's clock, for one that is told late would look like a jump. With
-        `confirms_clock` an operator speaks, through any lease (`HubClock.confirmed`). Where the correction changes, each
-        worker's lease whose epoch is intact expires LEASE_US from then. What has expired (memos; leases that own nothing,
-        an hour after) is removed in an owner's renewal with a belief that goes by the correction in force.
+        First the hub's clock hears an owner's `belief` (`HubClock.renewed`; asked for next to the store's clock: told late it
+        would look like a jump), or with `confirms_clock` an operator, through any lease (`HubClock.confirmed`). Renewals of
+        owners whose belief goes by the correction in force remove what has expired: memos; an hour after, idle leases.
         """
         ...
 

@@ -53,7 +53,7 @@ from durable.provider import (
 )
 from durable_memory.listings import is_wanted, page_of
 from durable_memory.refusal import REFUSALS, refusal_of_all, refusal_of_memo, refusal_of_message, refusal_of_step
-from durable_memory.rows import Changes, LeaseRow, QueueEntry
+from durable_memory.rows import Changes, LeaseRow, QueueEntry, is_expired, is_unknown
 
 logger = logging.getLogger("durable.memory")
 
@@ -497,9 +497,9 @@ class MemoryHub:
         free = [
             entry
             for entry in self._queue.values()
-            if (not self._is_live(entry.claimer) or _is_unknown(entry, lease, held))
+            if (not self._is_live(entry.claimer) or is_unknown(entry, lease, held))
             and (
-                _is_expired(entry.row, now)
+                is_expired(entry.row, now)
                 or (
                     entry.row.queue in queues
                     and entry.row.visible_at <= now
@@ -507,7 +507,7 @@ class MemoryHub:
                 )
             )
         ]
-        free.sort(key=lambda entry: (not _is_expired(entry.row, now), entry.row.priority, entry.age))
+        free.sort(key=lambda entry: (not is_expired(entry.row, now), entry.row.priority, entry.age))
         for entry in free[:limit]:
             entry.claimer = lease.lease_id
             first = entry.row.first_claimed_at or now
@@ -590,16 +590,6 @@ class MemoryHub:
 def _check_number(what: str, number: int, last: int) -> None:
     if number <= last:
         raise StoreError(f"{what} {number} is older than {last}, the last one: its answer is no longer known")
-
-
-def _is_unknown(entry: QueueEntry, lease: Lease, held: Collection[TaskAddress] | None) -> bool:
-    """Tell whether a lease has claimed a row without having heard of it."""
-    return held is not None and entry.claimer == lease.lease_id and entry.row.task not in held
-
-
-def _is_expired(row: ActivityRow, now: int) -> bool:
-    """Tell whether nobody claimed an attempt in time."""
-    return row.start_by is not None and row.start_by <= now and row.first_claimed_at == 0
 
 
 def _is_same_request(start: InstanceRow | None, row: InstanceRow) -> bool:

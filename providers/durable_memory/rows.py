@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from durable.provider import ActivityRow, Committed, Delivery, InstanceRow, StoredMessage, Wakeup
+from durable.provider import ActivityRow, Committed, Delivery, InstanceRow, Lease, StoredMessage, TaskAddress, Wakeup
 
 
 @dataclasses.dataclass(slots=True)
@@ -44,3 +44,13 @@ class Changes:
     def told(self) -> Wakeup:
         """Return what the listeners are told."""
         return Wakeup(tuple(self.messages), tuple(self.rows), activities=self.activities)
+
+
+def is_unknown(entry: QueueEntry, lease: Lease, held: Collection[TaskAddress] | None) -> bool:
+    """Tell whether a lease has claimed a row without having heard of it."""
+    return held is not None and entry.claimer == lease.lease_id and entry.row.task not in held
+
+
+def is_expired(row: ActivityRow, now: int) -> bool:
+    """Tell whether nobody claimed an attempt in time."""
+    return row.start_by is not None and row.start_by <= now and row.first_claimed_at == 0

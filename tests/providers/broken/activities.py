@@ -12,7 +12,7 @@ hub = CATALOGUE.hub
 hub(
     "an attempt is claimed by two",
     "claim",
-    "(not self._is_live(entry.claimer) or _is_unknown(entry, lease, held))",
+    "(not self._is_live(entry.claimer) or is_unknown(entry, lease, held))",
     "True",
 )
 hub(
@@ -46,21 +46,21 @@ hub("an attempt waits for ever", "claim", "entry.row.visible_at <= now", "entry.
 CATALOGUE.add(
     "nobody hears of what nobody began in time",
     text(
-        MODULE, "_is_expired", "row.start_by is not None and row.start_by <= now and row.first_claimed_at == 0", "False"
+        MODULE, "is_expired", "row.start_by is not None and row.start_by <= now and row.first_claimed_at == 0", "False"
     ),
 )
 CATALOGUE.add(
     "what was begun counts as not begun in time",
-    text(MODULE, "_is_expired", " and row.first_claimed_at == 0", ""),
+    text(MODULE, "is_expired", " and row.first_claimed_at == 0", ""),
 )
 CATALOGUE.add(
     "what can still be begun counts as late",
-    text(MODULE, "_is_expired", "row.start_by <= now", "row.start_by <= now + 1"),
+    text(MODULE, "is_expired", "row.start_by <= now", "row.start_by <= now + 1"),
 )
 hub(
     "what nobody began in time does not come first",
     "claim",
-    "key=lambda entry: (not _is_expired(entry.row, now), ",
+    "key=lambda entry: (not is_expired(entry.row, now), ",
     "key=lambda entry: (",
 )
 hub(
@@ -73,20 +73,20 @@ hub(
     "late ones come beyond the limit",
     "claim",
     "    for entry in free[:limit]:",
-    "    limit += sum(_is_expired(entry.row, now) for entry in free)\n    for entry in free[:limit]:",
+    "    limit += sum(is_expired(entry.row, now) for entry in free)\n    for entry in free[:limit]:",
 )
 hub("a delivery is not counted", "claim", "deliveries=entry.row.deliveries + 1", "deliveries=1")
 hub("the first claim moves", "claim", "entry.row.first_claimed_at or now", "now")
 hub("a claim loses the heartbeat", "claim", "first_claimed_at=first)", "first_claimed_at=first, heartbeat=None)")
 hub("a lost lease claims", "claim", "self._row_of(lease)", "pass")
-hub("a claim without an answer is never made up for", "claim", " or _is_unknown(entry, lease, held)", "")
+hub("a claim without an answer is never made up for", "claim", " or is_unknown(entry, lease, held)", "")
 CATALOGUE.add(
     "what is held is claimed once more",
-    text(MODULE, "_is_unknown", " and entry.row.task not in held", ""),
+    text(MODULE, "is_unknown", " and entry.row.task not in held", ""),
 )
 CATALOGUE.add(
     "what another has claimed is taken for lost",
-    text(MODULE, "_is_unknown", "entry.claimer == lease.lease_id and ", ""),
+    text(MODULE, "is_unknown", "entry.claimer == lease.lease_id and ", ""),
 )
 hub(
     "partitions that are released free what was claimed",

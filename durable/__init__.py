@@ -1,5 +1,6 @@
 """Durable orchestration: ordinary Python code that is replayed over its history, and so survives crashes and waits for years.
 
+    entities                      features, on the public seams of what stands below
     client, worker                the only places with tasks, threads and timeouts
     context, orchestrations       what an orchestrator sees; between it and the engine
     activity_context              what an activity sees
@@ -17,9 +18,29 @@ from durable.app import App
 from durable.client import Client, Handle, SyncClient, SyncHandle
 from durable.context import Orchestration, OrchestrationContext, when_all, when_any
 from durable.engine.tasks import Task
+from durable.entities import (
+    CriticalSection,
+    EntityContext,
+    EntityId,
+    EntityLockAcquired,
+    EntityLockGranted,
+    EntityLockLeft,
+    EntityLockReceived,
+    EntityLockReleased,
+    EntityLockRequested,
+    EntityOperationCalled,
+    EntityOperationCompleted,
+    EntityOperationFailed,
+    EntityOperationPerformed,
+    EntityOperationReceived,
+    EntityOperationSignaled,
+    EntityState,
+)
+from durable.entities import register as _register_entities
 from durable.errors import (
     ActivityFailedError,
     ActivityTimeoutError,
+    CriticalSectionError,
     DivergenceError,
     DuplicateNameError,
     DurableError,
@@ -90,12 +111,29 @@ __all__ = [
     "ActivityTimeoutError",
     "App",
     "Client",
+    "CriticalSection",
+    "CriticalSectionError",
     "DivergenceError",
     "DroppedItem",
     "DuplicateNameError",
     "DurableError",
     "EncodingError",
+    "EntityContext",
+    "EntityId",
+    "EntityLockAcquired",
+    "EntityLockGranted",
+    "EntityLockLeft",
+    "EntityLockReceived",
+    "EntityLockReleased",
+    "EntityLockRequested",
+    "EntityOperationCalled",
+    "EntityOperationCompleted",
+    "EntityOperationFailed",
     "EntityOperationFailedError",
+    "EntityOperationPerformed",
+    "EntityOperationReceived",
+    "EntityOperationSignaled",
+    "EntityState",
     "EventDataError",
     "EventRaised",
     "EventSent",
@@ -155,6 +193,9 @@ __all__ = [
     "when_all",
     "when_any",
 ]
+
+# The features take their places on what stands below them.
+_register_entities()
 
 # Quiet unless the program configures logging: without a handler Python would print warnings by itself.
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -14,11 +14,12 @@ import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, TypeVar, overload
 
 from durable.errors import DuplicateNameError, InvalidInputError, UnknownNameError
+from durable.features import AppFeatures, FeatureT
 from durable.signatures import (
     EMPTY,
     AnyFunction,
@@ -389,22 +390,7 @@ class _Catalogue(Generic[D]):
 # ---- the app
 
 
-class Feature(Protocol):
-    """What a feature keeps in an app: its own registry, made on first use by `App.feature`."""
-
-    def merged(self, other: Self) -> Self:
-        """Return a new one that holds both, changing neither. Raises DuplicateNameError on a contradiction."""
-        ...
-
-    def served(self) -> Iterable[ServedName]:
-        """Return what a worker can run because of this feature, beside activities and orchestrators."""
-        ...
-
-
-FeatureT = TypeVar("FeatureT", bound=Feature)
-
-
-class App:
+class App(AppFeatures):
     """A registry of activities and orchestrators. Made once, filled when modules are imported, given to workers.
 
     `retain`: how long finished instances are kept where the orchestrator does not say; None: until they are purged.

@@ -142,6 +142,10 @@ class EntityOperationFailedError(TaskFailedError):
     """An operation of an entity raised; the entity's state is as it was before."""
 
 
+class CriticalSectionError(DurableError, RuntimeError):
+    """Something was asked for inside of a critical section that could wait for ever, or for a lock that is over."""
+
+
 class EventDataError(DurableError, ValueError):
     """The data of an external event does not fit the type that the orchestrator waits for. The event is consumed."""
 

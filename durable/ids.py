@@ -27,6 +27,11 @@ def check_event_name(name: object) -> str:
     return _check_key(name, "event name")
 
 
+def check_entity_key(key: object) -> str:
+    """Return an entity's key. Raises InvalidInputError, a ValueError, for what cannot be one."""
+    return _check_key(key, "entity key")
+
+
 def check_tags(tags: object) -> dict[str, str]:
     """Return tags as a dict of their own. Raises InvalidInputError for anything but a mapping of text to text."""
     if not isinstance(tags, Mapping):

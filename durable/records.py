@@ -153,6 +153,7 @@ _KINDS: dict[str, _Kind] = {
     "FailureDetails | None": _Kind(frozenset({list, NoneType}), details_to_plain, details_from_plain),
     "ActivityOptions": _Kind(frozenset({list}), _options_to_plain, _options_from_plain),
     "Mapping[str, str] | None": _Kind(frozenset({dict, NoneType}), lambda tags: tags, _tags_from_plain),
+    "TaskRef": _Kind(frozenset({list}), lambda ref: ref, _task_ref_from_plain),
     "TaskRef | None": _Kind(frozenset({list, NoneType}), lambda ref: ref, _task_ref_from_plain),
 }
 """By the annotation of the field, as it is written; a name of `durable.events` may stand behind its module's."""

@@ -3,12 +3,12 @@
 Rules
 * An activity is `f()`, `f(input)`, `f(ctx)` or `f(ctx, input)`. Of two parameters the first is the context; a single
   one is the context if it is annotated with an activity context, else the input.
-* An orchestrator is `f(ctx)` or `f(ctx, input)`.
+* An orchestrator is `f(ctx)` or `f(ctx, input)`. An operation of an entity is a method, and for the rest as an activity.
 * Keyword-only parameters with a default and `**kwargs` are left alone: the framework never fills them.
 * Everything else is a TypeError at decoration that names the function, its place and the remedy.
 
-An activity context is a class that has `__durable_activity_context__ = True`, itself or inherited. The marker lets the
-registry know the contexts of the worker and of features without importing either.
+An activity context, and so an entity's, is a class that has `__durable_activity_context__ = True`, itself or inherited. The
+marker lets the registry know the contexts of the worker and of features without importing either.
 
 Annotations are resolved at first use, since they may name what is defined further down in the module. One that cannot
 be resolved then (its name is imported for type checking only) counts as missing, and only that one. The shape of a
@@ -24,10 +24,11 @@ import functools
 import inspect
 import logging
 import re
+import sys
 import types
 import typing
 from collections import ChainMap
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, Union
 
 EMPTY: Final = inspect.Parameter.empty
@@ -43,10 +44,13 @@ _ONE_INPUT: Final = "put what it needs into one input, for example a dataclass"
 _SHAPES: Final = {
     "activity": "An activity is f(), f(input), f(ctx: ActivityContext) or f(ctx: ActivityContext, input)",
     "orchestrator": "An orchestrator is f(ctx) or f(ctx, input)",
+    "operation": "An operation is f(self), f(self, input), f(self, ctx: EntityContext) or f(self, ctx: EntityContext, input)",
 }
 
-# How an activity context is recognised where its class is out of reach; the second is the jobs feature's subclass.
-_CONTEXT_NAMES: Final = ("ActivityContext", "JobContext")
+# How an activity context is recognised where its class is out of reach; the others are those of features.
+_CONTEXT_NAMES: Final = ("ActivityContext", "JobContext", "EntityContext")
+
+_SOME_OBJECT: Final = object()  # stands for the entity: a method is read as it is called
 
 _Result = TypeVar("_Result")
 _Orchestration: TypeAlias = Generator[Any, Any, _Result]
@@ -137,8 +141,18 @@ class Scope:
         """Return the scope of a function that is being decorated right now."""
         body = body_of(function)
         annotations = [parameter.annotation for parameter in signature.parameters.values()]
-        words = {word for annotation in [*annotations, signature.return_annotation] for word in _words(annotation)}
-        return cls(getattr(body, "__globals__", {}), dict(_enclosing_names(body, words)))
+        return cls._seen_from(body, getattr(body, "__globals__", {}), [*annotations, signature.return_annotation])
+
+    @classmethod
+    def of_class(cls, kind: type) -> Scope:
+        """Return the scope of the annotations in the body of a class that is being decorated right now."""
+        module = sys.modules.get(kind.__module__)
+        return cls._seen_from(kind, {} if module is None else vars(module), inspect.get_annotations(kind).values())
+
+    @classmethod
+    def _seen_from(cls, body: Any, global_names: dict[str, Any], annotations: Iterable[Any]) -> Scope:
+        words = {word for annotation in annotations for word in _words(annotation)}
+        return cls(global_names, dict(_enclosing_names(body, global_names, words)))
 
     def resolve(self, annotation: Any) -> Any:
         """Return the type that an annotation names. Raises whatever evaluating it raises, mostly NameError."""
@@ -166,7 +180,7 @@ def _words(annotation: Any) -> list[str]:
     return re.findall(r"[^\W\d]\w*", text)
 
 
-def _enclosing_names(body: Any, words: set[str]) -> Iterator[tuple[str, Any]]:
+def _enclosing_names(body: Any, global_names: dict[str, Any], words: set[str]) -> Iterator[tuple[str, Any]]:
     """Yield those of `words` that the functions around `body`, still running, have as local variables.
 
     Annotations kept as text cannot reach the classes of an enclosing function in any other way. Outermost first, so that
@@ -177,7 +191,7 @@ def _enclosing_names(body: Any, words: set[str]) -> Iterator[tuple[str, Any]]:
     frame: types.FrameType | None = inspect.currentframe() if "<locals>" in qualified_name else None
     while frame is not None:
         encloses = qualified_name.startswith(f"{frame.f_code.co_qualname}.<locals>.")
-        if encloses and frame.f_globals is body.__globals__:
+        if encloses and frame.f_globals is global_names:
             found += [(name, value) for name, value in frame.f_locals.items() if name in words]
         frame = frame.f_back
     yield from reversed(found)
@@ -268,21 +282,26 @@ class Signature:
             return EMPTY
 
 
-def read_activity(function: AnyFunction) -> Signature:
+def read_activity(function: AnyFunction, kind: str = "activity") -> Signature:
     """Read an activity. Raises TypeError where the function is no activity by the rules above."""
-    signature = _read(function, "activity")
+    signature = _read(function, kind)
     if signature.style is Style.GENERATOR:
-        raise _mistake(function, "activity", "is a generator function", "return one value, from def or async def")
+        raise _mistake(function, kind, "is a generator function", "return one value, from def or async def")
     for parameter in signature.positional:
         if any(word.endswith("OrchestrationContext") for word in _words(parameter.annotation)):
             what = f"takes an OrchestrationContext as '{parameter.name}'"
-            raise _mistake(function, "activity", what, "decorate it with @app.orchestrator")
+            raise _mistake(function, kind, what, "only an orchestrator has one, decorated with @app.orchestrator")
     if len(signature.positional) == 2:
-        _check_context_first(function, signature)
+        _check_context_first(function, kind, signature)
         context_first: bool | None = True
     else:
         context_first = _single_is_context(signature)
     return dataclasses.replace(signature, context_first=context_first)
+
+
+def read_operation(function: AnyFunction) -> Signature:
+    """Read an operation: a method as its class has it. Raises TypeError where it is none by the rules above."""
+    return read_activity(types.MethodType(function, _SOME_OBJECT), "operation")
 
 
 def read_orchestrator(function: AnyFunction) -> Signature:
@@ -349,12 +368,12 @@ def _check_callable(function: Any, kind: str) -> None:
         raise _mistake(function, kind, "is an async generator function", "use await and return, never yield")
 
 
-def _check_context_first(function: AnyFunction, signature: Signature) -> None:
+def _check_context_first(function: AnyFunction, kind: str, signature: Signature) -> None:
     """Refuse two parameters of which the second is the context, or of which the first cannot be it."""
     first, second = signature.positional
     if signature.scope.names_context(second.annotation):
         what = f"has its context '{second.name}' second"
-        raise _mistake(function, "activity", what, "put the context first")
+        raise _mistake(function, kind, what, "put the context first")
     annotation = _resolved_now(signature, first)
     if annotation is None:
         # Out of reach, so the benefit of the doubt goes to any class that is called a context.
@@ -362,8 +381,9 @@ def _check_context_first(function: AnyFunction, signature: Signature) -> None:
     else:
         fits = any(annotation is vague for vague in (EMPTY, Any, object)) or is_activity_context(annotation)
     if not fits:
-        what = f"takes two inputs, for '{first.name}: {_shown(first)}' is no ActivityContext that can be seen here"
-        raise _mistake(function, "activity", what, _ONE_INPUT)
+        context = "EntityContext" if kind == "operation" else "ActivityContext"
+        what = f"takes two inputs, for '{first.name}: {_shown(first)}' is no {context} that can be seen here"
+        raise _mistake(function, kind, what, _ONE_INPUT)
 
 
 def _single_is_context(signature: Signature) -> bool | None:

@@ -26,7 +26,7 @@ NOT_SHOWN: Final = frozenset({"close", "connection", "sharing", "sync"})
 DOCSTRING: Final = '"""Made by `durable/client/_generate_sync.py` from `Client` and `Handle`. Do not edit."""'
 
 SOURCES: Final = {
-    "collections.abc": ("Generator", "Iterable", "Mapping"),
+    "collections.abc": ("Callable", "Generator", "Iterable", "Mapping"),
     "datetime": ("datetime", "timedelta"),
     "types": ("TracebackType",),
     "typing": ("Any", "Generic", "Self", "TypeVar", "Unpack", "overload"),
@@ -41,6 +41,9 @@ SOURCES: Final = {
         "StartOptions",
     ),
     "durable.client.times": ("Timeout",),
+    "durable.entities.clients": ("EntityState",),
+    "durable.entities.ids": ("EntityId",),
+    "durable.features": ("E", "EntityFilters"),
     "durable.history": ("History",),
     "durable.model": ("DroppedItem", "OrchestrationState", "ReusePolicy"),
     "durable.ports": ("Ports",),

@@ -13,7 +13,7 @@ from durable.app import App
 from durable.client.blocking import BlockingFace, GuestPortal, Portal
 from durable.client.connection import Connection
 from durable.client.faces import face_of
-from durable.client.filters import Filters, Statuses, selection
+from durable.client.filters import Filters, Statuses, check_limit, selection
 from durable.client.handle import Handle
 from durable.client.purging import purge_all, rows_of
 from durable.client.starting import (
@@ -35,12 +35,17 @@ from durable.client.times import Timeout, seconds_of
 from durable.errors import DurableError, InstanceAlreadyExistsError, InstanceFinishedError, InstanceNotFoundError
 from durable.events import InstanceKey
 from durable.failures import forget_own_frames
+from durable.features import E, EntityFilters, feature
 from durable.ids import check_instance_id
 from durable.model import OrchestrationState, ReusePolicy
 from durable.payloads import Sealer
 from durable.ports import Ports, system_ports
 from durable.provider import Delivery, Hub, Provider, Status, Verdict
 from durable.stores import connect
+
+if TYPE_CHECKING:
+    from durable.entities.clients import EntityState
+    from durable.entities.ids import EntityId
 
 FINISHED = tuple(status for status in Status if status.is_finished)
 
@@ -265,6 +270,51 @@ class Client:
         key = InstanceKey(check_instance_id(instance_id))
         return Handle(self.connection, key, result_annotation=target.result_annotation)
 
+    # ---- entities
+
+    async def signal_entity(
+        self,
+        entity: EntityId[Any],
+        operation: Callable[..., Any] | str,
+        input: Any = None,  # noqa: A002 (the interface's name)
+        *,
+        at: datetime | timedelta | None = None,
+    ) -> None:
+        """Signal an operation of an entity; on return it is durable. `at`: an aware datetime, or a timedelta from now.
+
+        The operation is given by name, or as a method of the class. Nobody waits for it, and nobody hears of its failure.
+        Raises InvalidInputError, before anything is stored, for an input that does not fit a method, LimitExceededError,
+        UnknownNameError for a method of another class, and ValueError for a naive `at`.
+        """
+        await feature("entities").send_signal(self, entity, operation, input, at)
+
+    async def get_entity(self, entity: EntityId[E]) -> EntityState[E] | None:
+        """Return an entity as it is now; None for one without a state. Needs no worker.
+
+        Raises PayloadError for a state that today's class cannot take.
+        """
+        found: EntityState[E] | None = await feature("entities").get_entity(self, entity)
+        return found
+
+    @overload
+    def query_entities(
+        self, entity: type[E], **filters: Unpack[EntityFilters]
+    ) -> AsyncGenerator[EntityState[E], None]: ...
+    @overload
+    def query_entities(
+        self, entity: str | None = None, **filters: Unpack[EntityFilters]
+    ) -> AsyncGenerator[EntityState[Any], None]: ...
+    async def query_entities(
+        self, entity: type[Any] | str | None = None, **filters: Unpack[EntityFilters]
+    ) -> AsyncGenerator[EntityState[Any], None]:
+        """Yield the entities that match all that is given (see `EntityFilters`), by the time of their creation.
+
+        `entity`: the class or its name; None: of every class. Entities without a state are left out.
+        """
+        async with contextlib.aclosing(feature("entities").query_entities(self, entity, **filters)) as found:
+            async for state in found:
+                yield state
+
     # ---- many instances
 
     async def query(
@@ -285,10 +335,7 @@ class Client:
 
         Without `payloads` input, output and custom status are None. Activities are shown by `Handle.state` only.
         """
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
-            raise TypeError(f"limit must be a whole number or None, not {limit!r:.200}")
-        if limit is not None and limit < 0:
-            raise ValueError(f"limit must be 0 or more, not {limit!r:.200}")
+        check_limit(limit)
         selected = selection(
             status=status,
             name=name,

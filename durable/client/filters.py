@@ -61,15 +61,23 @@ def selection(
     statuses = _statuses(status)
     wanted = InstanceFilter(
         status=statuses or (),
-        name=_text(name, "name"),
-        prefix=_text(prefix, "prefix") or None,
+        name=check_text(name, "name"),
+        prefix=check_text(prefix, "prefix") or None,
         tags=check_tags(tags or {}),
         created_after=None if created_after is None else microseconds_of(created_after, "created_after"),
         created_before=None if created_before is None else microseconds_of(created_before, "created_before"),
-        parent=None if parent is None else InstanceKey(_text(parent, "parent") or ""),
+        parent=None if parent is None else InstanceKey(check_text(parent, "parent") or ""),
     )
     # An empty collection of statuses says that none is wanted; the store would take it for no limit.
     return Selection(wanted, is_empty=statuses is None and wanted == InstanceFilter(), is_void=statuses == ())
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise TypeError or ValueError for what cannot be the number of items of a listing."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+        raise TypeError(f"limit must be a whole number or None, not {limit!r:.200}")
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit must be 0 or more, not {limit!r:.200}")
 
 
 def _statuses(status: Any) -> tuple[Status, ...] | None:
@@ -84,7 +92,8 @@ def _statuses(status: Any) -> tuple[Status, ...] | None:
     return tuple(Status[name] for name in names)
 
 
-def _text(value: object, what: str) -> str | None:
+def check_text(value: object, what: str) -> str | None:
+    """Return the text that a filter is, None for none. Raises TypeError, and InvalidInputError for no valid Unicode."""
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{what} must be a string, not {value!r:.200}")
     if value is not None and not value.isascii():

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar, Unpa
 
 from durable import events as ev
 from durable.activity_context import ActivityContext
+from durable.context.entity_methods import EntityMethods
 from durable.context.fan_out import FanOut
 from durable.context.logger import ReplayLogger
 from durable.context.options import (
@@ -35,10 +36,10 @@ from durable.context.options import (
     merged_options,
     span_us,
 )
-from durable.context.plans import Plan, Plans, refusal_details
+from durable.context.plans import Plans, refusal_details
+from durable.context.starts import recorded_version, start_request
 from durable.engine.calls import ActivityCall, ChildCall
 from durable.engine.execution import Execution
-from durable.engine.loop import user_place
 from durable.engine.tasks import Task
 from durable.errors import (
     ActivityFailedError,
@@ -74,7 +75,7 @@ CHILD_DEPTH_MAX: Final = 1_000
 """Children below one another: a runaway recursion ends here, and not when the disk is full."""
 
 
-class OrchestrationContext:
+class OrchestrationContext(EntityMethods):
     """The context of a running orchestration; the first parameter of every orchestrator."""
 
     def __init__(self, execution: Execution, plans: Plans, definition: OrchestratorDefinition) -> None:
@@ -84,6 +85,8 @@ class OrchestrationContext:
         self._definition = definition
         self._started = execution.started
         self._began_us = execution.time_us
+        self.before_continuing: list[Callable[[], None]] = []
+        """What features do before the generation continues as new."""
         self._logger: ReplayLogger | None = None
 
     def __repr__(self) -> str:
@@ -94,6 +97,11 @@ class OrchestrationContext:
         """The engine behind this context. For features; a program has no use for it."""
         self._execution.check_access()
         return self._execution
+
+    @property
+    def plans(self) -> Plans:
+        """What is known of calls before they are made. For features."""
+        return self._plans
 
     # ---- who is running
 
@@ -259,7 +267,7 @@ class OrchestrationContext:
         call = ActivityCall(
             execution,
             plan.name,
-            plan.version if plan.function else self._recorded_version(plan, plan.version),
+            plan.version if plan.function else recorded_version(execution, plan, plan.version),
             plain,
             options=options,
             decode=plan.read_result,
@@ -393,9 +401,9 @@ class OrchestrationContext:
         def make(attempt: int, task_id: int) -> ev.SubOrchestrationScheduled:
             nonlocal chosen
             if version is None:
-                chosen = self._recorded_version(plan, chosen)
+                chosen = recorded_version(execution, plan, chosen)
             child_id = instance_id or execution.derived_id("child", task_id)
-            return self._start_request(plan, chosen, child_id, plain, task_id, attempt=attempt, tags=noted)
+            return start_request(execution, plan, chosen, child_id, plain, task_id, attempt=attempt, tags=noted)
 
         return execution.call(ChildCall(execution, plan.name, make, decode=plan.read_result, policy=policy))
 
@@ -439,9 +447,11 @@ class OrchestrationContext:
         self._check_depth(plan.name)
 
         def make(task_id: int) -> ev.SubOrchestrationScheduled:
-            chosen = self._recorded_version(plan, plan.version)
+            chosen = recorded_version(execution, plan, plan.version)
             started_id = instance_id or execution.derived_id("detached", task_id)
-            return self._start_request(plan, chosen, started_id, plain, task_id, is_detached=True, start_at=start_at)
+            return start_request(
+                execution, plan, chosen, started_id, plain, task_id, is_detached=True, start_at=start_at
+            )
 
         request = execution.start_detached(make)
         return request.instance_id if request is not None else instance_id or ""
@@ -513,6 +523,8 @@ class OrchestrationContext:
         execution.check_access()
         exact = None if version is None else canonical_version(version)
         plain = self._plans.own(self._definition).encode_input(input)
+        for action in tuple(self.before_continuing):
+            action()
         execution.continue_as_new(plain, exact, carry_over_events=carry_over_events)
 
     def set_custom_status(self, value: Any) -> None:
@@ -539,32 +551,3 @@ class OrchestrationContext:
         task: Task[Any] = Task(self._execution.loop, task_name)
         task.fail(kind(refusal_details(error), task_name=name, instance_id=self.instance_id))
         return task
-
-    def _recorded_version(self, plan: Plan, version: str | None) -> str | None:
-        """Return the version of a request that names none: while replaying the one that was chosen at the time.
-
-        Without this, deploying a newer version would make every instance diverge that has asked for an older one.
-        """
-        recorded = self._execution.recorded_request
-        if isinstance(recorded, ev.ActivityScheduled | ev.SubOrchestrationScheduled) and recorded.name == plan.name:
-            return recorded.version
-        return version
-
-    def _start_request(
-        self, plan: Plan, version: str | None, instance_id: str, plain: bytes | None, task_id: int, **fields: Any
-    ) -> ev.SubOrchestrationScheduled:
-        execution = self._execution
-        payload, digest = execution.value(plain)
-        milliseconds = execution.time_us // 1000
-        return ev.SubOrchestrationScheduled(
-            task_id,
-            plan.name,
-            version,
-            instance_id,
-            payload,
-            digest,
-            # Ordered by time, so that rows written together lie together. Recorded: a replay keeps the first one.
-            f"{milliseconds:012x}{execution.derived_id('run', task_id)[:20]}",
-            line="" if execution.is_replaying else user_place(),
-            **fields,
-        )

@@ -68,6 +68,7 @@ SAMPLES: dict[str, Any] = {
     "FailureDetails | None": DETAILS,
     "ActivityOptions": ev.ActivityOptions("slow", 5_000_000, 1, None, 2),
     "Mapping[str, str] | None": {"team": "red"},
+    "TaskRef": ev.TaskRef("holder", "o", "run", 1, 2),
     "TaskRef | None": ev.TaskRef("parent", "o", "run", 3, 9),
 }
 

@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.activity_context",
                 "durable.app",
                 "durable.failures",
+                "durable.features",
                 "durable.history",
                 "durable.hub_clock",
                 "durable.ids",

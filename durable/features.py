@@ -1,0 +1,77 @@
+"""What features have registered for the methods of `App`, `Client` and the contexts, which stand below them.
+
+A feature's method there is one line: it hands on to what the feature registers when `durable/__init__` composes the package.
+So `@app.entity` is found where users look for it, and no layer knows the one above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, overload
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from durable.app import ServedName
+
+C = TypeVar("C")
+E = TypeVar("E")
+
+_registered: dict[str, Any] = {}
+
+
+def register_feature(name: str, methods: object) -> None:
+    """Register what stands behind the methods of a feature. Raises ValueError for a name that another has taken."""
+    if _registered.setdefault(name, methods) is not methods:
+        raise ValueError(f"two features are called '{name}'")
+
+
+def feature(name: str) -> Any:
+    """Return what a feature has registered."""
+    assert name in _registered, f"the feature '{name}' registers itself when the package is imported"
+    return _registered[name]
+
+
+class Feature(Protocol):
+    """What a feature keeps in an app: its own registry, made on first use by `App.feature`."""
+
+    def merged(self, other: Self) -> Self:
+        """Return a new one that holds both, changing neither. Raises DuplicateNameError on a contradiction."""
+        ...
+
+    def served(self) -> Iterable[ServedName]:
+        """Return what a worker can run because of this feature, beside activities and orchestrators."""
+        ...
+
+
+FeatureT = TypeVar("FeatureT", bound=Feature)
+
+
+class EntityFilters(TypedDict, total=False):
+    """What limits a listing of entities; all that are given must hold.
+
+    `prefix`: of the key. `updated_after` is inclusive, `updated_before` exclusive; both aware.
+    """
+
+    prefix: str | None
+    updated_after: datetime | None
+    updated_before: datetime | None
+    limit: int | None
+    newest_first: bool
+
+
+class AppFeatures:
+    """The decorators of features, as methods of `App`."""
+
+    @overload
+    def entity(self, cls: type[C], /) -> type[C]: ...
+    @overload
+    def entity(self, cls: None = None, /, *, name: str | None = None) -> Callable[[type[C]], type[C]]: ...
+    def entity(self, cls: type[C] | None = None, /, *, name: str | None = None) -> Any:
+        """Register the class of an entity, bare or with a name, and return the class itself.
+
+        Its state is its annotated fields with their defaults, or those of a dataclass or pydantic model; its operations are
+        its public methods. The name is the class's `__name__` unless given. Raises TypeError for a class that cannot be an
+        entity, ValueError for a bad name, DuplicateNameError.
+        """
+        return feature("entities").declare(self, cls, name)

@@ -36,8 +36,9 @@ from durable.errors import DurableError, InstanceAlreadyExistsError, InstanceFin
 from durable.events import InstanceKey
 from durable.failures import forget_own_frames
 from durable.features import E, EntityFilters, feature
+from durable.history import History
 from durable.ids import check_instance_id
-from durable.model import OrchestrationState, ReusePolicy
+from durable.model import DroppedItem, OrchestrationState, ReusePolicy
 from durable.payloads import Sealer
 from durable.ports import Ports, system_ports
 from durable.provider import Delivery, Hub, Provider, Status, Verdict
@@ -314,6 +315,22 @@ class Client:
         async with contextlib.aclosing(feature("entities").query_entities(self, entity, **filters)) as found:
             async for state in found:
                 yield state
+
+    async def entity_history(self, entity: EntityId[Any]) -> History:
+        """Return the history of an entity's current generation, verified: its last operations, and who asked for them.
+
+        Raises InstanceNotFoundError, and HistoryDamagedError if it does not match its checksums.
+        """
+        found: History = await feature("entities").read_history(self, entity)
+        return found
+
+    async def entity_dropped(self, entity: EntityId[Any]) -> list[DroppedItem]:
+        """Return which signals of an entity have failed, and what else was refused, with reasons; the oldest first.
+
+        Such notes are kept for 30 days, and no longer than the entity. Raises InstanceNotFoundError.
+        """
+        found: list[DroppedItem] = await feature("entities").read_dropped(self, entity)
+        return found
 
     # ---- many instances
 

@@ -12,7 +12,7 @@ from durable.client.connection import Connection
 from durable.client.faces import face_of
 from durable.client.purging import purge_targets, purged
 from durable.client.starting import encode_event
-from durable.client.states import dropped_item, failure_of, open_activities, state_of
+from durable.client.states import dropped_of, failure_of, open_activities, state_of
 from durable.client.times import Timeout, seconds_of
 from durable.errors import (
     FailureDetails,
@@ -33,7 +33,6 @@ from durable.events import (
 )
 from durable.failures import TEXT_BYTES_MAX
 from durable.history import History, read_history
-from durable.messages import dropped_prefix, read_dropped
 from durable.model import DroppedItem, OrchestrationState
 from durable.provider import InstanceRow, Priority, Status
 
@@ -41,8 +40,6 @@ T_co = TypeVar("T_co", covariant=True)
 
 FRESH_SECONDS: Final = 0.005
 """So soon after a start nothing can have happened that this process has not heard of, or will not look for shortly."""
-
-DROPPED_MAX: Final = 10_000
 
 
 class Handle(Generic[T_co]):
@@ -182,9 +179,7 @@ class Handle(Generic[T_co]):
 
         Such notes are kept for 30 days. Raises InstanceNotFoundError.
         """
-        row = await self._row()
-        memos = await self._connection.provider.read_memos(dropped_prefix(row.run_id), DROPPED_MAX)
-        return [dropped_item(memo, read_dropped) for memo in memos]
+        return await dropped_of(self._connection.provider, await self._row())
 
     # ---- sending
 

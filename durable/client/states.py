@@ -12,7 +12,7 @@ from durable.client.running import RunningActivities
 from durable.errors import DurableError, FailureDetails, HistoryDamagedError
 from durable.failures import decode_details
 from durable.history import plain_value, utc_datetime
-from durable.messages import heartbeat_key, note_key
+from durable.messages import dropped_prefix, heartbeat_key, note_key, read_dropped
 from durable.model import ActivityState, DroppedItem, OrchestrationState, OrchestrationStatus
 from durable.payloads import Sealer
 from durable.provider import InstanceRow, Memo, Provider, Status
@@ -22,6 +22,8 @@ logger = logging.getLogger("durable.client")
 
 MEMOS_READ_MAX: Final = 100_000
 """As many activities can one turn ask for."""
+
+DROPPED_MAX: Final = 10_000
 
 STATUSES: Final = {status: OrchestrationStatus[status.name] for status in Status}
 
@@ -119,10 +121,14 @@ def _text(data: bytes | None) -> str:
     return str(_readable(lambda: msgpack.unpackb(data), "<unreadable note>"))
 
 
-def dropped_item(memo: Memo, read: Callable[[Memo], tuple[int, str, str, str]]) -> DroppedItem:
-    """Return a note about something dropped."""
+async def dropped_of(provider: Provider, row: InstanceRow) -> list[DroppedItem]:
+    """Return what is noted about things that were dropped of a run, the oldest first."""
+    return [_dropped_item(memo) for memo in await provider.read_memos(dropped_prefix(row.run_id), DROPPED_MAX)]
+
+
+def _dropped_item(memo: Memo) -> DroppedItem:
     unreadable = (0, "unknown", memo.key, "the note about it cannot be read")
-    time, kind, name, reason = _readable(lambda: read(memo), unreadable)
+    time, kind, name, reason = _readable(lambda: read_dropped(memo), unreadable)
     return DroppedItem(utc_datetime(time), kind, name, reason)
 
 

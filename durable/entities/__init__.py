@@ -72,6 +72,8 @@ class _Methods:
     send_signal = staticmethod(clients.signal_entity)
     get_entity = staticmethod(clients.get_entity)
     query_entities = staticmethod(clients.query_entities)
+    read_history = staticmethod(clients.entity_history)
+    read_dropped = staticmethod(clients.entity_dropped)
 
 
 def _find(app: App, name: str, version: str | None) -> EntityDefinition:

@@ -13,14 +13,16 @@ from durable import payloads
 from durable.client.connection import Connection
 from durable.client.filters import check_limit, check_text
 from durable.client.purging import rows_of
+from durable.client.states import dropped_of
 from durable.client.times import due_time, microseconds_of
 from durable.entities.definitions import EntityDefinition, definition_of, entities_of
 from durable.entities.events import received
 from durable.entities.ids import KIND, EntityId, entity_id_of
 from durable.entities.plans import known_definition, plan_operation
 from durable.errors import DurableError, InstanceNotFoundError
-from durable.history import utc_datetime
+from durable.history import History, read_history, utc_datetime
 from durable.messages import beginning_message, encode_arrivals
+from durable.model import DroppedItem
 from durable.provider import InstanceFilter, InstanceRow, Message, Verdict, partition_of
 from durable.signatures import AnyFunction
 
@@ -127,6 +129,18 @@ async def query_entities(
             known = None if connection.app is None else entities_of(connection.app).get(entity_id.name)
             yield _state_of(entity_id, row, _listed(plain, known or given, row))
             left = None if left is None else left - 1
+
+
+async def entity_history(client: Client, entity: EntityId[Any]) -> History:
+    """Do what `Client.entity_history` promises."""
+    connection = client.connection
+    return await read_history(connection.provider, entity.instance_key, sealer=connection.sealer)
+
+
+async def entity_dropped(client: Client, entity: EntityId[Any]) -> list[DroppedItem]:
+    """Do what `Client.entity_dropped` promises."""
+    row = await client.connection.load(entity.instance_key, None)
+    return await dropped_of(client.connection.provider, row)
 
 
 def _plain_state(row: InstanceRow, connection: Connection) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar, overload
 
 from durable.app import check_name
 from durable.entities.definitions import name_of
@@ -33,7 +33,11 @@ class EntityId(Generic[E_co]):
 
     _class: ClassVar[type | None] = None  # of an object that was made with it
 
-    def __init__(self, name: type[E_co] | str, key: str) -> None:
+    @overload
+    def __init__(self: EntityId[Any], name: str, key: str) -> None: ...
+    @overload
+    def __init__(self, name: type[E_co], key: str) -> None: ...
+    def __init__(self, name: type[Any] | str, key: str) -> None:
         """Raises UnknownNameError for a class that is no entity, InvalidInputError for a bad key, ValueError for a bad name."""
         if isinstance(name, type):
             object.__setattr__(self, "_class", name)

@@ -59,9 +59,9 @@ from durable.payloads import PayloadError, Sealer, check, decode, digest, encode
 
 logger = logging.getLogger("durable.entity")
 
-EVENTS_MAX: Final = 1_000
+EVENTS_MAX: Final = 250
 BYTES_MAX: Final = 8 * 1024 * 1024
-"""A generation's history of this length is long: about 500 operations, which are read through whenever a worker takes the
+"""A generation's history of this length is long: about 125 operations, which are read through whenever a worker takes the
 entity up; in bytes, four payloads of the largest size."""
 
 CARRIED_BYTES_MAX: Final = 64 * 1024 * 1024

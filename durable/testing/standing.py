@@ -12,6 +12,7 @@ from durable.client.running import RunningActivities
 from durable.client.states import open_activities, state_of
 from durable.engine.tasks import Task
 from durable.errors import DurableError
+from durable.events import ORCHESTRATION
 from durable.history import read_history
 from durable.model import ActivityState, OrchestrationState
 from durable.payloads import Sealer
@@ -47,7 +48,9 @@ async def standing(provider: Provider, app: App) -> str:
 
 async def _unfinished(provider: Provider) -> list[InstanceRow]:
     wanted = InstanceFilter(kind=None, status=UNFINISHED)
-    return [row async for row in rows_of(provider, wanted, newest_first=False)]
+    rows = [row async for row in rows_of(provider, wanted, newest_first=False)]
+    # An entity has no end: only one that stalls is worth a word.
+    return [row for row in rows if row.key.kind == ORCHESTRATION or row.status is Status.STALLED]
 
 
 async def _line(provider: Provider, app: App, row: InstanceRow) -> str:

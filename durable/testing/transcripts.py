@@ -38,10 +38,10 @@ def _words(event: HistoryEvent, seeds: Seeds) -> Iterator[str]:
     task_id = getattr(event, "task_id", None)
     if task_id is not None:
         yield f"#{task_id}"
-    for field in ("name", "instance_id"):
+    for field in ("name", "key", "operation", "instance_id"):
         value = getattr(event, field, None)
         if value and not _is_derived(value, task_id, seeds):
-            yield value if field == "name" else repr(value)
+            yield value if field in ("name", "operation") else repr(value)
     version, attempt = getattr(event, "version", None), getattr(event, "attempt", 1)
     if version not in (None, UNVERSIONED):
         yield f"version {version}"

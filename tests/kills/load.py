@@ -139,7 +139,7 @@ class Load:
             await handle.cancel("enough")
             await self._end_of(handle, OrchestrationStatus.CANCELLED)
 
-    _KINDS: dict[str, Callable[[Load, str, str], Awaitable[None]]] = {  # noqa: RUF012 (a table, never changed)
+    _KINDS: dict[str, Callable[[Load, str, str], Awaitable[None]]] = {
         "chain": _steps,
         "fan": _steps,
         "tries": _steps,

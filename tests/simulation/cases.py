@@ -16,6 +16,9 @@ from durable import (
     ActivityContext,
     App,
     Client,
+    EntityContext,
+    EntityId,
+    EntityOperationFailedError,
     InstanceAlreadyExistsError,
     NonRetryableError,
     Orchestration,
@@ -30,6 +33,7 @@ from durable import (
     when_all,
     when_any,
 )
+from durable.provider import InstanceFilter
 from durable.testing.simulation.world import Role
 
 SECOND = timedelta(seconds=1)
@@ -371,6 +375,120 @@ async def family(ctx: OrchestrationContext, width: int) -> int:
 async def lasting(ctx: OrchestrationContext, life: str) -> str:
     await ctx.wait_for_external_event("go")
     return life
+
+
+# ---- entities
+
+
+@app.entity
+class Account:
+    balance: int = 100
+    moves: int = 0
+
+    def move(self, amount: int) -> int:
+        if self.balance + amount < 0:
+            raise ValueError("not so much money")
+        self.balance += amount
+        self.moves += 1
+        return self.balance
+
+
+@app.entity
+class Notes:
+    """Keeps what it is told; `fail` tells others first, and then does not."""
+
+    texts: list[str] = []
+
+    def tell(self, text: str) -> int:
+        self.texts.append(text)
+        return len(self.texts)
+
+    def fail(self, ctx: EntityContext, text: str) -> None:
+        self.texts.append(text)
+        ctx.signal_entity(ctx.id, "tell", "of one that failed")
+        ctx.start_orchestration(tell_twice, ["heard", "of one that failed"])
+        raise ValueError(text)
+
+    def pass_on(self, ctx: EntityContext, text: str) -> None:
+        ctx.signal_entity(EntityId(Notes, "heard"), Notes.tell, text)
+        ctx.start_orchestration(tell_twice, ["heard", text])
+
+
+@app.entity
+class Visit:
+    """Is there from one coming to the next going, and has each of them counted."""
+
+    guests: int = 0
+
+    def come(self, ctx: EntityContext, name: str) -> None:
+        self.guests += 1
+        ctx.signal_entity(EntityId(Notes, "guests"), "tell", name)
+
+    def go(self, ctx: EntityContext) -> None:
+        ctx.delete_state()
+
+
+@app.orchestrator
+async def tell_twice(ctx: OrchestrationContext, whom: list[str]) -> int:
+    notes = EntityId(Notes, whom[0])
+    ctx.signal_entity(notes, "tell", f"{whom[1]}, signaled")
+    return int(await ctx.call_entity(notes, Notes.tell, f"{whom[1]}, called"))
+
+
+@app.orchestrator
+async def transfer(ctx: OrchestrationContext, what: list[Any]) -> bool:
+    giver, taker = EntityId(Account, what[0]), EntityId(Account, what[1])
+    async with ctx.lock(giver, taker):
+        try:
+            await ctx.call_entity(giver, Account.move, -what[2])
+        except EntityOperationFailedError:
+            return False
+        await ctx.call_entity(taker, Account.move, what[2])
+        return True
+
+
+@app.orchestrator
+def transfer_both_ways(ctx: OrchestrationContext, what: list[Any]) -> Orchestration[int]:
+    one, other = EntityId("Account", what[0]), EntityId("Account", what[1])
+    with (yield ctx.lock(one, other)):
+        yield ctx.call_entity(one, "move", -1)
+        yield ctx.call_entity(other, "move", 1)
+        yield when_all([ctx.call_entity(other, "move", -1), ctx.call_entity(one, "move", 1)])
+    return 0
+
+
+@app.orchestrator
+async def hold(ctx: OrchestrationContext, how: str) -> str:
+    """Take two locks, and come to an end with them in the way that is asked for."""
+    if how == "again":
+        return "again"
+    async with ctx.lock(EntityId(Notes, "one"), EntityId(Notes, "two")):
+        await ctx.call_entity(EntityId(Notes, "two"), Notes.tell, how)
+        if how == "returns":
+            return how
+        if how == "fails":
+            raise ValueError(how)
+        if how == "continues":
+            ctx.continue_as_new("again")
+        await ctx.wait_for_external_event("go")
+    return how
+
+
+@app.orchestrator
+async def hurried(ctx: OrchestrationContext) -> str:
+    try:
+        async with asyncio.timeout(0.05), ctx.lock(EntityId(Notes, "one"), EntityId(Notes, "two")):
+            return "has them"
+    except TimeoutError:
+        return "did not wait"
+
+
+@app.orchestrator
+async def telling_over_generations(ctx: OrchestrationContext, left: int) -> int:
+    told = ctx.call_entity(EntityId(Notes, "told"), Notes.tell, f"generation {left}")
+    if left:
+        ctx.continue_as_new(left - 1)
+    return await told
 
 
 # ---- cases
@@ -758,3 +876,133 @@ async def replaced_by_what_begins_later(client: Client) -> None:
     assert (await never.wait()).status is OrchestrationStatus.CANCELLED
     await asyncio.sleep(90)
     assert [item.name for item in await never.dropped()] == ["number", "number"]
+
+
+# ---- cases with entities
+
+
+async def texts_of(client: Client, key: str, count: int, *, pause: timedelta = SECOND / 2) -> list[str]:
+    """Return what notes have been told, once it is so much."""
+    while True:
+        notes = await client.get_entity(EntityId(Notes, key))
+        if notes is not None and len(notes.state.texts) >= count:
+            return notes.state.texts
+        await asyncio.sleep(pause.total_seconds())
+
+
+async def no_more_entities(client: Client, name: str) -> None:
+    """Wait until no row of an entity is left, of which none shall."""
+    while await client.connection.provider.count(InstanceFilter(kind="e", name=name)):
+        await asyncio.sleep(0.5)
+
+
+@case()
+async def money_moves(client: Client) -> None:
+    whom = ["ada", "bob", "eve"]
+    moves = [(0, 1, 60), (1, 2, 70), (0, 1, 60), (2, 0, 10), (1, 0, 30)]
+    handles = [await client.start(transfer, [whom[one], whom[other], money]) for one, other, money in moves]
+    handles += [await client.start(transfer_both_ways, [whom[place], whom[place - 1]]) for place in range(3)]
+    assert {await handle.result() for handle in handles} <= {0, 1}
+    accounts = [account async for account in client.query_entities(Account)]
+    assert sorted(account.id.key for account in accounts) == whom
+    assert sum(account.state.balance for account in accounts) == 300
+    done = sum([await handle.result() for handle in handles])
+    assert sum(account.state.moves for account in accounts) == 2 * done + 4 * 3
+
+
+@case()
+async def signals_come_once_and_in_order(client: Client) -> None:
+    notes = EntityId(Notes, "all")
+    handles = []
+    for number in range(6):
+        await client.signal_entity(notes, Notes.tell, f"client {number}")
+        handles.append(await client.start(tell_twice, ["all", f"{number}"]))
+    for handle in handles:
+        await handle.result()
+    texts = await texts_of(client, "all", 18)
+    assert sorted(texts) == sorted(
+        [f"client {n}" for n in range(6)] + [f"{n}, {how}" for n in range(6) for how in ("signaled", "called")]
+    )
+    assert [text for text in texts if text.startswith("client")] == [f"client {number}" for number in range(6)]
+    assert all(texts.index(f"{number}, signaled") < texts.index(f"{number}, called") for number in range(6))
+
+
+@case()
+async def operations_are_all_or_nothing(client: Client) -> None:
+    await client.signal_entity(EntityId(Notes, "source"), "fail", "no")
+    await client.signal_entity(EntityId(Notes, "source"), "pass_on", "yes")
+    await client.signal_entity(EntityId(Notes, "source"), "fail", "no")
+    await client.signal_entity(EntityId(Notes, "source"), "pass_on", "again")
+    texts = await texts_of(client, "heard", 6)
+    assert sorted(texts) == sorted(
+        [*["yes", "yes, called", "yes, signaled"], *["again", "again, called", "again, signaled"]]
+    )
+    await client.wait()
+    source = await client.get_entity(EntityId(Notes, "source"))
+    assert source is not None
+    assert source.state.texts == []
+
+
+@case()
+async def a_call_of_a_generation_that_is_over(client: Client) -> None:
+    assert await client.run(telling_over_generations, 3) == 4
+    assert await texts_of(client, "told", 4) == [f"generation {left}" for left in (3, 2, 1, 0)]
+
+
+@case()
+async def no_lock_outlives_its_holder(client: Client) -> None:
+    ways = ["returns", "fails", "continues", "is cancelled", "is terminated", "is replaced"]
+    handles = {how: await client.start(hold, how, instance_id=how) for how in ways}
+    handles["waits"] = await client.start(hurried)
+    await handles["is cancelled"].cancel()
+    await handles["is terminated"].terminate()
+    policy = ReusePolicy.TERMINATE_AND_REPLACE
+    replacing = await client.start(hold, "again", instance_id="is replaced", reuse_policy=policy)
+    last = await client.start(hold, "last", events=[("go", None)])
+    assert await last.result() == "last"
+    assert await replacing.result() == "again"
+    ends = {how: (await handle.wait()).status.name for how, handle in handles.items()}
+    assert ends.pop("is terminated") == ends.pop("is replaced") == "TERMINATED"
+    assert ends == {
+        "returns": "COMPLETED",
+        "fails": "FAILED",
+        "continues": "COMPLETED",
+        "is cancelled": "CANCELLED",
+        "waits": "COMPLETED",
+    }
+    await no_more_entities_locked(client)
+
+
+async def no_more_entities_locked(client: Client) -> None:
+    """See that each of them serves somebody else at once."""
+    for key in ("one", "two"):
+        assert await client.run(tell_twice, [key, "free"]) >= 1
+
+
+@case()
+async def entities_come_and_go(client: Client) -> None:
+    for number in range(9):
+        visit = EntityId(Visit, f"{number % 2}")
+        await client.signal_entity(visit, Visit.come, f"{number}")
+        if number % 3 == 2:
+            await client.signal_entity(visit, "go")
+    for number in range(2):
+        await client.signal_entity(EntityId(Visit, f"{number}"), Visit.go)
+    assert sorted(await texts_of(client, "guests", 9)) == [f"{number}" for number in range(9)]
+    await no_more_entities(client, "Visit")
+    assert [visit async for visit in client.query_entities("Visit")] == []
+
+
+@case()
+async def signaled_for_later(client: Client) -> None:
+    early, late = EntityId(Notes, "early"), EntityId(Notes, "late")
+    for notes in (early, late):
+        await client.signal_entity(notes, "tell", "in a month", at=timedelta(days=30))
+        await client.signal_entity(notes, "tell", "in a day", at=timedelta(days=1))
+    await client.signal_entity(early, "tell", "now")
+    await client.signal_entity(EntityId(Visit, "for a day"), "come", "and stays", at=timedelta(days=1))
+    await client.signal_entity(EntityId(Visit, "for a day"), "go", at=timedelta(days=3))
+    assert await texts_of(client, "early", 3, pause=timedelta(days=4)) == ["now", "in a day", "in a month"]
+    assert await texts_of(client, "late", 2) == ["in a day", "in a month"]
+    assert await texts_of(client, "guests", 1) == ["and stays"]
+    await no_more_entities(client, "Visit")

@@ -179,6 +179,10 @@ class _Story:
         take = self._TAKERS.get(type(event))
         if take is not None:
             take(self, event)
+        elif isinstance(event, ev.Answer):  # of a feature
+            self._take_answer(event)
+        elif event.is_request and hasattr(event, "task_id"):
+            self._take_request(event)
         if isinstance(event, ev.OUTCOMES):
             self.outcome = event
 
@@ -223,7 +227,7 @@ class _Story:
             how = f"was answered by {type(former).__name__} before" if former is not None else "was never asked for"
             self._wrong(promise, f"{name} answers request {event.task_id}, which {how}")
             return
-        if not isinstance(request, self._ANSWERS[type(event)]):
+        if not isinstance(request, self._ANSWERS.get(type(event), HistoryEvent)):
             self._wrong("I2", f"{name} answers request {event.task_id}, which is {type(request).__name__}")
         if isinstance(event, ev.TimerFired) and isinstance(request, ev.TimerCreated) and self._time < request.due:
             self._wrong("I2", f"timer {event.task_id} fired at {self._time}, before it was due ({request.due})")
@@ -238,7 +242,8 @@ class _Story:
         if self.outcome is None or isinstance(self.outcome, ev.OrchestrationTerminated):
             return
         for task_id, request in self.open.items():
-            if not isinstance(request, ev.SubOrchestrationScheduled):  # children run on
+            is_ours = type(request) in self._TAKERS  # what a feature's request becomes is the feature's
+            if is_ours and not isinstance(request, ev.SubOrchestrationScheduled):  # children run on
                 promise = "I9" if isinstance(request, ev.ActivityScheduled) else "I2"
                 self._wrong(promise, f"{type(request).__name__} {task_id} has no outcome at the end")
 

@@ -6,34 +6,31 @@ answer that was lost had said, and a store that forgets or a worker that hurries
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Collection, Sequence
 
 from durable import events as ev
 from durable.engine.timers import DUE_MAX
 from durable.errors import HistoryDamagedError
-from durable.events import InstanceKey
+from durable.events import ORCHESTRATION, InstanceKey
 from durable.provider import (
     LEASE_US,
     PARTITIONS,
     Batch,
     Committed,
+    Delivery,
     Lease,
     Message,
     Status,
     Step,
     TaskAddress,
+    Verdict,
     partition_of,
 )
 from durable.records import decode_record
 from durable.worker.carrying import FIRST_NUMBER
 
-_OUTCOMES = (
-    ev.ActivityCompleted,
-    ev.ActivityFailed,
-    ev.TimerFired,
-    ev.SubOrchestrationCompleted,
-    ev.SubOrchestrationFailed,
-)
+_OUTCOMES = (ev.Answer, ev.TimerFired)
 
 
 LEASE_S = LEASE_US / 1e6
@@ -46,12 +43,14 @@ class Monitor:
         self.violations: list[str] = []
         self.commits = 0
         self.due: dict[InstanceKey, int] = {}  # when an unfinished instance wants a turn by itself
-        self.unfinished: dict[str, None] = {}  # run ids
+        self.unfinished: dict[str, None] = {}  # run ids of orchestrations
+        self.awaited: collections.Counter[InstanceKey] = collections.Counter()  # messages to those that have no end
         self.queues: dict[str, None] = {}  # those in which activities were asked for
         self.stalled: set[InstanceKey] = set()
         self.progress = 0  # counts what became durable, but for instances that stall again
         self.visible: dict[int, int] = {}  # delayed messages: number of the submit, and when they can be received
         self._batches: set[tuple[str, int, int]] = set()
+        self._submits: set[tuple[str, int]] = set()
         self._places: dict[str, tuple[int, int]] = {}  # run id: its generation and number of records
         self._finished: dict[str, Status] = {}
         self._consumed: set[int] = set()
@@ -90,13 +89,26 @@ class Monitor:
                 self.violated(f"message {sequence} was consumed twice (I2)")
             self._consumed.add(sequence)
         self._consumed -= {message.in_place_of for message in batch.messages}  # they stand there again
-        self.sent(batch.messages)
+        self._sent(batch.messages, answer.deliveries)
 
-    def sent(self, messages: Sequence[Message]) -> None:
+    def submitted(self, lease: Lease, number: int, messages: Sequence[Message], answer: Sequence[Delivery]) -> None:
+        """Take note of what a client has sent (or has been told of again)."""
+        if (lease.lease_id, number) not in self._submits:
+            self._submits.add((lease.lease_id, number))
+            self._sent(messages, answer)
+
+    @property
+    def is_settled(self) -> bool:
+        """True when every orchestration has ended, and all that was sent to what has no end has been taken."""
+        return not self.unfinished and not +self.awaited
+
+    def _sent(self, messages: Sequence[Message], deliveries: Sequence[Delivery]) -> None:
         """Take note of messages that were stored: some are for later."""
         self.progress += len(messages)
-        for message in messages:
-            if message.start is not None and message.start.run_id not in self._places:
+        for message, delivery in zip(messages, deliveries, strict=True):
+            if message.target.kind != ORCHESTRATION:
+                self.awaited[message.target] += _is_stored(message, delivery)
+            elif message.start is not None and message.start.run_id not in self._places:
                 self.unfinished[message.start.run_id] = None
             visible_at = max(message.visible_at, message.start.parked_until if message.start is not None else 0)
             if visible_at:
@@ -110,6 +122,8 @@ class Monitor:
         if run_id in self._finished:
             self.violated(f"'{key.id}': a commit changed run {run_id}, which was {self._finished[run_id].name} (I8)")
         progress = step.progress
+        if key.kind != ORCHESTRATION:
+            self.awaited[key] -= len(step.consumed)
         self.progress += progress.status is not Status.STALLED
         (self.stalled.add if progress.status is Status.STALLED else self.stalled.discard)(key)
         self._places[run_id] = (progress.generation, progress.records)
@@ -118,7 +132,8 @@ class Monitor:
             self.unfinished.pop(run_id, None)
             self.due.pop(key, None)
         else:
-            self.unfinished[run_id] = None
+            if key.kind == ORCHESTRATION:
+                self.unfinished[run_id] = None
             due = [at for at in (progress.due_at, progress.parked_until or None) if at is not None and at < DUE_MAX]
             if due:
                 self.due[key] = min(due)
@@ -202,3 +217,10 @@ class Monitor:
         """
         due = (at for key, at in self.due.items() if is_hopeful or key not in self.stalled)
         return min((at for at in (*due, *self.visible.values()) if at > now_us), default=None)
+
+
+def _is_stored(message: Message, delivery: Delivery) -> bool:
+    """Tell whether a message is in the inbox now, or what is to begin its target in its place."""
+    if delivery.verdict is Verdict.STORED:
+        return True
+    return isinstance(message.otherwise, Message) and delivery.verdict in (Verdict.ABSENT, Verdict.FINISHED)

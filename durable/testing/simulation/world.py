@@ -347,7 +347,7 @@ class World:
                 self.tell(of_commit(arguments[1], answer))
             self._serve_queues()
         elif name == "submit":
-            self.monitor.sent(arguments[2])
+            self.monitor.submitted(arguments[0], arguments[1], arguments[2], answer)
             if self.trace is not None:
                 self.tell(of_submit(arguments[2]))
         elif name == "lease" and arguments[-1] is True and process in self.machines:  # a worker's, not its client's
@@ -464,7 +464,7 @@ class World:
     @property
     def is_settled(self) -> bool:
         """True when no fault lasts and every instance has ended, so that nothing more is to be expected."""
-        return not self._pending and not self.monitor.unfinished and self.loop.time() - self._changed_at > SETTLED_S
+        return not self._pending and self.monitor.is_settled and self.loop.time() - self._changed_at > SETTLED_S
 
     def _leap(self, to: float) -> float:
         """Decide where the clock moves instead of `to`, the next timer."""

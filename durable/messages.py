@@ -8,7 +8,8 @@ the run that they concern.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Any
 
@@ -21,6 +22,12 @@ from durable.records import decode_event, decode_events, encode_event, reason_of
 
 DROPPED_KEPT_US = 30 * 24 * 3600 * 1_000_000
 """How long a note about something dropped is kept: long enough for somebody to ask."""
+
+NAMES_IN_NOTE_MAX = 1000
+"""Names in one note about things dropped, so that no note is large: half a MiB at most."""
+
+THINGS_IN_NOTE_MAX = 200_000
+"""Things that one note can tell of: more than an instance holds events. A damaged one may say any number."""
 
 
 def encode_arrivals(events: Sequence[HistoryEvent], generation: int | None = None) -> bytes:
@@ -100,9 +107,23 @@ def beginning_message(
 
 def dropped_memo(run_id: str, what: str, name: str, reason: str, now: int) -> Memo:
     """Return a note that something meant for, or sent by, a run was dropped; the same thing twice is one note."""
-    mark = hashlib.blake2b(f"{what}\0{name}\0{reason}\0{now}".encode("utf-8", "replace"), digest_size=8).hexdigest()
-    data: bytes = msgpack.packb([now, what, name, reason], unicode_errors="replace")
-    return Memo(dropped_prefix(run_id) + f"{now:016d}/{mark}", data, now + DROPPED_KEPT_US)
+    return dropped_memos(run_id, what, [name], reason, now)[0]
+
+
+def dropped_memos(run_id: str, what: str, names: Iterable[str], reason: str, now: int) -> list[Memo]:
+    """Return the notes that things of one kind were dropped, in this order: few, however many things.
+
+    Their keys name `now` and the microseconds after it, one each.
+    """
+    counted = [(name, sum(1 for _ in same)) for name, same in itertools.groupby(names)]
+    found: list[Memo] = []
+    for at in range(0, len(counted), NAMES_IN_NOTE_MAX):
+        part = counted[at : at + NAMES_IN_NOTE_MAX]
+        data: bytes = msgpack.packb([now, what, reason, part], unicode_errors="replace")
+        mark = hashlib.blake2b(data, digest_size=8).hexdigest()
+        key = dropped_prefix(run_id) + f"{now + len(found):016d}/{mark}"
+        found.append(Memo(key, data, now + DROPPED_KEPT_US))
+    return found
 
 
 def dropped_prefix(run_id: str) -> str:
@@ -110,13 +131,17 @@ def dropped_prefix(run_id: str) -> str:
     return f"run/{run_id}/dropped/"
 
 
-def read_dropped(memo: Memo) -> tuple[int, str, str, str]:
-    """Return (time, what, name, reason) of a note. Raises HistoryDamagedError for anything else."""
+def read_dropped(memo: Memo) -> list[tuple[int, str, str, str]]:
+    """Return (time, what, name, reason) of each thing that a note tells of. Raises HistoryDamagedError for anything else."""
     try:
-        now, what, name, reason = unpack(memo.data)
-        require(int, now)
-        require(str, what, name, reason)
-        return now, what, name, reason
+        now, what, reason, counted = unpack(memo.data)[:4]
+        names = [name for name, _ in counted]
+        counts = [count for _, count in counted]
+        require(int, now, *counts)
+        require(str, what, reason, *names)
+        if sum(counts) > THINGS_IN_NOTE_MAX or min(counts) < 1:
+            raise ValueError(f"{sum(counts)} things in one note")
+        return [(now, what, name, reason) for name, count in counted for _ in range(count)]
     except Exception as error:  # as in decode_arrivals
         raise HistoryDamagedError(f"a note about something dropped cannot be read: {reason_of(error)}") from error
 

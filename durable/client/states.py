@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgpack
@@ -123,13 +123,14 @@ def _text(data: bytes | None) -> str:
 
 async def dropped_of(provider: Provider, row: InstanceRow) -> list[DroppedItem]:
     """Return what is noted about things that were dropped of a run, the oldest first."""
-    return [_dropped_item(memo) for memo in await provider.read_memos(dropped_prefix(row.run_id), DROPPED_MAX)]
+    memos = await provider.read_memos(dropped_prefix(row.run_id), DROPPED_MAX)
+    return [item for memo in memos for item in _dropped_items(memo)]
 
 
-def _dropped_item(memo: Memo) -> DroppedItem:
-    unreadable = (0, "unknown", memo.key, "the note about it cannot be read")
-    time, kind, name, reason = _readable(lambda: read_dropped(memo), unreadable)
-    return DroppedItem(utc_datetime(time), kind, name, reason)
+def _dropped_items(memo: Memo) -> Iterator[DroppedItem]:
+    unreadable = [(0, "unknown", memo.key, "the note about it cannot be read")]
+    for time, kind, name, reason in _readable(lambda: read_dropped(memo), unreadable):
+        yield DroppedItem(utc_datetime(time), kind, name, reason)
 
 
 def _readable(read: Callable[[], Any], otherwise: Any) -> Any:

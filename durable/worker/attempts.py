@@ -19,6 +19,7 @@ from durable.provider import ActivityRow, Memo, Message, Provider, TaskAddress
 from durable.worker.activities import ActivityRunner, Attempt
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
+from durable.worker.committing import GroupCommits
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, Pending
 
@@ -43,7 +44,7 @@ class OwnerAttempts:
         *,
         find: Callable[[InstanceKey], LiveInstance | None],
         on_outcome: Callable[[LiveInstance], None],
-        add_memo: Callable[[Memo], None],
+        commits: GroupCommits,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._provider = provider
@@ -53,7 +54,7 @@ class OwnerAttempts:
         self._claims = claims
         self._find = find
         self._on_outcome = on_outcome
-        self._add_memo = add_memo
+        self._commits = commits
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         # Activities that are kept, each with a slot, but whose request is not yet durable; by identity.
@@ -170,7 +171,7 @@ class OwnerAttempts:
         reason = f"attempt {attempt.request.attempt} of it ended after it had been cancelled or had timed out"
         fields = {"instance_id": address.key.id, "run_id": address.run_id}
         logger.info("instance '%s': dropped %s of '%s': %s", address.key.id, kind, name, reason, extra=fields)
-        self._add_memo(dropped_memo(address.run_id, kind, name, reason, self._clock.now()))
+        self._commits.add_note(dropped_memo(address.run_id, kind, name, reason, self._clock.now()))
 
     def beat(self, attempt: Attempt) -> None:
         """Store the heartbeat of an attempt that runs here: where states show it, and the next owner of a held one finds it."""
@@ -178,4 +179,4 @@ class OwnerAttempts:
             self._claims.beat(attempt)  # where the next claimer finds it
         address = attempt.address
         key = heartbeat_key(address.run_id, address.generation, address.task_id)
-        self._add_memo(Memo(key, attempt.heartbeat_details or b"", self._clock.now() + HEARTBEAT_KEPT_US))
+        self._commits.add_memo(Memo(key, attempt.heartbeat_details or b"", self._clock.now() + HEARTBEAT_KEPT_US))

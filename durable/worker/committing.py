@@ -51,7 +51,9 @@ class GroupCommits:
         self._waiting: list[Prepared] = []
         self._bytes = 0
         self._memos: dict[str, Memo] = {}
+        self._notes: dict[str, Memo] = {}  # likewise, but not lost with a commit: they hold whoever owns the instance
         self._lease: Lease | None = None
+        self._refused: Lease | None = None  # the one under which the last refused batch was written
         self._number = 0  # of the last batch under that lease
         self._is_writing = False
         self._wake = asyncio.Event()
@@ -67,6 +69,11 @@ class GroupCommits:
         self._memos[memo.key] = memo
         self._wake.set()
 
+    def add_note(self, note: Memo) -> None:
+        """Write a note about something that was dropped with the next commit that succeeds, under whatever lease."""
+        self._notes[note.key] = note
+        self._wake.set()
+
     @property
     def is_full(self) -> bool:
         """True when the next commit takes nothing more."""
@@ -75,7 +82,16 @@ class GroupCommits:
     @property
     def is_settled(self) -> bool:
         """True when nothing waits to be written."""
-        return not (self._waiting or self._memos or self._is_writing)
+        return not (self._waiting or self._memos or self._has_notes or self._is_writing)
+
+    @property
+    def _has_notes(self) -> bool:
+        """True when there are notes, and a lease to write them under that was not refused just now."""
+        return bool(self._notes) and self._keeper.lease not in (None, self._refused)
+
+    def wake(self) -> None:
+        """Go on: there is a lease again."""
+        self._wake.set()
 
     def forget(self) -> None:
         """Drop what is not yet on its way: the lease is lost."""
@@ -88,7 +104,7 @@ class GroupCommits:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting or self._memos:
+            while self._waiting or self._memos or self._has_notes:
                 await self._commit()
 
     async def _commit(self) -> None:
@@ -98,6 +114,8 @@ class GroupCommits:
         if lease is None:
             self._on_refused(prepared)
             return
+        notes, self._notes = self._notes, {}
+        memos += notes.values()
         if lease is not self._lease:
             self._lease, self._number = lease, 0
         self._number += 1
@@ -107,11 +125,13 @@ class GroupCommits:
             committed, asked_at = await self._written(lease, batch)
         except LeaseLostError as error:
             logger.warning("a commit was refused: %s", error)
+            self._notes, self._refused = notes | self._notes, lease
             self._on_refused(prepared)
             self._keeper.lost(lease)
             return
         except StoreError as error:
             logger.error("the store failed: %s", error)
+            self._notes, self._refused = notes | self._notes, lease
             self._on_refused(prepared)
             self._keeper.lost(lease)
             await asyncio.sleep(PAUSE_S)

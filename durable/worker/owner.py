@@ -127,7 +127,7 @@ class Owner:
             claims,
             find=self._lives.get,
             on_outcome=self._make_ready,
-            add_memo=self.commits.add_memo,
+            commits=self.commits,
             spawn=self._spawn,
         )
 
@@ -332,6 +332,7 @@ class Owner:
             self._make_ready(live)
         self._due_times.forget()
         self.receiver.wake()
+        self.commits.wake()
 
     def _redeliver(self, live: LiveInstance) -> None:
         """Start again what a former owner held, after noting durably that it is delivered once more."""

@@ -6,6 +6,7 @@ Also what all steps share: appending a record to the chain, noting what was drop
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from durable.engine.turn import Turn, outcome_messages
 from durable.errors import DurableError, FailureDetails, TurnBudgetExceededError, UnknownNameError
 from durable.events import HistoryEvent
 from durable.failures import TEXT_BYTES_MAX, encode_details
-from durable.messages import dropped_memo, encode_arrivals
+from durable.messages import dropped_memos, encode_arrivals
 from durable.provider import (
     ActivityRow,
     InstanceRow,
@@ -165,28 +166,34 @@ class Steps:
         self, prepared: Prepared, row: InstanceRow, event: HistoryEvent, reason: str, run_id: str | None = None
     ) -> None:
         """Record that something was dropped, under the run that it was meant for."""
-        if isinstance(event, ev.OrchestrationStarted):
-            return  # the start of a run that was ended before it began: nobody waits for it
-        name = str(getattr(event, "name", None) or getattr(event, "task_id", ""))
-        logger.info(
-            "instance '%s': dropped %s %s: %s",
-            row.key.id,
-            type(event).__name__,
-            name,
-            reason,
-            extra={"instance_id": row.key.id},
-        )
-        # A microsecond apart, in their order: the same note about the same moment would be one.
-        self._noted_at = max(self._clock.now(), self._noted_at + 1)
-        memo = dropped_memo(run_id or row.run_id, type(event).__name__, name, reason, self._noted_at)
-        prepared.memos.append(memo)
+        self.note_all(prepared, row, [event], reason, run_id)
 
-    def note_undelivered(
-        self, prepared: Prepared, row: InstanceRow, events: Iterable[HistoryEvent], reason: str = UNDELIVERED
+    def note_all(
+        self,
+        prepared: Prepared,
+        row: InstanceRow,
+        events: Iterable[HistoryEvent],
+        reason: str = UNDELIVERED,
+        run_id: str | None = None,
     ) -> None:
-        """Record which events nobody has waited for."""
-        for event in events:
-            self.note_dropped(prepared, row, event, reason)
+        """Record that several things were dropped, in their order: in few notes, for there may be very many."""
+        # The start of a run that was ended before it began is none of them: nobody waits for it.
+        dropped = (event for event in events if not isinstance(event, ev.OrchestrationStarted))
+        for kind, same in itertools.groupby(dropped, key=type):
+            names = [str(getattr(event, "name", None) or getattr(event, "task_id", "")) for event in same]
+            what = f"{kind.__name__} {names[0]}" if len(names) == 1 else f"{len(names)} x {kind.__name__} {names[0]} …"
+            fields = {"instance_id": row.key.id}
+            logger.info("instance '%s': dropped %s: %s", row.key.id, what, reason, extra=fields)
+            # A microsecond apart, in their order: the same note about the same moment would be one.
+            self._noted_at = max(self._clock.now(), self._noted_at + 1)
+            memos = dropped_memos(run_id or row.run_id, kind.__name__, names, reason, self._noted_at)
+            self._noted_at += len(memos) - 1
+            prepared.memos += memos
+
+    def note_pending(self, prepared: Prepared, row: InstanceRow, dropped: Iterable[Pending], reason: str) -> None:
+        """Record that these arrivals were dropped, each under the run that it was meant for."""
+        for run_id, items in itertools.groupby(dropped, key=lambda item: item.run_id):
+            self.note_all(prepared, row, [item.event for item in items], reason, run_id)
 
     # ---- what needs no user code
 
@@ -283,13 +290,10 @@ class Steps:
         """End a run by force: no code runs, and no history needs to be readable."""
         prepared.taken, later = parted(prepared.taken, row, next_start(prepared.taken, row))
         live.put_back(later)
-        for pending in prepared.taken:
-            if pending.event is not event:
-                self.note_dropped(prepared, row, pending.event, "the instance was terminated", pending.run_id)
-        execution, buffered = live.execution, []
-        if execution is not None:
-            buffered = execution.undelivered()
-        self.note_undelivered(prepared, row, buffered)
+        others = [pending for pending in prepared.taken if pending.event is not event]
+        self.note_pending(prepared, row, others, "the instance was terminated")
+        if live.execution is not None:
+            self.note_all(prepared, row, live.execution.undelivered())
         step = self._end_by_force(live, row, prepared, event)
         state = OwnerState()
         return self.complete(prepared, row, state, step)
@@ -337,10 +341,9 @@ class Steps:
         """
         prepared.taken, later = parted(prepared.taken, row, start)
         live.put_back(later)
-        for pending in prepared.taken:
-            self.note_dropped(prepared, row, pending.event, "the instance was replaced", pending.run_id)
+        self.note_pending(prepared, row, prepared.taken, "the instance was replaced")
         if live.execution is not None:
-            self.note_undelivered(prepared, row, live.execution.undelivered())
+            self.note_all(prepared, row, live.execution.undelivered())
         new = successor_row(start, row)
         # Not before its start was sent: where the clock was set back since, a start for now would be one of later.
         new = dataclasses.replace(new, created_at=max(self._clock.now(), new.created_at), status=Status.PENDING)
@@ -358,9 +361,7 @@ class Steps:
         start = next_start(taken, row)
         own, later = parted(taken, row, start)
         prepared = Prepared(live, taken=own)
-        for pending in own:
-            reason = f"the instance had ended ({row.status.name})"
-            self.note_dropped(prepared, row, pending.event, reason, pending.run_id)
+        self.note_pending(prepared, row, own, f"the instance had ended ({row.status.name})")
         if start is not None:
             prepared.messages.append(begin_again(start, successor_row(start, row)))
             live.put_back(later)

@@ -333,7 +333,7 @@ class Turns:
             changes.update(input=first.input, version=first.version)
             prepared.opening, prepared.opening_bytes = opening, len(opening_row.data)
         elif turn.outcome is not None:
-            self.steps.note_undelivered(prepared, row, [*execution.undelivered(), *prepared.carried])
+            self.steps.note_all(prepared, row, [*execution.undelivered(), *prepared.carried])
             execution.mailbox.carried.clear()
         journal = journal_step(row, state.carried, execution.mailbox.carried, carried)
         state.carried = journal.journal
@@ -384,7 +384,7 @@ class Turns:
         unreached = [event for event in prepared.carried if isinstance(event, ev.EventRaised)]
         if not turn.outcome.carry_over_events:
             left = [*execution.buffered_events(), *unreached]
-            self.steps.note_undelivered(prepared, row, left, "the orchestration continued as new without it")
+            self.steps.note_all(prepared, row, left, "the orchestration continued as new without it")
             carried.clear()
             return turn.carried
         for event in unreached:

@@ -31,7 +31,7 @@ from durable.ids import check_event_name, check_instance_id, check_tags
 from durable.messages import (
     decode_activity,
     decode_arrivals,
-    dropped_memo,
+    dropped_memos,
     encode_activity,
     encode_arrivals,
     read_dropped,
@@ -221,6 +221,12 @@ def read_typed(data: bytes) -> tuple[int, Any]:
     return choice, decode(data[1:], ANNOTATIONS[choice])
 
 
+def write_note(items: list[tuple[int, str, str, str]]) -> bytes:
+    now, what, _, reason = items[0]
+    [memo] = dropped_memos("run", what, [name for _, _, name, _ in items], reason, now)
+    return memo.data
+
+
 def read_tags(data: bytes) -> dict[str, str]:
     """Check any value that msgpack can carry as tags; bytes that are none are no subject here."""
     try:
@@ -355,9 +361,9 @@ DECODERS: dict[str, Decoder] = dict(
         ),
         _decoder(
             "dropped-note",
-            data_mutator([dropped_memo("run", "event", "n", "too late", 7).data]),
+            data_mutator([memo.data for memo in dropped_memos("run", "event", "nnm", "too late", 7)]),
             lambda data: read_dropped(Memo("key", data, 0)),
-            packed,
+            write_note,
             HistoryDamagedError,
         ),
         _decoder(

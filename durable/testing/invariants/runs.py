@@ -145,7 +145,7 @@ async def _read_run(provider: Provider, row: InstanceRow) -> StoredRun | None:
     if row.generation and not generations.get(row.generation - 1):
         generations.pop(row.generation - 1, None)
     memos = await provider.read_memos(dropped_prefix(row.run_id), MEMOS_MAX)
-    return StoredRun(row, generations, [read_dropped(memo) for memo in memos], carried=carried)
+    return StoredRun(row, generations, [item for memo in memos for item in read_dropped(memo)], carried=carried)
 
 
 async def _read_generation(provider: Provider, run_id: str, generation: int) -> list[RecordRow]:

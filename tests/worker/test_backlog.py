@@ -1,17 +1,20 @@
-"""Messages that wait in memory for older ones, while their partition goes to another worker and comes back."""
+"""Messages that wait for older ones: their partition goes to another worker and comes back, or the store keeps some."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from durable import OrchestrationStatus, Worker
+from durable import App, Handle, OrchestrationContext, OrchestrationStatus, Worker
 from durable.errors import StoreUnavailableError
 from durable.provider import partition_of
-from durable.worker import leasing
-from tests.worker.lives import becomes_true, key_of, lives_app, until
+from durable.worker import leasing, steps
+from durable.worker.committing import GroupCommits
+from durable.worker.parking import Parking
+from tests.worker.lives import becomes_true, key_of, lives_app, names_of, open_store, until
 
 
 @pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "read"])
@@ -107,3 +110,65 @@ async def test_what_a_former_owner_sent_is_not_overtaken_by_what_its_successor_s
         await asyncio.sleep(0.01)
         reads.set()
         assert await handle.result(timeout=10) == [1, 2]
+
+
+async def test_a_new_owner_of_a_stalled_instance_lets_nothing_go_ahead_of_what_the_store_keeps_back(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next try does not wait for the pause, as the store does. An event is heard after a read, before that try."""
+    monkeypatch.setattr(steps, "STALL_FIRST_US", 3600 * 1_000_000)
+    monkeypatch.setattr(steps, "STALL_LONGEST_US", 3600 * 1_000_000)
+    good, bad = App(), App()
+
+    @good.orchestrator(name="collects")
+    async def collects(ctx: OrchestrationContext) -> list[int]:
+        return [await ctx.wait_for_external_event("item") for _ in range(22)]
+
+    @bad.orchestrator(name="collects")
+    async def differs(ctx: OrchestrationContext) -> None:
+        await ctx.create_timer(timedelta(hours=1))
+
+    async with open_store(store_url, good) as client:
+        async with Worker(good, store_url):
+            handle = await client.start("collects")
+            await handle.raise_event("item", 0)
+            await becomes_true(lambda: _has_begun(handle))
+        async with Worker(bad, store_url):
+            await handle.raise_event("item", 1)
+            await until(handle, OrchestrationStatus.STALLED)
+            for number in range(2, 21):
+                await handle.raise_event("item", number)
+        is_loaded = False
+        loaded = Parking.loaded
+
+        def loaded_and_held_up(parking: Parking, *arguments: Any, **options: Any) -> None:
+            nonlocal is_loaded
+            is_loaded = True  # no turn begins from now on
+            loaded(parking, *arguments, **options)
+
+        monkeypatch.setattr(Parking, "loaded", loaded_and_held_up)
+        monkeypatch.setattr(GroupCommits, "is_full", property(lambda commits: is_loaded))
+        async with Worker(good, store_url) as worker:
+            await becomes_true(lambda: is_loaded)
+            assert worker._parts is not None
+            owner, receive, reads = worker._parts.owner, worker._provider.receive, 0
+
+            async def counted(*arguments: Any, **options: Any) -> Any:
+                nonlocal reads
+                answer = await receive(*arguments, **options)
+                reads += 1
+                return answer
+
+            monkeypatch.setattr(worker._provider, "receive", counted)
+            for count in (1, 2, 3):
+                owner.receiver.wake()
+                await becomes_true(lambda count=count: reads >= count)
+            await handle.raise_event("item", 21)
+            await becomes_true(lambda: owner._heard > 0)
+            is_loaded = False
+            owner._pump_soon()
+            assert await handle.result(timeout=10) == list(range(22))
+
+
+async def _has_begun(handle: Handle[Any]) -> bool:
+    return "EventRaised" in names_of(await handle.history())

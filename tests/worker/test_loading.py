@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from durable import Handle, StoreUnavailableError, Worker
 from durable.events import InstanceKey
-from durable.provider import PARTITIONS, Provider, RecordRow
+from durable.messages import new_row
+from durable.provider import PARTITIONS, InstanceRow, Provider, RecordRow
 from durable.worker.cache import Cache
 from durable.worker.live import LiveInstance
+from durable.worker.loading import Loader
 from tests.worker.lives import STYLES, becomes_true, lives_app, open_store, until
 
 
@@ -120,3 +123,69 @@ def test_an_engine_is_not_taken_from_an_instance_that_is_being_read() -> None:
     cache.keep(live)
     assert live.execution is None
     assert closed == [engine]
+
+
+def test_without_the_cache_an_engine_stays_until_all_of_a_large_turn_is_sent() -> None:
+    """Else each part of it would be sent after a replay of its own."""
+    live = LiveInstance(InstanceKey("one"), 0)
+    engine: Any = object()
+    live.execution = engine
+    live.outbox.append(engine)
+    closed: list[Any] = []
+    cache = Cache(0, close=closed.append, forget=lambda _: None)
+    cache.keep(live)
+    assert live.execution is engine
+    live.outbox.clear()
+    cache.keep(live)
+    assert closed == [engine]
+
+
+async def test_what_fails_to_load_leaves_those_that_were_read_with_it_to_be_tried_again() -> None:
+    """One meets an error of ours, one gets no answer of the store, one is well: the second is asked for again."""
+    rows = {name: _row(name) for name in ("broken", "unanswered", "well")}
+    lives = [LiveInstance(key_of_row.key, 0) for key_of_row in rows.values()]
+    for live, row in zip(lives, rows.values(), strict=True):
+        live.row, live.is_loading = row, True
+    loaded: list[str] = []
+    again: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+
+    class Store:
+        async def read_history(self, run_id: str, *arguments: Any) -> Sequence[RecordRow]:
+            if run_id == "unanswered":
+                raise StoreUnavailableError("not now")
+            return ()
+
+    def on_loaded(live: LiveInstance, error: BaseException | None, is_first: bool) -> None:
+        if live.key.id == "broken":
+            raise KeyError("an error of ours")
+        loaded.append(live.key.id)
+
+    loader = Loader(
+        Store(),  # type: ignore[arg-type]
+        _NoTurns(),  # type: ignore[arg-type]
+        asyncio.get_running_loop(),
+        is_parked=lambda live: False,
+        on_loaded=on_loaded,
+        on_unread=lambda left: again.set_result([live.key.id for live in left]),
+        slots=1,
+    )
+    with pytest.raises(KeyError):
+        await loader.load(lives)
+    assert loaded == ["well"]
+    assert await asyncio.wait_for(again, 10) == ["unanswered"]
+    assert not any(live.is_loading for live in lives)
+
+
+def _row(name: str) -> InstanceRow:
+    row = new_row(InstanceKey(name), PARTITIONS, name, "n", None, now=1, scheduled_at=1, payload=None)
+    return dataclasses.replace(row, records=1)
+
+
+class _NoTurns:
+    """Stands for what makes engines: they are never fed here."""
+
+    def new_execution(self, row: InstanceRow) -> Any:
+        return None
+
+    def close(self, execution: Any) -> None:
+        pass

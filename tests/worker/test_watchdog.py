@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from durable import App, OrchestrationContext, OrchestrationStatus, Worker
+from durable.engine.driver import TurnInterrupted
 from durable.worker.watchdog import BUDGET_S, CHECK_S, SLOW_S, WALL_FACTOR, Spent, Watchdog, computing_clock
 from tests.worker.lives import STYLES, until
 
@@ -103,3 +105,65 @@ async def test_a_turn_that_sleeps_stalls_with_its_stack(store_url: str, style: s
         assert str(state.stall_reason).startswith("TurnBudgetExceededError")
         assert "in sleeps_here" in str(state.stall_reason)
         await handle.terminate()
+
+
+class EndsWhenItIsBlamed:
+    """An execution whose turn ends at the very moment at which the watch says that it is over its budget."""
+
+    history_length = 0
+
+    def __init__(self, *, is_said_first: bool) -> None:
+        self.blamed, self.ended = threading.Event(), threading.Event()
+        self._is_said_first = is_said_first
+        self._interruption: str | None = None
+
+    @property
+    def interruption(self) -> str | None:
+        return self._interruption
+
+    @interruption.setter
+    def interruption(self, text: str | None) -> None:
+        if self._is_said_first:
+            self._interruption = text
+        if not self.blamed.is_set():
+            self.blamed.set()
+            self.ended.wait(10)
+        self._interruption = text
+
+
+@pytest.mark.parametrize("is_said_first", [False, True])
+def test_a_turn_that_ends_as_it_is_interrupted_is_not_interrupted_afterwards(is_said_first: bool) -> None:
+    """Else the exception would come up in the worker's own code."""
+    watchdog = Watchdog(lambda execution: None)
+    execution: Any = EndsWhenItIsBlamed(is_said_first=is_said_first)
+    watchdog._thread_id = threading.get_ident()
+    watchdog.begin(execution)
+    assert watchdog._watched is not None
+
+    def say_that_it_ended() -> None:  # where `end` waits for the watch
+        while watchdog._watched is not None:
+            time.sleep(0.001)
+        execution.ended.set()
+
+    watch = threading.Thread(target=watchdog._interrupt, args=(watchdog._watched,))
+    telling = threading.Thread(target=say_that_it_ended if is_said_first else lambda: None)
+    hits = 0
+    watch.start()
+    execution.blamed.wait(10)
+    telling.start()
+    try:
+        watchdog.end()
+    except TurnInterrupted:
+        hits += 1
+        watchdog.end()
+    execution.ended.set()
+    try:
+        watch.join()
+        for _ in range(1000):
+            pass
+    except TurnInterrupted:
+        hits += 1
+    watch.join()
+    telling.join()
+    assert hits == 0
+    assert watchdog._watched is None

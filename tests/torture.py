@@ -49,6 +49,15 @@ class Battery:
 
 BATTERIES = (
     Battery("kills", "tests.kills", ("--kills", "100", "--stops", "30"), {"kills": 100, "zombies": 30}),
+    Battery(
+        "kills on PostgreSQL",
+        "tests.kills",
+        (
+            *("--store", "postgres", "--kills", "100", "--stops", "20"),
+            *("--restarts", "10", "--broken", "20", "--cuts", "200", "--lease", "3"),
+        ),
+        {"kills": 100, "zombies": 20, "restarts": 10, "broken": 20, "cuts": 200},
+    ),
     Battery("simulation", "tests.simulation", ("--schedules", "10000"), {"schedules": 10_000}),
     Battery(
         "simulation on SQLite",

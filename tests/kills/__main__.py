@@ -1,4 +1,7 @@
-"""The long form: `python -m tests.kills --kills 100 --stops 30 [--seed N]`."""
+"""The long form: `python -m tests.kills --kills 100 --stops 30 [--seed N]`.
+
+With `--store postgres` the server can be shaken as well: `--restarts 10 --broken 20 --cuts 200`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.kills.storm import Plan, run_storm
+from tests.kills.stores import server_store
+from tests.kills.storm import Outcome, Plan, run_storm
 from tests.ledger import Ledger
+
+CUT_CHANCE = 0.03
+"""Of each call of a worker that writes."""
 
 
 def main() -> int:
@@ -23,10 +30,17 @@ def main() -> int:
         "--seed", type=int, default=secrets.randbelow(1 << 32), help="of every choice (default: random)"
     )
     parser.add_argument("--lease", type=float, default=10.0, help="seconds that a lease lasts (default: 10)")
+    parser.add_argument("--store", default="sqlite", choices=("sqlite", "postgres"))
+    parser.add_argument("--restarts", type=int, default=0, help="crashes of the server, which starts again")
+    parser.add_argument("--broken", type=int, default=0, help="times that all connections to the server are killed")
+    parser.add_argument("--cuts", type=int, default=0, help="commits whose answer is cut off, at least")
     given = parser.parse_args()
-    ledger = Ledger("kills", given.seed)
+    ledger = Ledger(f"kills on {given.store}", given.seed)
+    plan = Plan(
+        given.kills, given.stops, given.seed, given.lease, restarts=given.restarts, broken=given.broken, cuts=given.cuts
+    )
     with tempfile.TemporaryDirectory(prefix="durable-kills-") as folder:
-        outcome = asyncio.run(run_storm(Plan(given.kills, given.stops, given.seed, given.lease), Path(folder)))
+        outcome = asyncio.run(_run(plan, Path(folder), given.store))
     return ledger.close(
         outcome.violations,
         kills=outcome.kills,
@@ -37,7 +51,17 @@ def main() -> int:
         doubled=outcome.doubled,
         deliveries_repeated=outcome.deliveries_repeated,
         unanswered=outcome.unanswered,
+        restarts=outcome.restarts,
+        broken=outcome.broken,
+        cuts=outcome.cuts,
     )
+
+
+async def _run(plan: Plan, folder: Path, store: str) -> Outcome:
+    if store == "sqlite":
+        return await run_storm(plan, folder)
+    async with server_store(cut_chance=CUT_CHANCE if plan.cuts else 0.0, seed=plan.seed) as server:
+        return await run_storm(plan, folder, server)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ LOOKS_AT_LOCK = 20
 """A lock that is held at each of so many looks is not held by workers that take turns."""
 
 
+WRITING = ("commit", "submit", "report", "claim", "take", "renew", "lease", "release")
+
+
 class StormStore(Protocol):
     """What a storm asks of its store. `url` is that of the clients, `workers_url` that of the workers."""
 
@@ -79,10 +82,16 @@ class ServerStore:
 
     lease_seen_after_s = 3.2  # the others look around every three seconds
 
-    def __init__(self, server: PostgresServer, workers_port: int | None = None) -> None:
+    def __init__(self, server: PostgresServer, wire: CuttingProxy | None = None) -> None:
         self.server = server
+        self._wire = wire
         self.url = server.url()
-        self.workers_url = self.url.replace(str(server.port), str(workers_port or server.port))
+        self.workers_url = self.url.replace(str(server.port), str(wire.port if wire else server.port))
+
+    @property
+    def cuts(self) -> int:
+        """How often an answer to a worker was cut off."""
+        return self._wire.cuts if self._wire else 0
 
     async def is_owner(self, name: str) -> bool:
         """Tell whether a worker has partitions."""
@@ -133,18 +142,18 @@ class ServerStore:
 
 
 @contextlib.asynccontextmanager
-async def server_store(*, cut_chance: float = 0.0, seed: int = 0) -> AsyncIterator[tuple[ServerStore, CuttingProxy]]:
+async def server_store(*, cut_chance: float = 0.0, seed: int = 0) -> AsyncIterator[ServerStore]:
     """A new server with PostgreSQL's own defaults; of what workers write, so many answers are cut off."""
     server = PostgresServer(folder_in_memory(), durable=True)
     await asyncio.to_thread(server.start)
     chance = random.Random(f"{seed} cuts")
 
     def must_cut(sql: str) -> bool:
-        is_written = any(f".{name}_v1(" in sql for name in ("commit", "submit", "report", "claim", "take"))
+        is_written = any(f".{name}_v1(" in sql for name in WRITING)
         return is_written and chance.random() < cut_chance
 
     try:
         async with CuttingProxy(server.port, must_cut) as proxy:
-            yield ServerStore(server, proxy.port if cut_chance else None), proxy
+            yield ServerStore(server, proxy if cut_chance else None)
     finally:
         await asyncio.to_thread(server.remove)

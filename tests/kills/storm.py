@@ -42,7 +42,8 @@ LATE_US = 2_000_000
 class Plan:
     """How much of what. `lease_s` is that of all workers; a freeze lasts a little longer.
 
-    Of a server: `restarts` after a crash, and how often all its connections are ended (`broken`).
+    Of a server: `restarts` after a crash, how often all its connections are ended (`broken`), and how many answers are cut
+    off at least (`cuts`).
     """
 
     kills: int
@@ -51,6 +52,7 @@ class Plan:
     lease_s: float = 10.0
     restarts: int = 0
     broken: int = 0
+    cuts: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -66,6 +68,7 @@ class Outcome:
     unanswered: int
     restarts: int = 0
     broken: int = 0
+    cuts: int = 0
 
     @property
     def lost(self) -> int:
@@ -103,17 +106,18 @@ class Storm:
 
     async def _shake(self) -> None:
         """Restart the server and break its connections, at random moments."""
-        store, chance = self._store, self._shake_chance
+        store, chance, plan = self._store, self._shake_chance, self._plan
         if not isinstance(store, ServerStore):
             return
-        while self.restarts < self._plan.restarts or self.broken < self._plan.broken:
+        while self.restarts < plan.restarts or self.broken < plan.broken or store.cuts < plan.cuts:
             await asyncio.sleep(chance.uniform(0.2, 1.5))
-            if self.restarts < self._plan.restarts and chance.random() < 0.5:
+            if self.restarts < plan.restarts and chance.random() < 0.5:
                 await store.restart(chance)
                 self.restarts += 1
-            elif await store.kill_backends():
+            elif self.broken < plan.broken and await store.kill_backends():
                 self.broken += 1
-            if not self._plan.kills and 2 * (self.restarts + self.broken) >= self._plan.restarts + self._plan.broken:
+            done = self.restarts + self.broken + store.cuts
+            if not plan.kills and 2 * done >= plan.restarts + plan.broken + plan.cuts:
                 self.is_half_over.set()
 
     async def _kill(self, alive: list[str]) -> list[str]:
@@ -209,6 +213,7 @@ async def run_storm(plan: Plan, folder: Path, store: StormStore | None = None) -
         load.unanswered,
         storm.restarts,
         storm.broken,
+        store.cuts if isinstance(store, ServerStore) else 0,
     )
 
 

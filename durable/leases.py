@@ -27,13 +27,14 @@ class Lease:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OtherLease:
-    """Another worker of the hub, as `renew` shows it."""
+    """Another worker of the hub, as `renew` shows it. `expires_at`: when its lease ends by itself, 0 if unknown."""
 
     lease_id: str
     name: str
     announcement: bytes
     partitions: Collection[int]
     is_live: bool
+    expires_at: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

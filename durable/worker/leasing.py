@@ -6,6 +6,7 @@ import asyncio
 import collections
 import dataclasses
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from durable.errors import LeaseLostError, StoreError
@@ -20,6 +21,9 @@ logger = logging.getLogger("durable.worker")
 LOOK_AROUND_S = 3.0
 LOOK_AROUND_LOCKED_S = 0.5
 """How often a worker renews and looks around; more often where a dead worker's partitions can be taken at once."""
+
+LOOK_AFTER_S = 0.1
+"""How soon a worker looks whether another one's lease has ended that was about to."""
 
 SAFETY_US = 500_000
 """A lease is taken for lost this much before it runs out."""
@@ -81,6 +85,7 @@ class LeaseKeeper:
             0.0  # before, what seems to be a dead worker's may be that of one who has only not renewed
         )
         self._is_lost = False
+        self._next_end_s = math.inf  # from the last look on, until the first of the other leases ends
         self._wake = asyncio.Event()
 
     @property
@@ -137,7 +142,7 @@ class LeaseKeeper:
         pause = LOOK_AROUND_LOCKED_S if self._provider.is_fenced_by_lock else LOOK_AROUND_S
         while True:
             try:
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(min(pause, self._next_end_s)):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -172,12 +177,16 @@ class LeaseKeeper:
 
     async def _look_around(self) -> None:
         lease = self.current
+        self._next_end_s = math.inf
         asked_at = self._clock.monotonic()
         view = await self._renew(lease)
         self.renewed(asked_at)
         found = {other.lease_id: self._announced(other) for other in view.others if other.is_live}
         self._seen = list(found.values())
         self.others = sum(bool(seen.queues) for seen in self._seen)
+        # A live worker prolongs its lease long before it ends: one that comes near its end is missed.
+        ends = [other.expires_at for other in view.others if other.is_live and other.partitions and other.expires_at]
+        self._next_end_s = max(min(ends) - view.now, 0) / 1e6 + LOOK_AFTER_S if ends else math.inf
         if self._announcement.orchestrations:
             if self._hand_over.look(found, view):
                 await self._announce(lease)

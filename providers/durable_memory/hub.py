@@ -169,7 +169,14 @@ class MemoryHub:
             self._forget_expired(now)
         unowned = {partition for partition, owner in self._owners.items() if not self._is_live(owner)}
         others = [
-            OtherLease(other.lease_id, other.name, other.announcement, theirs, self._is_live(other.lease_id))
+            OtherLease(
+                other.lease_id,
+                other.name,
+                other.announcement,
+                theirs,
+                self._is_live(other.lease_id),
+                other.expires_at,
+            )
             for other in self._leases.values()
             if other.is_worker and other is not row
             if (theirs := {p for p, owner in self._owners.items() if owner == other.lease_id})

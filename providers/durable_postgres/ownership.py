@@ -63,7 +63,8 @@ async def renew(
         elif what == _CLOCK:
             clock = HubClock(*numbers)
         elif owner != lease.lease_id and (is_live or owner in owned):
-            others.append(OtherLease(owner, name, other_announcement, frozenset(owned.get(owner, ())), is_live))
+            theirs = frozenset(owned.get(owner, ()))
+            others.append(OtherLease(owner, name, other_announcement, theirs, is_live, numbers[0] or 0))
     now = found[0]["now"]
     mine = frozenset(owned.get(lease.lease_id, ()))
     return LeaseView(now, now + LEASE_US, mine, frozenset(unowned), others, clock)

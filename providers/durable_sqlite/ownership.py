@@ -35,7 +35,8 @@ _OWN = "UPDATE partitions SET lease_id = ? WHERE hub = ? AND partition = ?"
 _DISOWN = "UPDATE partitions SET lease_id = NULL WHERE hub = ? AND lease_id = ?"
 _DISOWN_ONE = "UPDATE partitions SET lease_id = NULL WHERE hub = ? AND lease_id = ? AND partition = ?"
 _READ_WORKERS = (
-    "SELECT leases.lease_id, name, announcement FROM leases JOIN workers USING (hub, lease_id) WHERE hub = ?"
+    "SELECT leases.lease_id, name, announcement, expires_at FROM leases JOIN workers USING (hub, lease_id)"
+    " WHERE hub = ?"
 )
 _DROP_LEASE = "DELETE FROM leases WHERE hub = ? AND lease_id = ?"
 _DROP_WORKER = "DELETE FROM workers WHERE hub = ? AND lease_id = ?"
@@ -187,7 +188,7 @@ class Ownership:
             owned.setdefault(owner, set()).add(partition)
         unowned = set(owned.get(None, ()))
         others = []
-        for lease_id, name, other_announcement in database.execute(_READ_WORKERS, (self._hub,)).fetchall():
+        for lease_id, name, other_announcement, ends_at in database.execute(_READ_WORKERS, (self._hub,)).fetchall():
             if lease_id == lease.lease_id:
                 continue
             is_live = self.is_live(database, lease_id, now)
@@ -195,7 +196,7 @@ class Ownership:
             if not is_live:
                 unowned |= partitions
             if is_live or partitions:
-                others.append(OtherLease(lease_id, name, other_announcement, frozenset(partitions), is_live))
+                others.append(OtherLease(lease_id, name, other_announcement, frozenset(partitions), is_live, ends_at))
         mine = frozenset(owned.get(lease.lease_id, ()))
         return LeaseView(now, expires_at, mine, frozenset(unowned), others, self._time.clock(database))
 

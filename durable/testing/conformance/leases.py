@@ -226,6 +226,14 @@ class Leases(Promises):
         await second.provider.renew(second.lease)
         assert set(await second.provider.take(second.lease, [1])) == set()
 
+    async def test_the_others_see_when_a_lease_ends(self, store: Store) -> None:
+        first, second = await store.worker([1]), await store.worker(())
+        for _ in range(2):
+            [other] = (await second.provider.renew(second.lease)).others
+            assert other.expires_at in (0, store.now + LEASE_US)
+            store.turn_clock(SECOND_US)
+            await first.provider.renew(first.lease)
+
     async def test_taking_prolongs_a_lease(self, store: Store) -> None:
         first, second = await store.worker([1]), await store.worker(())
         for partition in (2, 3, 4):

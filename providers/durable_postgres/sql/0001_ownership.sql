@@ -117,7 +117,7 @@ BEGIN
 END $$;
 
 -- Prolong a lease, let the hub's clock hear what its holder takes for the time, and look around: one row for each partition
--- (`what` 0), for each worker (`what` 1), and for the clock (`what` 2: its numbers).
+-- (`what` 0), for each worker (`what` 1, with the end of its lease), and for the clock (`what` 2, with its numbers).
 CREATE FUNCTION renew_v1(
     p_lease text, p_epoch bigint, p_announcement bytea, p_confirms boolean, p_span bigint, p_ahead bigint, p_jump bigint,
     p_forgotten_after bigint, p_at bigint, p_number bigint, p_belief bigint
@@ -153,7 +153,7 @@ BEGIN
         FROM partitions p LEFT JOIN leases l ON l.lease_id = p.lease_id;
     RETURN QUERY
         SELECT at, 1::smallint, NULL::bigint, w.lease_id,
-            coalesce(is_live(l.epoch, l.expires_at, at, p_ahead), false), w.name, w.announcement, NULL::bigint[]
+            coalesce(is_live(l.epoch, l.expires_at, at, p_ahead), false), w.name, w.announcement, ARRAY[l.expires_at]
         FROM workers w LEFT JOIN leases l ON l.lease_id = w.lease_id;
     RETURN QUERY
         SELECT at, 2::smallint, NULL::bigint, NULL, NULL::boolean, NULL::text, NULL::bytea,

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 
-from tests.benchmarks import populated, recovering, second_process, starting, waiting
+from tests.benchmarks import churn, many_workers, populated, recovering, second_process, starting, waiting
 from tests.benchmarks.measuring import Wanted, measure
 from tests.benchmarks.stores import STORES
 from tests.benchmarks.workloads import WORKLOADS
@@ -20,6 +20,8 @@ MEASURES = dict.fromkeys(WORKLOADS, measure) | {
     "second_process": second_process.measure,
     "populated": populated.measure,
     "waiting": waiting.measure,
+    "churn": churn.measure,
+    **many_workers.MEASURES,
     "import": starting.measure_import,
     "first_result": starting.measure_first_result,
 }

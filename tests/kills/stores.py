@@ -15,7 +15,7 @@ from durable_sqlite.connection import lock_path_of
 from durable_sqlite.filelock import is_held
 
 from tests.postgres_proxy import CuttingProxy
-from tests.postgres_server import PostgresServer, folder_in_memory
+from tests.postgres_server import PostgresServer, folder_in_memory, run_sql
 
 LOOKS_AT_LOCK = 20
 """A lock that is held at each of so many looks is not held by workers that take turns."""
@@ -97,6 +97,14 @@ class ServerStore:
         """Tell whether a worker has partitions."""
         owned = "SELECT count(*) FROM {schema}.partitions JOIN {schema}.workers USING (lease_id) WHERE name = $1"
         return await self._count(owned, name) > 0
+
+    async def shares(self) -> dict[str, int]:
+        """Return how many partitions each worker has, by name."""
+        shares = (
+            "SELECT name, count(*) FROM durable_default.partitions JOIN durable_default.workers USING (lease_id)"
+            " GROUP BY name"
+        )
+        return dict(await asyncio.to_thread(run_sql, self.url, shares))  # type: ignore[arg-type]
 
     async def is_blocked(self) -> bool:
         """Never: nothing is open between two round trips."""

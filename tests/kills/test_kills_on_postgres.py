@@ -53,3 +53,32 @@ async def test_a_killed_workers_partitions_are_taken_over_within_its_lease_and_a
             assert time.monotonic() - killed_at < LEASE_S + 1.0
             for handle in handles:
                 assert len(await handle.result(timeout=30)) == 20
+
+
+@pytest.mark.timeout(60)
+async def test_partitions_are_shared_by_the_workers_that_are_there(tmp_path: Path) -> None:
+    """Workers come and go in order: each time all partitions are in hands again, with equal shares, and nothing waits."""
+    async with server_store() as store, Client(store.url) as client:
+        async with workers_on(store.url, tmp_path, 10.0) as workers:
+            names: list[str] = []
+
+            async def are_shared(seconds_max: float) -> None:
+                until = time.monotonic() + seconds_max
+                expected = dict.fromkeys(names, 64 // len(names))
+                while await store.shares() != expected:
+                    assert time.monotonic() < until, (await store.shares(), expected)
+                    await asyncio.sleep(0.05)
+
+            async def is_served() -> None:
+                handles = [await client.start("chain", 1) for _ in range(20)]  # in partitions of all workers
+                for handle in handles:
+                    await handle.result(timeout=5)
+
+            for count in (1, 2, 4):
+                names += [await workers.bear() for _ in range(count - len(names))]
+                await are_shared(10.0)
+                await is_served()
+            for _ in range(2):
+                await workers.retire(names.pop())
+            await are_shared(5.0)  # well before a lease of ten seconds would have ended
+            await is_served()

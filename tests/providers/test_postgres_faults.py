@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -339,6 +340,35 @@ async def test_looking_for_work_where_there_is_none_writes_nothing(postgres_url:
     [after] = await asyncio.to_thread(run_sql, postgres_url, "SELECT pg_current_xact_id()::text::bigint AS xid")
     assert after["xid"] - before["xid"] == 1
     await session.provider.close()
+
+
+async def test_idle_workers_ask_the_server_a_few_times_a_second(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many instances wait: an inbox and a queue are looked at once a second, and the lease is renewed."""
+    asked: list[str] = []
+    fetch = connections.Lane.fetch
+
+    async def noting_fetch(lane: connections.Lane, statement: str, *values: Any, **late: Any) -> Any:
+        asked.append(statement)
+        return await fetch(lane, statement, *values, **late)
+
+    monkeypatch.setattr(connections.Lane, "fetch", noting_fetch)
+    app = App()
+
+    @app.orchestrator
+    async def waits(ctx: OrchestrationContext) -> Any:
+        return await ctx.wait_for_external_event("go", timeout=timedelta(days=1))
+
+    async with Worker(app, postgres_url) as worker:
+        for number in range(200):
+            await worker.client.start(waits, instance_id=f"i{number}")
+        while await worker.client.count(status="RUNNING") < 200:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+        asked.clear()
+        await asyncio.sleep(3.0)
+        assert 3 <= len(asked) <= 12, asked
 
 
 async def test_a_commit_is_one_round_trip_whatever_its_size(postgres_server: PostgresServer, postgres_url: str) -> None:

@@ -68,6 +68,7 @@ BATTERIES = (
     Battery("single faults", "tests.single_faults", ("--scenarios", "40"), {"scenarios": 40}, is_drawn=False),
     Battery("planted bugs", "tests.planted_bugs", (), {"planted": 40, "found": 40}, is_drawn=False),
     Battery("generated", "tests.generated", ("--orchestrators", "2000"), {"orchestrators": 2_000}),
+    Battery("money", "tests.money", ("--schedules", "2000", "--kills", "20"), {"schedules": 2_000, "kills": 20}),
     Battery("fuzz", "tests.fuzz", ("--inputs", "100000"), {"inputs": 100_000 * len(DECODERS)}),
     Battery("power loss", "tests.power_loss", ("--images", "2000"), {"images": 2_000}),
 )

@@ -18,7 +18,7 @@ from durable.client.times import due_time, microseconds_of
 from durable.entities.definitions import EntityDefinition, definition_of, entities_of
 from durable.entities.events import received
 from durable.entities.ids import KIND, EntityId, entity_id_of
-from durable.entities.plans import known_definition, plan_operation
+from durable.entities.plans import check_entity_id, known_definition, plan_operation
 from durable.errors import DurableError, InstanceNotFoundError
 from durable.history import History, read_history, utc_datetime
 from durable.messages import beginning_message, encode_arrivals
@@ -134,12 +134,12 @@ async def query_entities(
 async def entity_history(client: Client, entity: EntityId[Any]) -> History:
     """Do what `Client.entity_history` promises."""
     connection = client.connection
-    return await read_history(connection.provider, entity.instance_key, sealer=connection.sealer)
+    return await read_history(connection.provider, check_entity_id(entity).instance_key, sealer=connection.sealer)
 
 
 async def entity_dropped(client: Client, entity: EntityId[Any]) -> list[DroppedItem]:
     """Do what `Client.entity_dropped` promises."""
-    row = await client.connection.load(entity.instance_key, None)
+    row = await client.connection.load(check_entity_id(entity).instance_key, None)
     return await dropped_of(client.connection.provider, row)
 
 

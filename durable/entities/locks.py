@@ -29,6 +29,7 @@ from durable.engine.loop import user_place
 from durable.engine.tasks import Task
 from durable.entities.events import EntityLockReleased, EntityLockRequested, lock_left
 from durable.entities.ids import EntityId
+from durable.entities.plans import check_entity_id
 from durable.errors import CriticalSectionError
 from durable.events import HistoryEvent, TaskRef
 
@@ -147,8 +148,7 @@ def lock(ctx: OrchestrationContext, entities: tuple[EntityId[Any], ...]) -> Lock
     if not entities:
         raise ValueError("lock needs at least one entity")
     for entity in entities:
-        if not isinstance(entity, EntityId):
-            raise TypeError(f"lock takes entities by their ids, EntityId(Class, key), not {entity!r:.200}")
+        check_entity_id(entity)
     outer = _section.get()
     if outer is not None and outer.is_of(execution):
         raise CriticalSectionError(

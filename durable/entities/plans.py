@@ -24,10 +24,16 @@ class OperationPlan:
     result_annotation: Any
 
 
-def known_definition(app: App | None, entity: EntityId[Any]) -> EntityDefinition | None:
-    """Return what is known of an entity here: by the app, or by the class that its id was made with; None for nothing."""
+def check_entity_id(entity: EntityId[Any]) -> EntityId[Any]:
+    """Return what must be an entity's id. Raises TypeError for anything else."""
     if not isinstance(entity, EntityId):
         raise TypeError(f"an entity is meant by its id, EntityId(Class, key), not by {entity!r:.200}")
+    return entity
+
+
+def known_definition(app: App | None, entity: EntityId[Any]) -> EntityDefinition | None:
+    """Return what is known of an entity here: by the app, or by the class that its id was made with; None for nothing."""
+    check_entity_id(entity)
     known = entities_of(app).get(entity.name) if app is not None else None
     if known is not None or entity.entity_class is None:
         return known

@@ -162,6 +162,7 @@ class EntityProgram:
         self._operations = 0
         self._bytes = 0  # of inputs and results in this turn
         self._bytes_before = 0
+        self._stays_over_bytes = -1  # the length of the history in a turn that sends something to the entity itself
         execution.loop.refusal = _refusal
         execution.loop.host = _NoTimers(execution)
 
@@ -246,7 +247,8 @@ class EntityProgram:
             self._conclude(event, await self._perform(event))
 
     def _postpone(self, event: EntityOperationReceived, due: int) -> None:
-        """Send what came early, because it had to begin the entity, once more for later."""
+        """Send what came early, because it had to begin the entity, once more for later: for that the entity must stay."""
+        self._stays_over_bytes = self._execution.history_bytes
         task_id, entity = self._execution.new_task_id(), self._entity
         request = EntityOperationSignaled(task_id, entity.name, entity.key, event.operation, event.data, due=due)
         self._execution.emit(request)
@@ -411,7 +413,8 @@ class EntityProgram:
         is_idle = self._holder is None and not self._execution.mailbox.count
         if is_idle:
             self._withdrawn.clear()  # all requests that came before have been served
-        self._execution.is_dispensable = is_idle and self._state_digest is None
+        stays = self._execution.history_bytes == self._stays_over_bytes
+        self._execution.is_dispensable = is_idle and self._state_digest is None and not stays
 
     def _count(self, payload: bytes | None) -> None:
         """Count what this turn adds to the history: its record is not written yet."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from samples import (
+    bank_transfer,
     both_styles,
     child_orchestrations,
     fan_out_fan_in,
@@ -73,6 +74,13 @@ async def test_a_failed_child_does_not_end_the_others(store_url: str) -> None:
 
 async def test_an_attempt_goes_on_where_the_heartbeats_of_the_one_before_say(store_url: str) -> None:
     assert 2 <= await retries_and_heartbeats.main(store_url) <= 10
+
+
+async def test_the_bank_neither_makes_nor_loses_money(store_url: str) -> None:
+    accounts = await bank_transfer.main(store_url)
+    assert sorted(accounts) == ["Ada", "Bob", "Eve"]
+    assert sum(accounts.values()) == 300
+    assert min(accounts.values()) >= 0
 
 
 async def test_both_styles_give_the_same_result_and_ask_for_the_same(store_url: str) -> None:

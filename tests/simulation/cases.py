@@ -1000,9 +1000,11 @@ async def signaled_for_later(client: Client) -> None:
         await client.signal_entity(notes, "tell", "in a month", at=timedelta(days=30))
         await client.signal_entity(notes, "tell", "in a day", at=timedelta(days=1))
     await client.signal_entity(early, "tell", "now")
+    await client.signal_entity(EntityId(Notes, "alone"), "tell", "in two days", at=timedelta(days=2))
     await client.signal_entity(EntityId(Visit, "for a day"), "come", "and stays", at=timedelta(days=1))
     await client.signal_entity(EntityId(Visit, "for a day"), "go", at=timedelta(days=3))
     assert await texts_of(client, "early", 3, pause=timedelta(days=4)) == ["now", "in a day", "in a month"]
     assert await texts_of(client, "late", 2) == ["in a day", "in a month"]
+    assert await texts_of(client, "alone", 1) == ["in two days"]
     assert await texts_of(client, "guests", 1) == ["and stays"]
     await no_more_entities(client, "Visit")

@@ -56,9 +56,10 @@ def _of_event(event: ev.HistoryEvent) -> str:
         return f"task {event.task_id} has its result"
     if isinstance(event, ev.ActivityFailed | ev.SubOrchestrationFailed):
         return f"task {event.task_id} has failed with {event.details.error_type}: {event.details.message:.100}"
-    if isinstance(event, ev.EventRaised):
+    if type(event) is ev.EventRaised:
         return f"event '{event.name}' arrives"
     if type(event) in _ENDS:
         return f"it {_ENDS[type(event)]}"
-    task_id = getattr(event, "task_id", None)
-    return type(event).__name__ + ("" if task_id is None else f" of task {task_id}")
+    task_id, operation = getattr(event, "task_id", None), getattr(event, "operation", None)
+    words = [type(event).__name__, "" if operation is None else f" '{operation}'"]
+    return "".join([*words, "" if task_id is None else f" of task {task_id}"])

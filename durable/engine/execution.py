@@ -201,7 +201,7 @@ class Execution:
             goes_on=self.goes_on,
             custom_status=status,
             memos=memos,
-            is_dispensable=self.is_dispensable and self.outcome is None,
+            is_dispensable=self.is_dispensable and self.outcome is None and not self.mailbox.count,
             messages=messages,
             farewells=dict(self.farewells),
             activities=[event for event in scheduled if event.task_id in self.open_activities],

@@ -1,7 +1,7 @@
 """What the engine offers to features: nothing here is used by the core itself.
 
 Detached starts whose end arrives as an event, farewells, an attachment on an outcome, a kind beside the id, keyed memos,
-and a look at an outcome before its awaiter sees it.
+a look at an outcome before its awaiter sees it; and requests of a feature's own, with what they send and what answers them.
 """
 
 # mypy: disable-error-code="unused-awaitable"
@@ -9,7 +9,7 @@ and a look at an outcome before its awaiter sees it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -17,9 +17,12 @@ import pytest
 from durable import events as ev
 from durable import records
 from durable.context import OrchestrationContext
+from durable.engine import turn
 from durable.engine.calls import ActivityCall
-from durable.engine.turn import UNCHANGED, Outgoing, outcome_messages
-from durable.errors import FailureDetails
+from durable.engine.execution import Execution
+from durable.engine.tasks import Task
+from durable.engine.turn import UNCHANGED, Beginning, Outgoing, Sender, outcome_messages, register_messages
+from durable.errors import DivergenceError, FailureDetails
 from durable.events import ActivityOptions, InstanceKey
 from durable.payloads import decode, encode
 from tests.engine.harness import Play, parent_ref
@@ -192,6 +195,167 @@ def test_features_may_add_events_of_their_own() -> None:
     finally:
         del records._LAYOUTS[200]
     assert records.decode_record(data).events == [], "an informational event of a later version is skipped"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked(ev.Request):
+    task_id: int
+    whom: str
+
+    code: ClassVar[int] = 120
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return ("Asked", self.whom, self.task_id)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answered(ev.Answer):
+    task_id: int
+    text: str
+
+    code: ClassVar[int] = 121
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heard(ev.EventRaised):
+    loudness: int = 0
+
+    code: ClassVar[int] = 122
+
+
+class Asking:
+    """A feature's call: `Call` of the engine."""
+
+    def __init__(self, execution: Execution, whom: str) -> None:
+        self.task: Task[str] = Task(execution.loop, "asking")
+        self._execution = execution
+        self._whom = whom
+
+    def begin(self) -> None:
+        execution, task_id = self._execution, self._execution.new_task_id()
+        execution.open_request(execution.emit(Asked(task_id, self._whom)), self)
+        self.task.when_cancelled(lambda: execution.drop_request(task_id))
+
+    def settle(self, event: Answered) -> None:
+        self.task.succeed(event.text)
+
+
+@pytest.fixture
+def of_a_feature() -> Iterator[None]:
+    """Make the feature's events known, and say what its request sends."""
+
+    def messages_of(request: Asked, sender: Sender) -> Iterator[Outgoing]:
+        ref = ev.TaskRef(*sender.key, sender.run_id, sender.generation, request.task_id)
+        heard = Heard("question", None, loudness=request.task_id)
+        begins = Beginning("listener", heard)
+        yield Outgoing(InstanceKey(request.whom, "x"), heard, sender=ref, begins=begins, visible_at=7)
+
+    for event in (Asked, Answered, Heard):
+        records.register_event(event)
+    register_messages(Asked, messages_of)
+    yield
+    for event in (Asked, Answered, Heard):
+        del records._LAYOUTS[event.code]
+    del turn._messages_of[Asked]
+
+
+@pytest.mark.usefixtures("of_a_feature")
+def test_a_features_request_sends_what_the_feature_says(play: MakePlay) -> None:
+    async def main(ctx: Context) -> str:
+        ctx.execution.call(Asking(ctx.execution, "ada"))
+        return str(await ctx.execution.call(Asking(ctx.execution, "bob")))
+
+    one = play(main)
+    messages = one.start().messages
+    assert [(message.target, message.visible_at) for message in messages] == [
+        (InstanceKey("ada", "x"), 7),
+        (InstanceKey("bob", "x"), 7),
+    ]
+    assert [message.begins for message in messages] == [
+        Beginning("listener", Heard("question", None, loudness=number)) for number in range(2)
+    ]
+    one.turn(Answered(1, "yes"))
+    assert one.result == "yes"
+
+
+@pytest.mark.usefixtures("of_a_feature")
+def test_a_features_request_is_answered_once_or_given_up(play: MakePlay) -> None:
+    async def main(ctx: Context) -> str:
+        dropped = ctx.execution.call(Asking(ctx.execution, "ada"))
+        dropped.cancel()
+        found = await ctx.execution.call(Asking(ctx.execution, "bob"))
+        await ctx.wait_for_external_event("go")
+        return str(found)
+
+    one = play(main)
+    one.start()
+    turn = one.turn(Answered(0, "late"), Answered(1, "yes"), Answered(1, "no"), Answered(5, "whose"))
+    assert [(event, reason) for event, reason in turn.refused] == [
+        (answer, "the request has an answer already, or was given up")
+        for answer in (Answered(0, "late"), Answered(1, "no"), Answered(5, "whose"))
+    ]
+    one.raise_event("go")
+    assert one.result == "yes"
+
+
+@pytest.mark.usefixtures("of_a_feature")
+def test_while_suspended_an_answer_is_held_and_a_second_one_refused(play: MakePlay) -> None:
+    async def main(ctx: Context) -> str:
+        return str(await ctx.execution.call(Asking(ctx.execution, "bob")))
+
+    one = play(main)
+    one.start()
+    one.turn(ev.OrchestrationSuspended())
+    assert not one.turn(Answered(0, "yes")).refused
+    assert len(one.turn(Answered(0, "no")).refused) == 1
+    one.turn(ev.OrchestrationResumed())
+    assert one.result == "yes"
+
+
+@pytest.mark.usefixtures("of_a_feature")
+def test_a_features_events_wait_in_the_mailbox_like_any_other_and_over_generations(play: MakePlay) -> None:
+    async def main(ctx: Context, seen: list[int]) -> list[int]:
+        event = await ctx.execution.wait_for_event("question", lambda event: event)
+        seen = [*seen, event.loudness]
+        if len(seen) < 3:
+            ctx.continue_as_new(seen)
+        return seen
+
+    one = play(main, [])
+    one.start(Heard("question", None, loudness=5), Heard("question", None, loudness=6))
+    one.turn(Heard("question", None, loudness=7))
+    assert one.result == [5, 6, 7]
+
+
+def test_an_instance_may_say_that_nothing_would_be_lost_with_it(play: MakePlay) -> None:
+    async def main(ctx: Context) -> None:
+        ctx.execution.is_dispensable = True
+        await ctx.wait_for_external_event("one")
+        await ctx.wait_for_external_event("two")
+        await ctx.wait_for_external_event("end")
+
+    one = play(main)
+    assert one.start().is_dispensable
+    assert not one.raise_event("two").is_dispensable, "an event waits"
+    assert one.raise_event("one").is_dispensable
+    assert not one.raise_event("end").is_dispensable, "what has ended is no longer its to say"
+
+
+@pytest.mark.usefixtures("of_a_feature")
+def test_a_changed_request_of_a_feature_is_explained(play: MakePlay) -> None:
+    whom = ["ada"]
+
+    async def main(ctx: Context) -> str:
+        return str(await ctx.execution.call(Asking(ctx.execution, whom[0])))
+
+    one = play(main)
+    one.start()
+    whom[0] = "eve"
+    fresh = one.new_execution()
+    with pytest.raises(DivergenceError, match=r"recorded:  Asked\(task 0\)"):
+        fresh.feed(one.records[0])
+    whom[0] = "ada"
 
 
 def test_failure_details_travel_with_an_event(play: MakePlay) -> None:

@@ -310,13 +310,7 @@ class Turns:
     ) -> Prepared:
         now = max(turn.record.time, row.updated_at)
         state = dataclasses.replace(live.state.unhindered(), farewells=dict(turn.farewells))
-        changes: dict[str, Any] = {}
-        if not isinstance(turn.custom_status, Unchanged):
-            changes["custom_status"] = turn.custom_status
-        if row.stall_reason is not None:
-            changes["stall_reason"] = None
-        if row.version is None:
-            changes.update(_settled_version(turn.record))
+        changes = _changes_of(row, turn)
         appends, chain = self.steps.append(row, turn.record)
         prepared.record_bytes = len(appends[0][1].data)
         generation, records = row.generation, row.records + len(appends)
@@ -554,6 +548,18 @@ def _has_begun(live: LiveInstance, row: InstanceRow) -> bool:
         return False
     execution = live.execution
     return execution is None or execution.started is not None or execution.held_count > 0
+
+
+def _changes_of(row: InstanceRow, turn: Turn) -> dict[str, Any]:
+    """Return the columns that a turn changes whether or not the generation goes on."""
+    changes: dict[str, Any] = {}
+    if not isinstance(turn.custom_status, Unchanged):
+        changes["custom_status"] = turn.custom_status
+    if row.stall_reason is not None:
+        changes["stall_reason"] = None
+    if row.version is None:
+        changes.update(_settled_version(turn.record))
+    return changes
 
 
 def _settled_version(record: Record) -> dict[str, str | None]:

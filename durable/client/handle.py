@@ -11,6 +11,7 @@ from durable.client.blocking import BlockingFace
 from durable.client.connection import Connection
 from durable.client.faces import face_of
 from durable.client.purging import purge_targets, purged
+from durable.client.restarting import restart
 from durable.client.starting import encode_event
 from durable.client.states import dropped_of, failure_of, open_activities, state_of
 from durable.client.times import Timeout, seconds_of
@@ -214,6 +215,19 @@ class Handle(Generic[T_co]):
 
     async def _steer(self, event: HistoryEvent) -> None:
         await self._connection.send(self._key, [event], run_id=self._run_id, priority=Priority.CONTROL)
+
+    # ---- beginning again
+
+    async def restart(self, *, new_id: str | None = None, version: str | None = None) -> Handle[T_co]:
+        """Start the orchestration once more, with the same input and tags; return a handle that is bound to the new run.
+
+        Under its own id, where it must have ended, or under `new_id`, whether it has or not. After continue-as-new the
+        input is that of the last generation. It runs in the newest version, or in `version`, and has no parent. Raises
+        InstanceRunningError, InstanceAlreadyExistsError for a `new_id` that is in use, InstanceNotFoundError.
+        """
+        connection = self._connection
+        key, run_id = await restart(connection, await self._row(), new_id, version)
+        return Handle(connection, key, run_id, result_annotation=self._annotation, is_fresh=True)
 
     # ---- removing
 

@@ -84,6 +84,12 @@ class Answer(Arrival):
     late: ClassVar[str] = "the request has an answer already, or was given up"
 
 
+class Remark(HistoryEvent):
+    """What is only noted, for whoever reads the history: no code runs at it, and a replay passes over it."""
+
+    __slots__ = ()
+
+
 class Request(HistoryEvent):
     """What the orchestrator asked for."""
 
@@ -338,7 +344,10 @@ class EventSent(Request):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OrchestrationStarted(Arrival):
-    """A generation began. `seed` is what its ids and random numbers derive from; `python` the minor version that ran it."""
+    """A generation began. `seed` is what its ids and random numbers derive from; `python` the minor version that ran it.
+
+    `writer`: who has written what comes first, where that was taken over (see OrchestrationRewound).
+    """
 
     name: str
     version: str | None
@@ -350,6 +359,7 @@ class OrchestrationStarted(Arrival):
     scheduled_for: int = 0
     end_event: str | None = None
     depth: int = 0
+    writer: TaskRef | None = None
 
     code: ClassVar[int] = 14
     payload_field: ClassVar[str | None] = "input"
@@ -434,6 +444,37 @@ class OrchestrationContinuedAsNew(Request):
 
     code: ClassVar[int] = 22
     payload_field: ClassVar[str | None] = "input"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OrchestrationRewound(Arrival):
+    """The run goes on: what precedes is what its generation `source` had done, without what had failed.
+
+    What follows is this generation's own (`writer`), and derives from another `seed`.
+    """
+
+    reason: str = ""
+    seed: str = ""
+    source: int = 0
+    writer: TaskRef | None = None
+
+    code: ClassVar[int] = 40
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OrchestrationForked(Arrival):
+    """A run of its own goes on here from the first `at` events of another run's history, `source`: they precede.
+
+    What follows is this run's own (`writer`), and derives from another `seed`. `past`: those records, on their way.
+    """
+
+    at: int
+    seed: str
+    source: TaskRef
+    writer: TaskRef | None = None
+    past: bytes | None = None
+
+    code: ClassVar[int] = 41
 
 
 OUTCOMES = (

@@ -11,12 +11,23 @@ class Seeds:
 
     def __init__(self, seed: str, generation: int) -> None:
         self._prefix = f"{seed}\0{generation}"
+        self._former: list[tuple[int, str]] = []  # prefixes, each with the first position that it is not for
         self._streams: dict[str, random.Random] = {}
         self._uuids = 0
 
-    def derive(self, *parts: object) -> bytes:
-        """Return 16 bytes for these parts."""
-        text = "\0".join((self._prefix, *map(str, parts)))
+    def renew(self, seed: str, position: int) -> None:
+        """Derive from another seed from now on, but for what belongs to a request before `position`."""
+        self._former.append((position, self._prefix))
+        self._prefix = f"{seed}\0renewed"
+        self._streams.clear()
+        self._uuids = 0
+
+    def derive(self, *parts: object, position: int | None = None) -> bytes:
+        """Return 16 bytes for these parts; `position`: that of the request that they belong to, if to any."""
+        prefix = self._prefix
+        if position is not None:
+            prefix = next((former for first, former in self._former if position < first), prefix)
+        text = "\0".join((prefix, *map(str, parts)))
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def next_uuid(self) -> bytes:

@@ -14,9 +14,9 @@ from typing import Final, TypeAlias, TypedDict
 
 from durable.app import DEFAULT_QUEUE, check_name
 from durable.engine.calls import MICROSECOND
-from durable.engine.timers import DUE_MAX
 from durable.events import ActivityOptions
 from durable.retry import RetryPolicy
+from durable.timers import DUE_MAX
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

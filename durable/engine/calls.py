@@ -57,6 +57,48 @@ class Call(Protocol):
         ...
 
 
+class Attempts:
+    """The attempts of one call, and what its policy says of a further one.
+
+    A call that was open where the run goes on after its end may have as many once more, from the one that is open.
+    """
+
+    def __init__(self, execution: Execution, policy: RetryPolicy | None) -> None:
+        self.began_us = execution.time_us
+        self._execution = execution
+        self._policy = policy
+        self._number = 0
+        self._former = 0  # those that count no more
+        self._renewals = execution.renewals
+
+    def begin(self) -> int:
+        """Return the number of the attempt that begins now, from 1."""
+        self._number += 1
+        return self._number
+
+    def next_wait(self, details: FailureDetails, task: Task[Any]) -> timedelta | None:
+        """Ask the policy how long to wait for the next attempt; what its own `handle` raises becomes the call's failure."""
+        execution = self._execution
+        if self._renewals != execution.renewals:
+            self._renewals, self._former, self.began_us = execution.renewals, self._number - 1, execution.renewed_us
+        elapsed = timedelta(microseconds=execution.time_us - self.began_us)
+        count = self._number - self._former
+        try:
+            return next_wait(self._policy, details, count, elapsed, execution.seeds.stream("jitter"))
+        except StopIteration as error:  # no future takes one: as a generator would
+            stopped = RuntimeError("handle of a RetryPolicy raised StopIteration: " + str(error))
+            stopped.__cause__ = error
+            task.fail(stopped)
+        except Exception as error:  # noqa: BLE001 (user code in the policy)
+            task.fail(error)
+        return None
+
+    def failed(self, name: str, details: FailureDetails, wait: timedelta | None) -> FailedAttempt:
+        """Return what the log tells of the attempt that has just failed."""
+        attempts_max = self._policy.max_number_of_attempts if self._policy else 1
+        return FailedAttempt(name, self._number - self._former, attempts_max, details, wait)
+
+
 class ActivityCall:
     """One call of an activity.
 
@@ -84,13 +126,11 @@ class ActivityCall:
         self._plain = plain
         self._options = options
         self._decode = decode
-        self._policy = policy
+        self._attempts = Attempts(execution, policy)
         self._total_timeout_us = total_timeout_us
         self._tags = tags
         self._observe = observe
-        self._attempt = 0
         self._call_id = -1
-        self._began_us = execution.time_us
         self._current: int | None = None  # the open attempt's task id, or the retry timer's
         self._timer: int | None = None
         self._total_timer: int | None = None
@@ -102,7 +142,7 @@ class ActivityCall:
         self.task.task_id = self._call_id
         self.task.when_cancelled(self._give_up)
         if self._total_timeout_us is not None:
-            due = self._began_us + self._total_timeout_us
+            due = self._attempts.began_us + self._total_timeout_us
             self._total_timer = self._execution.set_timer(due, TimerPurpose.TOTAL, self._out_of_time)
 
     def _schedule(self) -> None:
@@ -110,9 +150,9 @@ class ActivityCall:
         if execution.is_over:
             return
         self._timer = None
-        self._attempt += 1
+        attempt = self._attempts.begin()
         task_id = execution.new_task_id()
-        if self._attempt == 1:
+        if attempt == 1:
             self._call_id = task_id
         payload, digest = execution.value(self._plain)
         request = ev.ActivityScheduled(
@@ -121,7 +161,7 @@ class ActivityCall:
             self._version,
             payload,
             digest,
-            self._attempt,
+            attempt,
             self._call_id,
             self._options,
             self._tags,
@@ -136,10 +176,8 @@ class ActivityCall:
         self._current = None
         if isinstance(event, ev.ActivityFailed):
             self._last_heartbeat = event.last_heartbeat or self._last_heartbeat
-            wait = _next_wait(self._execution, self._policy, event.details, self._attempt, self._began_us, self.task)
-            attempts_max = self._policy.max_number_of_attempts if self._policy else 1
-            failed = FailedAttempt(self._name, self._attempt, attempts_max, event.details, wait)
-            self._execution.failed_attempts.append(failed)
+            wait = self._attempts.next_wait(event.details, self.task)
+            self._execution.failed_attempts.append(self._attempts.failed(self._name, event.details, wait))
             if self.task.done():
                 return self._finish()
             if wait is not None:
@@ -201,10 +239,8 @@ class ChildCall:
         self._name = name
         self._make = make
         self._decode = decode
-        self._policy = policy
+        self._attempts = Attempts(execution, policy)
         self._observe = observe
-        self._attempt = 0
-        self._began_us = execution.time_us
         self._current: int | None = None
         self._timer: int | None = None
 
@@ -219,17 +255,17 @@ class ChildCall:
         if execution.is_over:
             return
         self._timer = None
-        self._attempt += 1
+        attempt = self._attempts.begin()
         task_id = execution.new_task_id()
         self._current = task_id
-        execution.open_request(execution.emit(self._make(self._attempt, task_id)), self)
+        execution.open_request(execution.emit(self._make(attempt, task_id)), self)
 
     def settle(self, event: HistoryEvent) -> None:
         """Take a child's outcome: the result, another attempt, or the failure."""
         self._current = None
         is_refused = isinstance(event, ev.SubOrchestrationFailed) and event.is_refused
         if isinstance(event, ev.SubOrchestrationFailed) and not is_refused:
-            wait = _next_wait(self._execution, self._policy, event.details, self._attempt, self._began_us, self.task)
+            wait = self._attempts.next_wait(event.details, self.task)
             if self.task.done():
                 return
             if wait is not None:
@@ -253,24 +289,3 @@ class ChildCall:
             self._execution.drop_child(self._current)
         if self._timer is not None:
             self._execution.drop_timer(self._timer)
-
-
-def _next_wait(
-    execution: Execution,
-    policy: RetryPolicy | None,
-    details: FailureDetails,
-    attempt: int,
-    began_us: int,
-    task: Task[Any],
-) -> timedelta | None:
-    """Ask the policy; what its own `handle` raises becomes the call's failure."""
-    elapsed = timedelta(microseconds=execution.time_us - began_us)
-    try:
-        return next_wait(policy, details, attempt, elapsed, execution.seeds.stream("jitter"))
-    except StopIteration as error:  # no future takes one: as a generator would
-        stopped = RuntimeError("handle of a RetryPolicy raised StopIteration: " + str(error))
-        stopped.__cause__ = error
-        task.fail(stopped)
-    except Exception as error:  # noqa: BLE001 (user code in the policy)
-        task.fail(error)
-    return None

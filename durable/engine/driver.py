@@ -1,13 +1,22 @@
-"""One driver for both styles: a generator orchestrator is run by a coroutine that awaits what it yields."""
+"""One driver for both styles: a generator orchestrator is run by a coroutine that awaits what it yields.
+
+Also what the end of that coroutine means.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
 from types import GeneratorType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from durable import events as ev
+from durable.engine.loop import GenerationEnded
 from durable.engine.tasks import Task
+from durable.errors import StoredValueError
+
+if TYPE_CHECKING:
+    from durable.engine.execution import Execution
 
 
 class TurnInterrupted(BaseException):
@@ -50,3 +59,24 @@ def _not_a_task(awaited: object, generator: Generator[Any, Any, Any]) -> TypeErr
     is_several = isinstance(awaited, list | tuple)
     hint = "when_all([...]) waits for several" if is_several else "yield what ctx.call_activity and the like return"
     return TypeError(f"{place}: an orchestrator yielded {awaited!r:.200}, which is not a durable task; {hint}")
+
+
+def outcome_of(main: asyncio.Task[Any], execution: Execution) -> Any:
+    """Return the request by which an orchestration ends whose code has ended."""
+    ports = execution.ports
+    if main.cancelled():
+        if execution.cancel_reason is not None:
+            return ev.OrchestrationCancelled(execution.cancel_reason)
+        return ev.OrchestrationFailed(ports.describe(asyncio.CancelledError("nobody asked for it")))
+    error = main.exception()
+    if error is None:
+        try:
+            plain = ports.encode_result(main.result())
+            return ev.OrchestrationCompleted(*execution.value(plain))
+        except Exception as refused:  # noqa: BLE001 (a result that cannot be stored is the orchestration's failure)
+            error = refused
+    if isinstance(error, GenerationEnded | TurnInterrupted):
+        raise error
+    if isinstance(error, StoredValueError):
+        execution.fail_turn(error)
+    return ev.OrchestrationFailed(ports.describe(error))

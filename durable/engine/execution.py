@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -25,24 +26,24 @@ from durable import events as ev
 from durable.carried import CARRIED_MAX
 from durable.engine.calls import Call, TimerPurpose
 from durable.engine.divergence import explain, same_values
-from durable.engine.driver import TurnInterrupted, run_program
+from durable.engine.driver import TurnInterrupted, outcome_of, run_program
 from durable.engine.loop import DurableLoop, GenerationEnded, as_running, user_place
 from durable.engine.mailbox import DecodeEvent, Mailbox
 from durable.engine.ports import Ports, Program
+from durable.engine.refusals import refusal
 from durable.engine.requests import Requests
 from durable.engine.tasks import Task
-from durable.engine.timers import DUE_MAX, Timers
-from durable.engine.turn import UNCHANGED, Outgoing, Sender, Turn, Unchanged, opening_record, outgoing_messages
+from durable.engine.turn import UNCHANGED, Turn, Unchanged
 from durable.errors import DivergenceError, DurableError, StoredValueError, TurnBudgetExceededError
-from durable.events import HistoryEvent, InstanceKey
+from durable.events import HistoryEvent, InstanceKey, TaskRef
+from durable.outgoing import Outgoing, Sender, outgoing_messages
+from durable.prefixes import TIMEOUTS, opening_record
 from durable.records import Record
 from durable.retry import FailedAttempt
 from durable.seeds import Seeds
+from durable.timers import DUE_MAX, Timer, Timers
 
 E = TypeVar("E", bound=HistoryEvent)
-
-EVENTS_BUFFERED_MAX = 100_000
-"""Events that wait unconsumed in one instance; a further one is refused and listed as dropped."""
 
 
 class Execution:
@@ -53,6 +54,7 @@ class Execution:
         self.run_id = run_id
         self.generation = generation
         self.ports = ports
+        self.writer = TaskRef(*key, run_id, generation, 0)  # as whom the code acts: of a prefix, who has written that
         self.started: ev.OrchestrationStarted | None = None
         self.outcome: HistoryEvent | None = None
         self.time_us = 0
@@ -60,9 +62,12 @@ class Execution:
         self.is_suspended = False
         self.history_bytes = 0
         self.interruption: str | None = None
-        self._requests = Requests()
-        self.open_activities = self._requests.activities
-        self.open_children = self._requests.children
+        self.renewals = 0  # how often the run went on after its end, and when it last did
+        self.renewed_us = 0
+        self._inherited: list[tuple[TaskRef, int]] = []
+        self.requests = Requests()
+        self.open_activities = self.requests.activities
+        self.open_children = self.requests.children
         self.failed_attempts: list[FailedAttempt] = []
         self.farewells: dict[str, Outgoing] = {}
         self.attachment: bytes | None = None
@@ -75,9 +80,9 @@ class Execution:
         self._program = program
         self._main: asyncio.Task[Any] | None = None
         self._failure: BaseException | None = None
-        self._timers = Timers()
+        self.timers = Timers()
         self.mailbox = Mailbox()
-        self._held: deque[HistoryEvent] = deque()
+        self.held: deque[HistoryEvent] = deque()
         self._opening: Sequence[HistoryEvent] = ()
         self._events: list[HistoryEvent] = []
         self._cursor = 0
@@ -118,7 +123,7 @@ class Execution:
 
         Raises DivergenceError or TurnBudgetExceededError; the execution is then of no further use.
         """
-        dues = [self._timers.due_of(arrival.task_id) for arrival in arrivals if isinstance(arrival, ev.TimerFired)]
+        dues = [self.timers.due_of(arrival.task_id) for arrival in arrivals if isinstance(arrival, ev.TimerFired)]
         self.time_us = max(self.time_us, now, *dues)
         self._events = []
         refused: list[tuple[HistoryEvent, str]] = []
@@ -131,7 +136,7 @@ class Execution:
                 if self.outcome is not None:
                     break
                 applied += 1
-                reason = self._refusal(arrival)
+                reason = refusal(self, arrival)
                 if reason is not None:
                     refused.append((arrival, reason))
                 elif isinstance(arrival, ev.EventRaised) and self.mailbox.carried.holds(arrival.name):
@@ -184,10 +189,10 @@ class Execution:
         memos, self._memos = self._memos, []
         failed = self.failed_attempts
         self._finish_record(len(self._events), 0)
-        opening = opening_record(self.outcome, self.started, self._held, self.time_us)
+        opening = opening_record(self.outcome, self.started, self.held, self.time_us)
         if isinstance(self.outcome, ev.OrchestrationContinuedAsNew) and self.outcome.carry_over_events:
             self.mailbox.leave(self._held_events())
-            self._held.clear()
+            self.held.clear()
         return Turn(
             record=record,
             refused=refused,
@@ -221,16 +226,16 @@ class Execution:
 
     def undelivered(self) -> list[HistoryEvent]:
         """Return what found nobody: the buffered events, and a cancel that is still held."""
-        return [*self.buffered_events(), *(e for e in self._held if isinstance(e, ev.OrchestrationCancelRequested))]
+        return [*self.buffered_events(), *(e for e in self.held if isinstance(e, ev.OrchestrationCancelRequested))]
 
     def _held_events(self) -> list[ev.EventRaised]:
-        return [event for event in self._held if isinstance(event, ev.EventRaised)]
+        return [event for event in self.held if isinstance(event, ev.EventRaised)]
 
     # ---- arrivals
 
     def _take_carried(self) -> None:
         """Let events that were left arrive, as long as somebody waits for them."""
-        while self._carried_left and self.outcome is None and not (self.is_suspended or self._held):
+        while self._carried_left and self.outcome is None and not (self.is_suspended or self.held):
             if not self.mailbox.carried.has_wanted(self.mailbox.is_awaited):
                 return
             self._carried_left -= 1
@@ -243,50 +248,32 @@ class Execution:
         for index, arrival in enumerate(opening):
             self._apply(arrival)
             if self.outcome is not None:  # the rest is for the next generation, not for who still waits in this one
-                self._held.extend(opening[index + 1 :])
+                self.held.extend(opening[index + 1 :])
                 return
-
-    def _refusal(self, event: HistoryEvent) -> str | None:
-        """Say why an arrival is refused; None if it answers something open."""
-        if isinstance(event, ev.Answer):
-            return None if self._requests.is_open(event) else event.late
-        if isinstance(event, ev.TimerFired):
-            return None if self._timers.is_waiting(event.task_id) else "the timer was cancelled or has fired"
-        if isinstance(event, ev.OrchestrationStarted):
-            return None if self.started is None else "the orchestration has started already"
-        if isinstance(event, ev.OrchestrationCancelRequested):
-            is_first = self.cancel_reason is None and not any(isinstance(held, type(event)) for held in self._held)
-            return None if is_first else "the orchestration was asked to cancel already"
-        if isinstance(event, ev.OrchestrationSuspended):
-            return "the orchestration is suspended already" if self.is_suspended else None
-        if isinstance(event, ev.OrchestrationResumed):
-            return None if self.is_suspended or self._held else "the orchestration is not suspended"
-        if isinstance(event, ev.EventRaised) and self.mailbox.count + len(self._held) >= EVENTS_BUFFERED_MAX:
-            is_awaited = not self.is_suspended and self.mailbox.is_awaited(event.name)
-            return None if is_awaited else f"{EVENTS_BUFFERED_MAX:,} events wait already"
-        return None
 
     def _apply(self, event: HistoryEvent) -> None:
         """Take an arrival in: settle what is open, then hand it to the code, or hold it while suspended."""
         if isinstance(event, ev.Answer):
-            self._requests.close(event)
+            self.requests.close(event)
         elif isinstance(event, ev.OrchestrationSuspended):
             self.is_suspended = True
             return
         elif isinstance(event, ev.OrchestrationResumed):
             self.is_suspended = False
-            for _ in range(len(self._held) if event.at_most is None else min(event.at_most, len(self._held))):
-                self._deliver(self._held.popleft())
+            for _ in range(len(self.held) if event.at_most is None else min(event.at_most, len(self.held))):
+                self._deliver(self.held.popleft())
                 if self.outcome is not None:
                     return
             return
         elif isinstance(event, ev.OrchestrationTerminated):
             self.outcome = event  # written by the owner, alone: no code ran
             return
-        if self.is_suspended or self._held:
-            self._held.append(event)
+        elif isinstance(event, ev.OrchestrationRewound | ev.OrchestrationForked):
+            self._inherited.append((self.writer, self._next_task_id))
+        if self.is_suspended or self.held:
+            self.held.append(event)
             if isinstance(event, ev.TimerFired):
-                self._timers.hold(event.task_id)
+                self.timers.hold(event.task_id)
         else:
             self._deliver(event)
 
@@ -302,25 +289,41 @@ class Execution:
             self._end(ev.OrchestrationFailed(self.ports.describe(error)))
         main = self._main
         if self._failure is None and self.outcome is None and main is not None and main.done():
-            self._end(self._outcome_of(main))
+            self._end(outcome_of(main, self))
         if self._failure is not None or self.interruption is not None:
             raise GenerationEnded
 
     def _deliver_started(self, event: ev.OrchestrationStarted) -> None:
         self.started = event
-        self.seeds = Seeds(event.seed, self.generation)
+        self.writer = event.writer or self.writer
+        self.seeds = Seeds(event.seed, self.writer.generation)
         self.loop.number_from(int.from_bytes(self.seeds.derive("hash")[:6], "big") << 12)
         if self.cancel_reason is None:
             main = self._run_main()
             self._main = self.loop.create_task(main, context=self.loop.context)
 
+    def _deliver_renewal(self, event: ev.OrchestrationRewound | ev.OrchestrationForked) -> None:
+        """Go on after what was taken over: with ids of one's own, and with attempts and timeouts that begin anew."""
+        self.writer = event.writer or self.writer
+        if self.started is None:  # nothing was taken over
+            return
+        self.started = dataclasses.replace(self.started, seed=event.seed)
+        self.seeds.renew(event.seed, self._next_task_id)
+        self.renewals += 1
+        self.renewed_us = self.time_us
+        for task_id, timer in self.timers.timeouts():
+            self.emit(ev.TimerCancelled(task_id))
+            self.timers.remove(task_id)
+            due = self.time_us + (timer.span or 0)
+            self.timers.renew(task_id, self.set_timer(due, TimerPurpose(timer.purpose), timer.fire))
+
     def _deliver_outcome(self, event: Any) -> None:
-        call = self._requests.take_call(event.task_id)
+        call = self.requests.take_call(event.task_id)
         if call is not None:
             call.settle(event)
 
     def _deliver_timer(self, event: ev.TimerFired) -> None:
-        fire = self._timers.remove(event.task_id)
+        fire = self.timers.remove(event.task_id)
         if fire is not None:
             fire()
 
@@ -336,6 +339,8 @@ class Execution:
 
     _deliveries: ClassVar[Mapping[type[HistoryEvent], Callable[[Execution, Any], None]]] = {
         ev.OrchestrationStarted: _deliver_started,
+        ev.OrchestrationRewound: _deliver_renewal,
+        ev.OrchestrationForked: _deliver_renewal,
         ev.ActivityCompleted: _deliver_outcome,
         ev.ActivityFailed: _deliver_outcome,
         ev.SubOrchestrationCompleted: _deliver_outcome,
@@ -353,33 +358,15 @@ class Execution:
         finally:
             self.loop.stop()
 
-    def _outcome_of(self, main: asyncio.Task[Any]) -> Any:
-        if main.cancelled():
-            if self.cancel_reason is not None:
-                return ev.OrchestrationCancelled(self.cancel_reason)
-            return ev.OrchestrationFailed(self.ports.describe(asyncio.CancelledError("nobody asked for it")))
-        error = main.exception()
-        if error is None:
-            try:
-                plain = self.ports.encode_result(main.result())
-                return ev.OrchestrationCompleted(*self.value(plain))
-            except Exception as refused:  # noqa: BLE001 (a result that cannot be stored is the orchestration's failure)
-                error = refused
-        if isinstance(error, GenerationEnded | TurnInterrupted):
-            raise error
-        if isinstance(error, StoredValueError):
-            self.fail_turn(error)
-        return ev.OrchestrationFailed(self.ports.describe(error))
-
     def _end(self, outcome: HistoryEvent) -> None:
-        for task_id in sorted([*self.open_activities, *self._timers]):
+        for task_id in sorted([*self.open_activities, *self.timers]):
             kind: Any = ev.ActivityCancelled if task_id in self.open_activities else ev.TimerCancelled
             self.emit(kind(task_id))
         if isinstance(outcome, ev.OrchestrationCancelled):  # a cancel is passed on; after any other end children run on
             for task_id in list(self.open_children):
                 self.drop_child(task_id)
         self.open_activities.clear()
-        self._timers.clear()
+        self.timers.clear()
         self.outcome = self.emit(outcome)
         self.loop.stop()
 
@@ -453,23 +440,23 @@ class Execution:
 
     def open_request(self, request: HistoryEvent, call: Call) -> None:
         """Note an attempt, a child or a feature's request as open: `call` gets its answer."""
-        self._requests.open(request, call)
+        self.requests.open(request, call)
 
     def drop_request(self, task_id: int) -> None:
         """Give a feature's request up: its answer is refused. Nothing is recorded; what tells the other side is."""
-        self._requests.take_call(task_id)
-        self._requests.others.pop(task_id, None)
+        self.requests.take_call(task_id)
+        self.requests.others.pop(task_id, None)
 
     def drop_activity(self, task_id: int) -> None:
         """Give a scheduled attempt up."""
-        self._requests.take_call(task_id)
+        self.requests.take_call(task_id)
         if task_id in self.open_activities and not self.is_over:
             self.emit(ev.ActivityCancelled(task_id))
             del self.open_activities[task_id]
 
     def drop_child(self, task_id: int) -> None:
         """Give a child up: it is cancelled."""
-        self._requests.take_call(task_id)
+        self.requests.take_call(task_id)
         child = self.open_children.get(task_id)
         if child is not None and not self.is_over:
             self.emit(ev.SubOrchestrationCancelled(task_id, child.instance_id, child.run_id, child.kind))
@@ -483,15 +470,17 @@ class Execution:
         task_id = self.new_task_id()
         line = "" if self.is_replaying else user_place()
         request = self.emit(ev.TimerCreated(task_id, due, purpose.value, line))
-        self._timers.add(task_id, request.due, fire)
+        span = request.due - self.time_us if purpose.value in TIMEOUTS else None
+        self.timers.add(task_id, Timer(request.due, fire, purpose.value, span))
         return task_id
 
     def drop_timer(self, task_id: int) -> None:
         """Give a timer up, unless it has fired."""
+        task_id = self.timers.latest(task_id)
         if not self.is_over:
-            if self._timers.is_waiting(task_id):  # one that fired while suspended has its outcome on record
+            if self.timers.is_waiting(task_id):  # one that fired while suspended has its outcome on record
                 self.emit(ev.TimerCancelled(task_id))
-            self._timers.remove(task_id)
+            self.timers.remove(task_id)
 
     def create_loop_timer(self, due: int, fire: Callable[[], None]) -> int:
         """For the loop: a timer that asyncio asked for."""
@@ -566,19 +555,14 @@ class Execution:
     @property
     def next_due(self) -> int | None:
         """When the earliest open timer is due."""
-        return self._timers.next_due
+        return self.timers.next_due
 
     @property
     def goes_on(self) -> bool:
         """True when another turn would have something to do, though nothing arrives."""
         if self.is_suspended or self.outcome is not None:
             return False
-        return bool(self._held) or self.mailbox.carried.has_wanted(self.mailbox.is_awaited)
-
-    @property
-    def held_count(self) -> int:
-        """How many arrivals are held."""
-        return len(self._held)
+        return bool(self.held) or self.mailbox.carried.has_wanted(self.mailbox.is_awaited)
 
     @property
     def has_opening(self) -> bool:
@@ -587,7 +571,7 @@ class Execution:
 
     def due_timers(self, now: int, limit: int = 1 << 62) -> list[ev.TimerFired]:
         """Return arrivals for the timers that are due, by due time and then position, at most `limit`."""
-        return [ev.TimerFired(task_id) for task_id in self._timers.due(now, limit)]
+        return [ev.TimerFired(task_id) for task_id in self.timers.due(now, limit)]
 
     @property
     def history_length(self) -> int:
@@ -595,5 +579,13 @@ class Execution:
         return self._events_before + (self._cursor if self.is_replaying else len(self._events))
 
     def derived_id(self, *parts: object) -> str:
-        """Return 32 hexadecimal digits that are the same on every replay, and nowhere else."""
-        return self.seeds.derive(*parts).hex()
+        """Return 32 hexadecimal digits, the same on every replay and nowhere else; parts of a request end with its position."""
+        position = parts[-1] if isinstance(parts[-1], int) else None
+        return self.seeds.derive(*parts, position=position).hex()
+
+    def has_inherited(self, generation: int, task_id: int) -> bool:
+        """Tell whether a request is the one that an older generation of this run has made, and this one has taken over."""
+        return any(
+            (writer.run_id, writer.generation) == (self.run_id, generation) and task_id < first
+            for writer, first in self._inherited
+        )

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
 from durable import events as ev
-from durable.engine.turn import Beginning, Outgoing, Sender, register_messages
 from durable.entities.ids import EntityId
 from durable.errors import FailureDetails
 from durable.events import Payload, TaskRef
+from durable.outgoing import Beginning, Outgoing, Sender, register_messages
 from durable.records import register_event
 
 OPERATIONS: Final = "operation"

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import msgpack
 
 from durable.engine.execution import Execution
-from durable.engine.turn import Outgoing
 from durable.events import ActivityScheduled, HistoryEvent, InstanceKey
+from durable.outgoing import Outgoing
 from durable.provider import InstanceRow, Priority, StoredMessage, TaskAddress
 from durable.records import decode_event, encode_event, require, unpack
 from durable.worker.queued import QueuedAttempts

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from durable import events as ev
 from durable.engine.execution import Execution
-from durable.engine.turn import Outgoing, outgoing_messages
 from durable.errors import HistoryDamagedError, StoreError
 from durable.messages import heartbeat_key
+from durable.outgoing import Outgoing, outgoing_messages
 from durable.provider import InstanceFilter, InstanceRow, Provider, RecordRow, Status
 from durable.records import decode_record, first_checksum, next_checksum
 from durable.worker.carrying import read_carried

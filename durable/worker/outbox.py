@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 
 from durable import events as ev
-from durable.engine.turn import Outgoing, Sender
 from durable.errors import FailureDetails, InstanceAlreadyExistsError, qualified_name
 from durable.events import InstanceKey, TaskRef
 from durable.messages import beginning_message, dropped_memo, encode_arrivals, new_row
+from durable.outgoing import Outgoing, Sender
 from durable.provider import Expects, InstanceRow, Memo, Message, Priority, StoredMessage, partition_of
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from durable.engine.timers import DUE_MAX
 from durable.events import InstanceKey
 from durable.provider import InstanceRow
+from durable.timers import DUE_MAX
 from durable.worker.backlog import Backlog
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance

@@ -13,12 +13,12 @@ from typing import Any
 
 from durable import events as ev
 from durable.engine.execution import Execution
-from durable.engine.timers import DUE_MAX
-from durable.engine.turn import Turn, outcome_messages
+from durable.engine.turn import Turn
 from durable.errors import DurableError, FailureDetails, TurnBudgetExceededError, UnknownNameError
 from durable.events import HistoryEvent
 from durable.failures import TEXT_BYTES_MAX, encode_details
 from durable.messages import dropped_memos, encode_arrivals
+from durable.outgoing import outcome_messages
 from durable.provider import (
     ActivityRow,
     InstanceRow,
@@ -32,6 +32,7 @@ from durable.provider import (
     StoredMessage,
 )
 from durable.records import Record, encode_record, first_checksum, next_checksum
+from durable.timers import DUE_MAX
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.outbox import begin_again, sender_of, to_message

@@ -18,7 +18,7 @@ from durable.app import App
 from durable.carried import CarriedChange
 from durable.engine.driver import TurnInterrupted
 from durable.engine.execution import Execution
-from durable.engine.turn import Outgoing, Turn, Unchanged, outcome_messages
+from durable.engine.turn import Turn, Unchanged
 from durable.errors import (
     DivergenceError,
     DurableError,
@@ -30,6 +30,7 @@ from durable.errors import (
 from durable.events import HistoryEvent
 from durable.messages import encode_activity
 from durable.orchestrations import Runnable, Runner, kind_of
+from durable.outgoing import Outgoing, outcome_messages
 from durable.payloads import Sealer
 from durable.provider import (
     ActivityRow,
@@ -270,7 +271,7 @@ class Turns:
         due = execution.due_timers(now, ARRIVALS_MAX)
         live.wants_turn = live.wants_turn or len(due) == ARRIVALS_MAX
         opens = execution.has_opening
-        if execution.held_count and not execution.is_suspended:
+        if execution.held and not execution.is_suspended:
             arrivals = [ev.OrchestrationResumed(at_most=ARRIVALS_MAX), *arrivals]
         if not (arrivals or due or opens or execution.goes_on):
             parked_until = self._due_later(live, row)
@@ -299,7 +300,7 @@ class Turns:
             if isinstance(event, ev.OrchestrationStarted):
                 definition = self._definition_of(row, row.version)
                 fitted.append(dataclasses.replace(event, version=definition.exact_version, python=PYTHON))
-            elif isinstance(event, ev.OrchestrationResumed) and execution.held_count > ARRIVALS_MAX:
+            elif isinstance(event, ev.OrchestrationResumed) and len(execution.held) > ARRIVALS_MAX:
                 fitted.append(dataclasses.replace(event, at_most=ARRIVALS_MAX))
             else:
                 fitted.append(event)

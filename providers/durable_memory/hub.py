@@ -53,7 +53,7 @@ from durable.provider import (
 )
 from durable_memory.listings import is_wanted, page_of
 from durable_memory.refusal import REFUSALS, refusal_of_all, refusal_of_memo, refusal_of_message, refusal_of_step
-from durable_memory.rows import Changes, LeaseRow, QueueEntry, is_expired, is_unknown
+from durable_memory.rows import Changes, LeaseRow, QueueEntry, is_expired, is_unknown, judge_going_on
 
 logger = logging.getLogger("durable.memory")
 
@@ -465,6 +465,8 @@ class MemoryHub:
                 return Verdict.ADOPTED if _is_same_request(message.start, row) else Verdict.EXISTS
             case Expects.ABSENT_OR_FINISHED if row is not None:
                 return Verdict.STORED if row.status.is_finished else Verdict.EXISTS
+            case Expects.ENDED:
+                return judge_going_on(message.start, row)
         return Verdict.STORED
 
     def _store(self, message: Message, row: InstanceRow | None, wakeup: Changes) -> int:

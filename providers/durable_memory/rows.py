@@ -5,7 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Sequence
 
-from durable.provider import ActivityRow, Committed, Delivery, InstanceRow, Lease, StoredMessage, TaskAddress, Wakeup
+from durable.provider import (
+    ActivityRow,
+    Committed,
+    Delivery,
+    InstanceRow,
+    Lease,
+    StoredMessage,
+    TaskAddress,
+    Verdict,
+    Wakeup,
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -54,3 +64,11 @@ def is_unknown(entry: QueueEntry, lease: Lease, held: Collection[TaskAddress] | 
 def is_expired(row: ActivityRow, now: int) -> bool:
     """Tell whether nobody claimed an attempt in time."""
     return row.start_by is not None and row.start_by <= now and row.first_claimed_at == 0
+
+
+def judge_going_on(start: InstanceRow | None, row: InstanceRow | None) -> Verdict:
+    """Tell whether the run of `start` has ended, in an earlier generation than that in which it is to go on."""
+    if row is None or start is None:
+        return Verdict.ABSENT
+    has_ended = row.run_id == start.run_id and row.status.is_finished and row.generation < start.generation
+    return Verdict.STORED if has_ended else Verdict.EXISTS

@@ -33,7 +33,7 @@ _NORMAL = int(Priority.NORMAL)
 _READ_SEQUENCE = "SELECT sequence FROM hubs WHERE hub = ?"
 _WRITE_SEQUENCE = "UPDATE hubs SET sequence = ? WHERE hub = ?"
 _FIND_TARGET = (
-    "SELECT number, run_id, status, parked_until, parent_run_id, parent_task FROM runs"
+    "SELECT number, run_id, status, parked_until, parent_run_id, parent_task, generation FROM runs"
     " WHERE hub = ? AND kind = ? AND id = ? AND place = 0"
 )
 _READ_CURRENT = f"SELECT {SELECTED} FROM runs WHERE hub = ? AND kind = ? AND id = ? AND place = 0"
@@ -130,8 +130,8 @@ class Deliveries:
         """Tell whether what the message expects of its target holds."""
         expects = message.expects
         if target is None:
-            return Verdict.ABSENT if expects is Expects.UNFINISHED else Verdict.STORED
-        _, run_id, status, _, parent_run_id, parent_task = target
+            return Verdict.ABSENT if expects in (Expects.UNFINISHED, Expects.ENDED) else Verdict.STORED
+        _, run_id, status, _, parent_run_id, parent_task, generation = target
         is_finished = status >= _FINISHED
         if expects is Expects.UNFINISHED:
             if message.run_id is not None and message.run_id != run_id:
@@ -142,6 +142,10 @@ class Deliveries:
             return Verdict.ADOPTED if is_same else Verdict.EXISTS
         if expects is Expects.ABSENT_OR_FINISHED and not is_finished:
             return Verdict.EXISTS
+        start = message.start
+        if expects is Expects.ENDED and start is not None:
+            has_ended = is_finished and run_id == start.run_id and generation < start.generation
+            return Verdict.STORED if has_ended else Verdict.EXISTS
         return Verdict.STORED
 
     def _is_waiting(self, key: InstanceKey, run_id: str) -> bool:
@@ -178,7 +182,9 @@ class Deliveries:
         return sequence
 
     def _begin_run(self, start: InstanceRow, target: tuple[Any, ...] | None) -> None:
-        if target is not None:
+        if target is not None and target[1] == start.run_id:  # it goes on: its row is written anew
+            drop_run(self._database, self._hub, target[0])
+        elif target is not None:
             end_run(self._database, self._hub, target[0])
         insert_run(self._database, self._hub, CURRENT, start)
         if target is not None:  # what was sent to the run before and not consumed waits as this one does
@@ -220,6 +226,13 @@ def end_run(database: sqlite3.Connection, hub: int, number: int) -> None:
     database.execute(_END_RUN, (number,))
 
 
+def drop_run(database: sqlite3.Connection, hub: int, number: int) -> None:
+    """Remove a run's row with what lies beside it; not its history."""
+    drop_tags(database, hub, number)
+    database.execute("DELETE FROM large_values WHERE number = ?", (number,))
+    database.execute("DELETE FROM runs WHERE number = ?", (number,))
+
+
 def consume(database: sqlite3.Connection, hub: int, sequences: Sequence[int]) -> None:
     """Delete messages, and the rows of runs that waited in them."""
     if not sequences:
@@ -229,8 +242,7 @@ def consume(database: sqlite3.Connection, hub: int, sequences: Sequence[int]) ->
         for place in places:
             for started in database.execute(_STARTED_RUN, (*place, *place)).fetchall():
                 for (number,) in database.execute(_FIND_WAITING, started).fetchall():
-                    database.execute("DELETE FROM large_values WHERE number = ?", (number,))
-                    database.execute("DELETE FROM runs WHERE number = ?", (number,))
+                    drop_run(database, hub, number)
     if database.executemany(_CONSUME, places).rowcount < len(places):
         database.executemany(_CONSUME_LATER, places)
 

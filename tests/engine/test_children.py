@@ -14,7 +14,6 @@ import pytest
 from durable import events as ev
 from durable.app import App
 from durable.context import Orchestration, OrchestrationContext
-from durable.engine.turn import outgoing_messages
 from durable.errors import (
     FailureDetails,
     InstanceAlreadyExistsError,
@@ -24,6 +23,7 @@ from durable.errors import (
     SubOrchestrationFailedError,
     UnknownNameError,
 )
+from durable.outgoing import outgoing_messages
 from durable.retry import RetryPolicy
 from tests.engine.harness import BEGIN_US, Play, names
 

@@ -19,7 +19,6 @@ from durable.activity_context import ActivityContext
 from durable.app import App
 from durable.context import Orchestration, OrchestrationContext
 from durable.context.options import SPAN_MAX_US
-from durable.engine.timers import DUE_MAX
 from durable.engine.turn import UNCHANGED
 from durable.errors import (
     ActivityFailedError,
@@ -32,6 +31,7 @@ from durable.errors import (
 from durable.events import ActivityOptions
 from durable.payloads import decode, encode
 from durable.retry import RetryPolicy
+from durable.timers import DUE_MAX
 from tests.engine.harness import BEGIN_US, SECOND, Play, names, parent_ref
 
 MakePlay = Callable[..., Play]

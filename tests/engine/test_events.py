@@ -13,7 +13,7 @@ import pytest
 
 from durable import events as ev
 from durable.context import Orchestration, OrchestrationContext, when_any
-from durable.engine import execution as engine
+from durable.engine import refusals as engine
 from durable.errors import EventDataError, InvalidInputError
 from tests.engine.harness import Play, names
 

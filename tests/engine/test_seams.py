@@ -21,9 +21,10 @@ from durable.engine import turn
 from durable.engine.calls import ActivityCall
 from durable.engine.execution import Execution
 from durable.engine.tasks import Task
-from durable.engine.turn import UNCHANGED, Beginning, Outgoing, Sender, outcome_messages, register_messages
+from durable.engine.turn import UNCHANGED
 from durable.errors import DivergenceError, FailureDetails
 from durable.events import ActivityOptions, InstanceKey
+from durable.outgoing import Beginning, Outgoing, Sender, outcome_messages, register_messages
 from durable.payloads import decode, encode
 from tests.engine.harness import Play, parent_ref
 

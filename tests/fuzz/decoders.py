@@ -23,7 +23,6 @@ from durable_sqlite.listings import _last_place_of
 
 from durable import events as ev
 from durable import stores
-from durable.engine.turn import Outgoing
 from durable.errors import DurableError, FailureDetails, HistoryDamagedError, InvalidInputError, StoreError
 from durable.failures import decode_details, encode_details
 from durable.history import EXPORT_FORMAT, EXPORT_MARK, Generation, History, _digest
@@ -36,6 +35,7 @@ from durable.messages import (
     encode_arrivals,
     read_dropped,
 )
+from durable.outgoing import Outgoing
 from durable.payloads import Compression, PayloadError, Sealer, decode, encode
 from durable.payloads.sealing import EXPANDED_BYTES_MAX
 from durable.ports import system_ports
@@ -70,6 +70,7 @@ SAMPLES: dict[str, Any] = {
     "Mapping[str, str] | None": {"team": "red"},
     "TaskRef": ev.TaskRef("holder", "o", "run", 1, 2),
     "TaskRef | None": ev.TaskRef("parent", "o", "run", 3, 9),
+    "TaskRef": ev.TaskRef("other", "o", "run", 0, 0),
 }
 
 

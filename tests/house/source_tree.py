@@ -15,9 +15,12 @@ PURE = (
     "durable.engine",
     "durable.carried",
     "durable.events",
+    "durable.outgoing",
+    "durable.prefixes",
     "durable.records",
     "durable.retry",
     "durable.seeds",
+    "durable.timers",
     "durable.errors",
 )
 """The engine, and what it shares with those above it."""

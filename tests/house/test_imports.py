@@ -48,7 +48,18 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("engine", frozenset({"durable.engine"})),
     (
         "what a history is made of",
-        frozenset({"durable.carried", "durable.events", "durable.records", "durable.retry", "durable.seeds"}),
+        frozenset(
+            {
+                "durable.carried",
+                "durable.events",
+                "durable.outgoing",
+                "durable.prefixes",
+                "durable.records",
+                "durable.retry",
+                "durable.seeds",
+                "durable.timers",
+            }
+        ),
     ),
     ("errors", frozenset({"durable.errors"})),
 )

@@ -19,7 +19,7 @@ from durable import (
     Worker,
 )
 from durable.carried import Carried
-from durable.engine import execution
+from durable.engine import execution, refusals
 from durable.errors import HistoryDamagedError
 from durable.events import EventRaised, InstanceKey
 from durable.messages import new_row
@@ -228,7 +228,7 @@ async def test_events_that_are_left_at_a_termination_are_listed(store_url: str, 
 
 
 async def test_what_is_left_counts_as_buffered(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "EVENTS_BUFFERED_MAX", 10)
+    monkeypatch.setattr(refusals, "EVENTS_BUFFERED_MAX", 10)
     async with Worker(build_app(), store_url) as worker:
         handle = await waiting(worker, ["other"], 9, "async")
         await raised(handle, "item", list(range(10)))

@@ -26,7 +26,7 @@ from durable import (
     TaskFailedError,
     Worker,
 )
-from durable.engine import execution
+from durable.engine import refusals
 from tests.worker.lives import STYLES, becomes_true, lives_app, names_of, until
 
 FAILED, COMPLETED = OrchestrationStatus.FAILED, OrchestrationStatus.COMPLETED
@@ -378,7 +378,7 @@ async def test_events_beyond_what_an_instance_may_buffer_are_listed_as_dropped(
     store_url: str, style: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit of 100,000 is 50 here."""
-    monkeypatch.setattr(execution, "EVENTS_BUFFERED_MAX", 50)
+    monkeypatch.setattr(refusals, "EVENTS_BUFFERED_MAX", 50)
     async with Worker(app, store_url) as worker:
         handle = await worker.client.start(f"waits-{style}")
         for number in range(60):

@@ -60,6 +60,12 @@ def _child(key_id: str, **columns: Any) -> InstanceRow:
     return new_row(key_id, **(_PARENT | columns))
 
 
+def _going_on(row: InstanceRow) -> InstanceRow:
+    """Return the row of a run that goes on after its end."""
+    empty: dict[str, Any] = {"records": 0, "chain": b"", "output": None, "completed_at": None}
+    return dataclasses.replace(row, status=Status.PENDING, generation=row.generation + 1, **empty)
+
+
 async def _listed(session: Session) -> list[InstanceRow]:
     return list((await session.provider.list_instances(InstanceFilter(), limit=100)).rows)
 
@@ -319,6 +325,60 @@ class Instances(Promises):
         with pytest.raises(LeaseLostError):
             await session.commit(step_of(ended, b"late"))
         await session.commit(step_of(new, b"new record"))
+
+    # ---- going on
+
+    async def test_a_run_that_has_ended_goes_on(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("again", input=b"input" * 500, tags={"a": "1"})
+        row = await session.finish(row, b"first", changes={"output": b"output" * 500})
+        await session.commit(memos=[memo(f"run/{row.run_id}/note", expires_at=store.now + LATER_US)])
+        later = _going_on(row)
+        assert (await _only(session, start_of(later, Expects.ENDED))).verdict is Verdict.STORED
+        assert await session.load("again") == await session.load("again", row.run_id) == later
+        assert await session.history(row.run_id) == [b"first"]
+        assert list(await session.memos()) == [f"run/{row.run_id}/note"]
+        assert (await session.provider.list_instances(InstanceFilter(tags={"a": "1"}), limit=9)).rows == [later]
+        [message] = await session.receive()
+        assert (message.start, message.priority) == (later, Priority.NORMAL)
+        await session.commit(step_of(later, b"second", consumed=[message.sequence]))
+        assert await session.history(row.run_id, later.generation) == [b"second"]
+        [delivery] = await session.submit(event_to("again"))
+        assert delivery.verdict is Verdict.STORED
+
+    async def test_a_run_goes_on_only_after_its_end(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("again")
+        never = memo("never", expires_at=store.now + LATER_US)
+        assert (await _only(session, start_of(_going_on(row), Expects.ENDED))).verdict is Verdict.EXISTS
+        assert await session.load("again") == row
+        row = await session.finish(row)
+        same_generation = dataclasses.replace(_going_on(row), generation=row.generation)
+        for start in (same_generation, _going_on(new_row("again"))):
+            delivery = await _only(session, start_of(start, Expects.ENDED))
+            assert (delivery.verdict, delivery.row) == (Verdict.EXISTS, row)
+        delivery = await _only(session, start_of(_going_on(new_row("nobody")), Expects.ENDED, otherwise=never))
+        assert (delivery.verdict, delivery.row) == (Verdict.ABSENT, None)
+        assert list(await session.memos()) == ["never"]
+        assert not await session.receive()
+
+    async def test_a_run_that_was_replaced_does_not_go_on(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.finish(await session.start("again"))
+        [delivery] = await session.submit(start_of(new_row("again"), Expects.ABSENT_OR_FINISHED))
+        current = await session.load("again")
+        assert (await _only(session, start_of(_going_on(row), Expects.ENDED))).verdict is Verdict.EXISTS
+        current = await session.finish(current, consumed=[delivery.sequence])
+        assert (await _only(session, start_of(_going_on(row), Expects.ENDED))).verdict is Verdict.EXISTS
+        assert (await _only(session, start_of(_going_on(current), Expects.ENDED))).verdict is Verdict.STORED
+        assert await session.load("again", row.run_id) == row  # what it had replaced stays an ended run
+
+    async def test_a_run_goes_on_by_a_commit_too(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.finish(await session.start("again"))
+        committed = await session.commit(messages=[start_of(_going_on(row), Expects.ENDED)])
+        assert [delivery.verdict for delivery in committed.deliveries] == [Verdict.STORED]
+        assert await session.load("again") == _going_on(row)
 
     async def test_a_run_found_under_another_id_is_not_it(self, store: Store) -> None:
         session = await store.worker()

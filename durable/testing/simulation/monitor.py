@@ -10,7 +10,6 @@ import collections
 from collections.abc import Collection, Sequence
 
 from durable import events as ev
-from durable.engine.timers import DUE_MAX
 from durable.errors import HistoryDamagedError
 from durable.events import ORCHESTRATION, InstanceKey
 from durable.provider import (
@@ -28,6 +27,7 @@ from durable.provider import (
     partition_of,
 )
 from durable.records import decode_record
+from durable.timers import DUE_MAX
 from durable.worker.carrying import FIRST_NUMBER
 
 _OUTCOMES = (ev.Answer, ev.TimerFired)

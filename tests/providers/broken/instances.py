@@ -7,6 +7,7 @@ from typing import Any
 from durable_memory.hub import MemoryHub
 
 from durable.events import InstanceKey
+from durable.provider import Verdict
 from tests.providers.broken.running import StagedProvider
 from tests.providers.broken.variants import HUB, MODULE, PROVIDER, Catalogue, Change, swap, text
 
@@ -60,7 +61,12 @@ hub(
     "self._put(dataclasses.replace(message.start, state=b''))",
 )
 hub("the row in the way is not told", "_deliver", "None if verdict in REFUSALS else row", "None")
-hub("an id in use is taken", "_judge", "else Verdict.EXISTS\n        case", "else Verdict.STORED\n        case")
+hub(
+    "an id in use is taken",
+    "_judge",
+    "(message.start, row) else Verdict.EXISTS",
+    "(message.start, row) else Verdict.STORED",
+)
 hub(
     "a finished run is not replaced",
     "_judge",
@@ -179,6 +185,32 @@ hub(
     "self._inbox[sequence] = dataclasses.replace(self._inbox[sequence], visible_at=2**62)",
 )
 hub("the run that takes the place is not written", "_apply", "self._put(step.replaced_by)", "pass")
+
+# ---- going on
+
+CATALOGUE.add("a run never goes on", swap(MODULE, "judge_going_on", lambda start, row: Verdict.EXISTS))
+CATALOGUE.add(
+    "a run goes on that is not there",
+    text(MODULE, "judge_going_on", "return Verdict.ABSENT", "return Verdict.STORED"),
+)
+CATALOGUE.add(
+    "an unfinished run goes on",
+    text(MODULE, "judge_going_on", "row.status.is_finished and ", ""),
+)
+CATALOGUE.add(
+    "a run goes on in its old generation",
+    text(MODULE, "judge_going_on", "row.generation < start.generation", "row.generation <= start.generation"),
+)
+CATALOGUE.add(
+    "a run goes on in the place of another",
+    text(MODULE, "judge_going_on", "row.run_id == start.run_id and ", ""),
+)
+hub(
+    "a run that goes on loses its history",
+    "_store",
+    "self._put(message.start)",
+    "self._drop_history(message.start.run_id)\n        self._put(message.start)",
+)
 
 # ---- purge
 

@@ -1,12 +1,22 @@
-"""The open timers of an execution."""
+"""The open timers of a generation, and which of them is due first."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 DUE_MAX = 253_402_300_799_999_999
 """The last microsecond of the year 9999, which is the last of every calendar here: no timer is due later."""
+
+
+class Timer(NamedTuple):
+    """An open timer. `span`: how long it was set for, of a timeout, which can begin anew; None for any other."""
+
+    due: int
+    fire: Callable[[], None]
+    purpose: str = ""
+    span: int | None = None
 
 
 class Timers:
@@ -16,18 +26,33 @@ class Timers:
     """
 
     def __init__(self) -> None:
-        self._open: dict[int, tuple[int, Callable[[], None]]] = {}
+        self._open: dict[int, Timer] = {}
         self._heap: list[tuple[int, int]] = []
         self._fired: set[int] = set()
+        self._renewed: dict[int, int] = {}  # a timeout that began anew, by the one that it was before
 
     def __iter__(self) -> Iterator[int]:
         """Yield the timers that have not fired."""
         return (task_id for task_id in self._open if task_id not in self._fired)
 
-    def add(self, task_id: int, due: int, fire: Callable[[], None]) -> None:
+    def add(self, task_id: int, timer: Timer) -> None:
         """Open a timer."""
-        self._open[task_id] = (due, fire)
-        heapq.heappush(self._heap, (due, task_id))
+        self._open[task_id] = timer
+        heapq.heappush(self._heap, (timer.due, task_id))
+
+    def timeouts(self) -> list[tuple[int, Timer]]:
+        """Return the timeouts that are running, each with its span."""
+        return [(task_id, self._open[task_id]) for task_id in self if self._open[task_id].span is not None]
+
+    def renew(self, task_id: int, by: int) -> None:
+        """Note that one timer stands for another from now on, for whoever gives that one up."""
+        self._renewed[task_id] = by
+
+    def latest(self, task_id: int) -> int:
+        """Return the timer that stands for this one by now."""
+        while task_id in self._renewed:
+            task_id = self._renewed[task_id]
+        return task_id
 
     def is_waiting(self, task_id: int) -> bool:
         """Tell whether a timer is open and has not fired."""
@@ -36,7 +61,7 @@ class Timers:
     def due_of(self, task_id: int) -> int:
         """Return when an open timer is due; 0 for any other."""
         found = self._open.get(task_id)
-        return found[0] if found is not None else 0
+        return found.due if found is not None else 0
 
     def hold(self, task_id: int) -> None:
         """Note that a timer has fired and will be delivered later."""
@@ -46,7 +71,7 @@ class Timers:
         """Close a timer; return what it was to call."""
         self._fired.discard(task_id)
         found = self._open.pop(task_id, None)
-        return found[1] if found is not None else None
+        return found.fire if found is not None else None
 
     def clear(self) -> None:
         """Close all timers."""

@@ -477,6 +477,22 @@ class OrchestrationForked(Arrival):
     code: ClassVar[int] = 41
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class AnswerKept(Arrival):
+    """What a call returned in the generation that was rewound, for when it is asked for again.
+
+    `request`: the mark of that call, of which there was one only. `unless`: the request whose failure had led to it; where
+    that fails again, it is not kept any longer.
+    """
+
+    request: bytes | None
+    result: Payload
+    unless: int = -1
+
+    code: ClassVar[int] = 42
+    payload_field: ClassVar[str | None] = "result"
+
+
 OUTCOMES = (
     OrchestrationCompleted,
     OrchestrationFailed,

@@ -51,6 +51,22 @@ def describe(exception: BaseException, *, limit: int = TEXT_BYTES_MAX) -> Failur
     return _nested(_outer_and_root(levels))
 
 
+def carried_details(exception: BaseException | None) -> list[FailureDetails]:
+    """Return the details of all failed tasks among an exception, its causes and contexts, and those of a group."""
+    found: list[FailureDetails] = []
+    seen: set[int] = set()
+    left = [exception]
+    while left and len(seen) < CHAIN_MAX:
+        link = left.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        details = _carried_details(link)
+        found += [] if details is None else [details]
+        left += [link.__cause__, link.__context__, *(link.exceptions if isinstance(link, BaseExceptionGroup) else ())]
+    return found
+
+
 def forget_own_frames(error: BaseException) -> None:
     """Cut this package's frames off the end of an exception's stack, which then ends at the user's own line.
 

@@ -231,9 +231,14 @@ def _verified(whose: Generation, rows: Iterable[RecordRow]) -> Iterator[RecordRo
 
 
 async def read_history(
-    provider: Provider, key: InstanceKey, run_id: str | None = None, *, sealer: payloads.Sealer | None = None
+    provider: Provider,
+    key: InstanceKey,
+    run_id: str | None = None,
+    *,
+    generation: int | None = None,
+    sealer: payloads.Sealer | None = None,
 ) -> History:
-    """Read the current generation of a run (None: of the current one) from a store, part by part.
+    """Read a generation of a run (None: the current one) from a store, part by part.
 
     Raises InstanceNotFoundError, and HistoryDamagedError where records are missing or do not fit the row's checksum.
     """
@@ -242,6 +247,8 @@ async def read_history(
         before, row = row, (await provider.load([(key, run_id)]))[0]
         if row is None:
             raise InstanceNotFoundError(f"there is no instance '{key.id}', or it was purged")
+        if generation is not None and generation != row.generation:
+            return await _read_former(provider, row, generation, sealer)
         if before is not None and (before.run_id, before.generation) == (row.run_id, row.generation):
             break  # it is not that somebody wrote meanwhile
         rows = await _read_rows(provider, row)
@@ -253,6 +260,20 @@ async def read_history(
             return history
     assert row is not None, "at least one try was made"
     raise HistoryDamagedError(f"the history of '{key.id}' lacks records: its row counts {row.records}")
+
+
+async def _read_former(
+    provider: Provider, row: InstanceRow, generation: int, sealer: payloads.Sealer | None
+) -> History:
+    """Read a generation that has ended: only its own chain tells whether it is whole."""
+    rows: list[RecordRow] = []
+    while part := await provider.read_history(row.run_id, generation, len(rows)):
+        rows.extend(part)
+    if not rows:
+        raise InstanceNotFoundError(
+            f"run {row.run_id} of instance '{row.key.id}' has no generation {generation}, or no more"
+        )
+    return History(Generation(row.key, row.run_id, generation, row.name), rows, sealer=sealer)
 
 
 async def _read_rows(provider: Provider, row: InstanceRow) -> list[RecordRow]:

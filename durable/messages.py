@@ -7,6 +7,7 @@ the run that they concern.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +17,15 @@ from typing import Any
 import msgpack
 
 from durable.errors import HistoryDamagedError
-from durable.events import ActivityScheduled, HistoryEvent, InstanceKey, OrchestrationStarted, TaskRef
-from durable.provider import Expects, InstanceRow, Memo, Message, partition_of
+from durable.events import (
+    ActivityScheduled,
+    HistoryEvent,
+    InstanceKey,
+    OrchestrationRewound,
+    OrchestrationStarted,
+    TaskRef,
+)
+from durable.provider import Expects, InstanceRow, Memo, Message, Status, partition_of
 from durable.records import decode_event, decode_events, encode_event, reason_of, require, unpack
 
 DROPPED_KEPT_US = 30 * 24 * 3600 * 1_000_000
@@ -105,6 +113,34 @@ def beginning_message(
     return Message(key, row.partition, data, start=row, expects=Expects.ABSENT_OR_FINISHED)
 
 
+def rewind_message(
+    row: InstanceRow, reason: str, seed: str, now: int, *, otherwise: Message | Memo | None = None
+) -> Message:
+    """Return the message by which a run that has ended, with this row, goes on in a further generation."""
+    later = dataclasses.replace(
+        row,
+        status=Status.PENDING,
+        generation=row.generation + 1,
+        records=0,
+        chain=b"",
+        scheduled_at=min(row.scheduled_at, now),
+        updated_at=max(now, row.updated_at),
+        output=None,
+        failure=None,
+        stall_reason=None,
+        completed_at=None,
+        due_at=None,
+        open_work=0,
+        parked_until=0,
+        state=b"",
+        slow_turns=0,
+        slow_since=0,
+    )
+    event = OrchestrationRewound(reason, seed, row.generation)
+    data = encode_arrivals([event], later.generation)
+    return Message(row.key, row.partition, data, start=later, expects=Expects.ENDED, otherwise=otherwise)
+
+
 def dropped_memo(run_id: str, what: str, name: str, reason: str, now: int) -> Memo:
     """Return a note that something meant for, or sent by, a run was dropped; the same thing twice is one note."""
     return dropped_memos(run_id, what, [name], reason, now)[0]
@@ -154,6 +190,23 @@ def heartbeat_key(run_id: str, generation: int, task_id: int) -> str:
 def note_key(run_id: str, generation: int, task_id: int) -> str:
     """Return the key of the memo that says what is worth knowing of a queued attempt."""
     return f"run/{run_id}/note/{generation}/{task_id}"
+
+
+def encode_past(records: Sequence[bytes]) -> bytes:
+    """Return the records of a history as the event that forks it brings them."""
+    packed: bytes = msgpack.packb(list(records))
+    return packed
+
+
+def decode_past(data: bytes | None) -> list[bytes]:
+    """Return them again. Raises HistoryDamagedError for anything else."""
+    try:
+        records = unpack(data or b"")
+        require(list, records)
+        require(bytes, *records)
+        return list(records)
+    except Exception as error:  # as in decode_arrivals
+        raise HistoryDamagedError(f"a forked history cannot be read: {reason_of(error)}") from error
 
 
 def encode_activity(request: ActivityScheduled, idempotency_key: str, scheduled_at: int) -> bytes:

@@ -65,8 +65,12 @@ def register_messages(cls: type[HistoryEvent], messages_of: MessagesOf) -> None:
 def outgoing_messages(record: Record, sender: Sender) -> Iterator[Outgoing]:
     """Give the messages that a record calls for, in order. The record is the outbox: this is all there is to send."""
     me = (*sender.key, sender.run_id, sender.generation)
+    # A child that is answered where it is asked for was kept of an older generation: it is not started again.
+    answered = {event.task_id for event in record.events if isinstance(event, ev.SubOrchestrationCompleted)}
     for event in record.events:
         if isinstance(event, ev.SubOrchestrationScheduled):
+            if event.task_id in answered:
+                continue
             target = InstanceKey(event.instance_id, event.kind)
             yield Outgoing(target, start=event, sender=TaskRef(*me, event.task_id))
         elif isinstance(event, ev.EventSent):

@@ -11,7 +11,7 @@ from durable.client.blocking import BlockingFace
 from durable.client.connection import Connection
 from durable.client.faces import face_of
 from durable.client.purging import purge_targets, purged
-from durable.client.restarting import restart
+from durable.client.restarting import fork, restart, rewind
 from durable.client.starting import encode_event
 from durable.client.states import dropped_of, failure_of, open_activities, state_of
 from durable.client.times import Timeout, seconds_of
@@ -166,12 +166,16 @@ class Handle(Generic[T_co]):
         )
         return state_of(row, self._connection.sealer, activities=activities)
 
-    async def history(self) -> History:
-        """Return the history of the current generation, verified.
+    async def history(self, *, generation: int | None = None) -> History:
+        """Return the history of a generation, verified; None: of the current one.
 
-        Raises InstanceNotFoundError, and HistoryDamagedError if it does not match its checksums.
+        Of a run that was rewound all generations stay readable, of one that continued as new the last one before. Raises
+        InstanceNotFoundError, and HistoryDamagedError if it does not match its checksums.
         """
-        history = await read_history(self._connection.provider, self._key, self._run_id, sealer=self._connection.sealer)
+        connection = self._connection
+        history = await read_history(
+            connection.provider, self._key, self._run_id, generation=generation, sealer=connection.sealer
+        )
         self._seen_run_id = history.run_id
         return history
 
@@ -227,6 +231,31 @@ class Handle(Generic[T_co]):
         """
         connection = self._connection
         key, run_id = await restart(connection, await self._row(), new_id, version)
+        return Handle(connection, key, run_id, result_annotation=self._annotation, is_fresh=True)
+
+    async def rewind(self, reason: str = "") -> None:
+        """Let what has failed run again, from the point of failure; what had succeeded is kept. On return it is unfinished.
+
+        The run goes on in a further generation, whose history begins with that of the failed one, without the failure. Open
+        activities run again, also those that were given up at the end, with their retry policies from the beginning; failed
+        children are rewound as well. One that was cancelled or terminated goes on from before that. Raises
+        InstanceRunningError, InstanceFinishedError if it has completed, InstanceNotFoundError.
+        """
+        await rewind(self._connection, await self._row(), _checked(reason))
+
+    async def fork(self, *, at: int, new_id: str | None = None) -> Handle[T_co]:
+        """Start a new instance that has the first `at` events of this one's history behind it, and goes on from there.
+
+        `at` is a history sequence: that event is the first that is not taken over. The instance may be running or finished;
+        nothing of it changes. What those events had asked for and do not answer is done again by the new instance: its
+        activities run, its children are started anew under ids of its own. It keeps version, input and tags, and has no
+        parent. Raises ValueError for an `at` outside of the history, InstanceAlreadyExistsError, LimitExceededError if those
+        events are more than one message of the store holds, InstanceNotFoundError.
+        """
+        connection = self._connection
+        history = await self.history()
+        row = await connection.load(self._key, history.run_id)
+        key, run_id = await fork(connection, history, row, at, new_id)
         return Handle(connection, key, run_id, result_annotation=self._annotation, is_fresh=True)
 
     # ---- removing

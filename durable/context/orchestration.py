@@ -37,7 +37,7 @@ from durable.context.options import (
     span_us,
 )
 from durable.context.plans import Plans, refusal_details
-from durable.context.starts import recorded_version, start_request
+from durable.context.starts import recorded_child, recorded_version, start_request
 from durable.engine.calls import ActivityCall, ChildCall
 from durable.engine.execution import Execution
 from durable.engine.tasks import Task
@@ -107,18 +107,18 @@ class OrchestrationContext(EntityMethods):
 
     @property
     def instance_id(self) -> str:
-        """The id of this instance."""
-        return self._execution.key.id
+        """The id of this instance; in what a fork has taken over, as it was there."""
+        return self._execution.writer.instance_id
 
     @property
     def run_id(self) -> str:
-        """The id of this run: one life of the instance id, across its generations."""
-        return self._execution.run_id
+        """The id of this run: one life of the instance id, across its generations; in what was taken over, as it was there."""
+        return self._execution.writer.run_id
 
     @property
     def generation(self) -> int:
-        """How often this run has continued as new."""
-        return self._execution.generation
+        """How often this run has continued as new, or was rewound; in what was taken over, as it was there."""
+        return self._execution.writer.generation
 
     @property
     def name(self) -> str:
@@ -133,7 +133,8 @@ class OrchestrationContext(EntityMethods):
     @property
     def parent_instance_id(self) -> str | None:
         """The id of the orchestration that waits for this one; None without a parent."""
-        return self._started.parent.instance_id if self._started.parent else None
+        started = self._execution.started or self._started
+        return started.parent.instance_id if started.parent else None
 
     @property
     def tags(self) -> Mapping[str, str]:
@@ -402,7 +403,7 @@ class OrchestrationContext(EntityMethods):
             nonlocal chosen
             if version is None:
                 chosen = recorded_version(execution, plan, chosen)
-            child_id = instance_id or execution.derived_id("child", task_id)
+            child_id = instance_id or recorded_child(execution, task_id) or execution.derived_id("child", task_id)
             return start_request(execution, plan, chosen, child_id, plain, task_id, attempt=attempt, tags=noted)
 
         return execution.call(ChildCall(execution, plan.name, make, decode=plan.read_result, policy=policy))

@@ -21,6 +21,13 @@ def recorded_version(execution: Execution, plan: Plan, version: str | None) -> s
     return version
 
 
+def recorded_child(execution: Execution, task_id: int) -> str | None:
+    """Return the id that a child without a chosen one has on record: in what a fork has taken over it is another one."""
+    recorded = execution.recorded_request
+    is_this = isinstance(recorded, ev.SubOrchestrationScheduled) and recorded.task_id == task_id
+    return recorded.instance_id if is_this else None  # type: ignore[union-attr]
+
+
 def start_request(
     execution: Execution,
     plan: Plan,

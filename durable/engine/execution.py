@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from durable import events as ev
 from durable.carried import CARRIED_MAX
 from durable.engine.calls import Call, TimerPurpose
+from durable.engine.deliveries import deliver
 from durable.engine.divergence import explain, same_values
-from durable.engine.driver import TurnInterrupted, outcome_of, run_program
+from durable.engine.driver import TurnInterrupted, outcome_of
 from durable.engine.loop import DurableLoop, GenerationEnded, as_running, user_place
 from durable.engine.mailbox import DecodeEvent, Mailbox
 from durable.engine.ports import Ports, Program
@@ -65,6 +65,8 @@ class Execution:
         self.renewals = 0  # how often the run went on after its end, and when it last did
         self.renewed_us = 0
         self._inherited: list[tuple[TaskRef, int]] = []
+        self.is_at_rest = False  # where the code diverged, it asked for nothing
+        self.observer: Callable[[HistoryEvent], None] | None = None  # told of each arrival, when the code has seen it
         self.requests = Requests()
         self.open_activities = self.requests.activities
         self.open_children = self.requests.children
@@ -77,8 +79,8 @@ class Execution:
         )
         self.cancel_reason: str | None = None
         self.loop = DurableLoop(self)  # type: ignore[abstract]  # what is abstract is filled in below the class
-        self._program = program
-        self._main: asyncio.Task[Any] | None = None
+        self.program = program
+        self.main: asyncio.Task[Any] | None = None
         self._failure: BaseException | None = None
         self.timers = Timers()
         self.mailbox = Mailbox()
@@ -88,7 +90,7 @@ class Execution:
         self._cursor = 0
         self._carried_left = 0
         self._events_before = 0
-        self._next_task_id = 0
+        self.next_task_id = 0
         self._custom_status: bytes | Unchanged | None = UNCHANGED
         self._memos: list[tuple[str, bytes, int]] = []
         self.seeds = Seeds(run_id, generation)  # until the start says which seed counts
@@ -131,7 +133,7 @@ class Execution:
         self._carried_left = CARRIED_MAX
         with self._running():
             self._apply_opening()
-            self._take_carried()
+            self._take_left()
             for arrival in arrivals:
                 if self.outcome is not None:
                     break
@@ -144,7 +146,7 @@ class Execution:
                 else:
                     self._events.append(arrival)
                     self._apply(arrival)
-                    self._take_carried()
+                    self._take_left()
         return self._answer(refused, arrivals[applied:])
 
     def recorded(self, size_bytes: int) -> None:
@@ -233,13 +235,19 @@ class Execution:
 
     # ---- arrivals
 
-    def _take_carried(self) -> None:
-        """Let events that were left arrive, as long as somebody waits for them."""
-        while self._carried_left and self.outcome is None and not (self.is_suspended or self.held):
-            if not self.mailbox.carried.has_wanted(self.mailbox.is_awaited):
+    def _take_left(self) -> None:
+        """Let arrive what an older generation has left: answers that are asked for again, events that somebody awaits."""
+        carried = self.mailbox.carried
+        while self.outcome is None:
+            if self.requests.recalled:
+                event: HistoryEvent = self.requests.recalled.popleft()
+            elif self.is_suspended or self.held or not self._carried_left:
                 return
-            self._carried_left -= 1
-            event = self.mailbox.carried.take_wanted()
+            elif carried.has_wanted(self.mailbox.is_awaited):
+                self._carried_left -= 1
+                event = carried.take_wanted()
+            else:
+                return
             self._events.append(event)
             self._apply(event)
 
@@ -253,6 +261,9 @@ class Execution:
 
     def _apply(self, event: HistoryEvent) -> None:
         """Take an arrival in: settle what is open, then hand it to the code, or hold it while suspended."""
+        if isinstance(event, ev.AnswerKept):
+            self.requests.keep(event)
+            return
         if isinstance(event, ev.Answer):
             self.requests.close(event)
         elif isinstance(event, ev.OrchestrationSuspended):
@@ -269,96 +280,35 @@ class Execution:
             self.outcome = event  # written by the owner, alone: no code ran
             return
         elif isinstance(event, ev.OrchestrationRewound | ev.OrchestrationForked):
-            self._inherited.append((self.writer, self._next_task_id))
+            self._inherited.append((self.writer, self.next_task_id))
         if self.is_suspended or self.held:
             self.held.append(event)
             if isinstance(event, ev.TimerFired):
                 self.timers.hold(event.task_id)
         else:
             self._deliver(event)
+            if self.observer is not None:
+                self.observer(event)
 
     def _deliver(self, event: HistoryEvent) -> None:
-        of_feature = Execution._deliver_outcome if isinstance(event, ev.Answer) else Execution._deliver_event
         try:
-            self.loop.enter(self._deliveries.get(type(event), of_feature), self, event)
+            self.loop.enter(deliver, self, event)
             self.loop.run_until_idle()
         except (TurnBudgetExceededError, StoredValueError, GenerationEnded, TurnInterrupted, KeyboardInterrupt):
             raise  # Ctrl-C is meant for the process: it is no failure of whatever instance happens to run
         except BaseException as error:  # noqa: BLE001 (the code's failure, whatever it is)
             # asyncio lets SystemExit out of a task, and anything out of a callback.
-            self._end(ev.OrchestrationFailed(self.ports.describe(error)))
-        main = self._main
+            self.end(ev.OrchestrationFailed(self.ports.describe(error)))
+        main = self.main
         if self._failure is None and self.outcome is None and main is not None and main.done():
-            self._end(outcome_of(main, self))
+            self.end(outcome_of(main, self))
         if self._failure is not None or self.interruption is not None:
             raise GenerationEnded
 
-    def _deliver_started(self, event: ev.OrchestrationStarted) -> None:
-        self.started = event
-        self.writer = event.writer or self.writer
-        self.seeds = Seeds(event.seed, self.writer.generation)
-        self.loop.number_from(int.from_bytes(self.seeds.derive("hash")[:6], "big") << 12)
-        if self.cancel_reason is None:
-            main = self._run_main()
-            self._main = self.loop.create_task(main, context=self.loop.context)
-
-    def _deliver_renewal(self, event: ev.OrchestrationRewound | ev.OrchestrationForked) -> None:
-        """Go on after what was taken over: with ids of one's own, and with attempts and timeouts that begin anew."""
-        self.writer = event.writer or self.writer
-        if self.started is None:  # nothing was taken over
-            return
-        self.started = dataclasses.replace(self.started, seed=event.seed)
-        self.seeds.renew(event.seed, self._next_task_id)
-        self.renewals += 1
-        self.renewed_us = self.time_us
-        for task_id, timer in self.timers.timeouts():
-            self.emit(ev.TimerCancelled(task_id))
-            self.timers.remove(task_id)
-            due = self.time_us + (timer.span or 0)
-            self.timers.renew(task_id, self.set_timer(due, TimerPurpose(timer.purpose), timer.fire))
-
-    def _deliver_outcome(self, event: Any) -> None:
-        call = self.requests.take_call(event.task_id)
-        if call is not None:
-            call.settle(event)
-
-    def _deliver_timer(self, event: ev.TimerFired) -> None:
-        fire = self.timers.remove(event.task_id)
-        if fire is not None:
-            fire()
-
-    def _deliver_cancel(self, event: ev.OrchestrationCancelRequested) -> None:
-        self.cancel_reason = event.reason
-        if self._main is None:
-            self._end(ev.OrchestrationCancelled(event.reason))
-        else:
-            self._main.cancel(event.reason or None)
-
-    def _deliver_event(self, event: ev.EventRaised) -> None:
-        self.mailbox.deliver(event)
-
-    _deliveries: ClassVar[Mapping[type[HistoryEvent], Callable[[Execution, Any], None]]] = {
-        ev.OrchestrationStarted: _deliver_started,
-        ev.OrchestrationRewound: _deliver_renewal,
-        ev.OrchestrationForked: _deliver_renewal,
-        ev.ActivityCompleted: _deliver_outcome,
-        ev.ActivityFailed: _deliver_outcome,
-        ev.SubOrchestrationCompleted: _deliver_outcome,
-        ev.SubOrchestrationFailed: _deliver_outcome,
-        ev.TimerFired: _deliver_timer,
-        ev.EventRaised: _deliver_event,
-        ev.OrchestrationCancelRequested: _deliver_cancel,
-    }
-
     # ---- the orchestrator's own life
 
-    async def _run_main(self) -> Any:
-        try:
-            return await run_program(self._program(self))
-        finally:
-            self.loop.stop()
-
-    def _end(self, outcome: HistoryEvent) -> None:
+    def end(self, outcome: HistoryEvent) -> None:
+        """End the generation here and now: what is open is given up, and the outcome asked for."""
         for task_id in sorted([*self.open_activities, *self.timers]):
             kind: Any = ev.ActivityCancelled if task_id in self.open_activities else ev.TimerCancelled
             self.emit(kind(task_id))
@@ -387,8 +337,8 @@ class Execution:
 
     def new_task_id(self) -> int:
         """Return the position of the next request."""
-        task_id = self._next_task_id
-        self._next_task_id += 1
+        task_id = self.next_task_id
+        self.next_task_id += 1
         return task_id
 
     def value(self, plain: bytes | None) -> tuple[bytes | None, bytes | None]:
@@ -424,6 +374,7 @@ class Execution:
 
     def _diverge(self, recorded: HistoryEvent | None, asked: HistoryEvent | None) -> NoReturn:
         position = self._cursor + self._events_before
+        self.is_at_rest = asked is None
         self.fail_turn(DivergenceError(explain(self, recorded, asked, position, in_values=False)))
 
     def fail_turn(self, error: BaseException) -> NoReturn:
@@ -441,6 +392,7 @@ class Execution:
     def open_request(self, request: HistoryEvent, call: Call) -> None:
         """Note an attempt, a child or a feature's request as open: `call` gets its answer."""
         self.requests.open(request, call)
+        self.requests.recall(request, self.ports.digest, is_replaying=self.is_replaying)
 
     def drop_request(self, task_id: int) -> None:
         """Give a feature's request up: its answer is refused. Nothing is recorded; what tells the other side is."""
@@ -529,7 +481,7 @@ class Execution:
         if not self.is_over:
             payload, digest = self.value(plain)
             line = "" if self.is_replaying else user_place()
-            self._end(ev.OrchestrationContinuedAsNew(payload, digest, version, carry_over_events, line))
+            self.end(ev.OrchestrationContinuedAsNew(payload, digest, version, carry_over_events, line))
         raise GenerationEnded
 
     def set_custom_status(self, payload: bytes | None) -> None:

@@ -310,6 +310,11 @@ class DurableLoop(asyncio.AbstractEventLoop):
             task.set_name(name)
         return task
 
+    def has_left(self, error: BaseException | None) -> bool:
+        """Tell whether an exception has left a coroutine that was run as a task."""
+        ended = (task for task in self._tasks if task.done() and not task.cancelled())
+        return any(task._exception is error for task in ended)
+
     def get_debug(self) -> bool:
         """Debug mode of asyncio is never on here."""
         return False

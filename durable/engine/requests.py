@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from durable import events as ev
 from durable.engine.calls import Call
 from durable.events import HistoryEvent
+from durable.prefixes import mark_of
 
 
 class Requests:
@@ -16,7 +19,10 @@ class Requests:
         self.activities: dict[int, ev.ActivityScheduled] = {}
         self.children: dict[int, ev.SubOrchestrationScheduled] = {}
         self.others: dict[int, HistoryEvent] = {}
+        self.recalled: deque[ev.Answer] = deque()  # kept answers that were asked for just now
+        self.latest: Call | None = None  # the one that was taken last
         self._calls: dict[int, Call] = {}
+        self._kept: dict[bytes | None, ev.AnswerKept] = {}
 
     def open(self, request: Any, call: Call) -> None:
         """Note a request as open."""
@@ -35,10 +41,27 @@ class Requests:
     def close(self, answer: ev.Answer) -> None:
         """Note that a request has its answer, which may be delivered later: another one is refused."""
         self._like(answer).pop(answer.task_id, None)
+        if self._kept and isinstance(answer, ev.ActivityFailed | ev.SubOrchestrationFailed):
+            self._kept = {mark: kept for mark, kept in self._kept.items() if kept.unless != answer.task_id}
+
+    def keep(self, answer: ev.AnswerKept) -> None:
+        """Keep what a call has returned in an older generation, for when it is asked for again."""
+        self._kept[answer.request] = answer
+
+    def recall(self, request: Any, digest: Callable[[bytes], bytes], *, is_replaying: bool) -> None:
+        """Let a request have the answer that is kept for it, if there is one; in a replay it comes by itself."""
+        if not self._kept or not isinstance(request, ev.ActivityScheduled | ev.SubOrchestrationScheduled):
+            return
+        kept = self._kept.pop(mark_of(request, digest), None)
+        if kept is not None and not is_replaying:
+            is_activity = isinstance(request, ev.ActivityScheduled)
+            answer = ev.ActivityCompleted if is_activity else ev.SubOrchestrationCompleted
+            self.recalled.append(answer(request.task_id, kept.result))
 
     def take_call(self, task_id: int) -> Call | None:
         """Return the call behind a request, for its answer or because it is given up; None if it was taken before."""
-        return self._calls.pop(task_id, None)
+        self.latest = self._calls.pop(task_id, None)
+        return self.latest
 
     def _like(self, answer: ev.Answer) -> dict[int, Any]:
         if isinstance(answer, ev.ActivityCompleted | ev.ActivityFailed):

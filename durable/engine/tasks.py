@@ -87,7 +87,11 @@ class Task(asyncio.Future[T_co]):  # type: ignore[type-var]
             self._on_cancel = None
             self.finished_order = self._loop.next_ordinal()  # type: ignore[attr-defined]
             self.set_exception(error)
-            self.exception()  # looked at: asyncio shall not remark on tasks that nobody awaited
+
+    @property
+    def is_seen(self) -> bool:
+        """True once somebody was told how it ended, or if it has not failed."""
+        return not self._log_traceback
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         return super().__await__()

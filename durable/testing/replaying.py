@@ -62,9 +62,10 @@ def replay_prefixes(app: App, history: History, prefixes: Iterable[int] | None =
 
 def _replay_from(app: App, history: History, records: list[tuple[Record, int]], prefix: int) -> None:
     execution = _new_execution(app, history, strict=True)
+    own = _first_own(records)
     try:
         for index, (record, size_bytes) in enumerate(records):
-            if index < prefix or _is_of_no_turn(record):
+            if index < max(prefix, own) or _is_of_no_turn(record):
                 execution.feed(record, size_bytes)
                 continue
             arrivals = [event for event in record.events if not event.is_request]
@@ -74,6 +75,13 @@ def _replay_from(app: App, history: History, records: list[tuple[Record, int]], 
                 raise DivergenceError(_difference(history, prefix, index, turn.record))
     finally:
         execution.close()
+
+
+def _first_own(records: list[tuple[Record, int]]) -> int:
+    """Return the index of the record from which on a generation has written its records itself: those before it took over."""
+    begins = (ev.OrchestrationRewound, ev.OrchestrationForked)
+    found = (at for at, (record, _) in enumerate(records) if any(isinstance(event, begins) for event in record.events))
+    return max(found, default=0)
 
 
 def _is_of_no_turn(record: Record) -> bool:

@@ -6,7 +6,7 @@ can compare it with a file, and a reviewer can read what has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +14,7 @@ from durable import events as ev
 from durable.errors import FailureDetails
 from durable.events import HistoryEvent
 from durable.history import History, utc_datetime
-from durable.seeds import Seeds
+from durable.prefixes import default_children
 from durable.versions import UNVERSIONED
 
 VALUE_CHARACTERS_MAX = 500
@@ -27,20 +27,19 @@ def transcript(history: History) -> str:
 
 
 def _lines(history: History) -> Iterator[str]:
-    seeds = Seeds("", 0)
+    unnamed = default_children(history, history.generation)
     for event in history:
-        if isinstance(event, ev.OrchestrationStarted):
-            seeds = Seeds(event.seed, history.generation)
-        yield " ".join([type(event).__name__, *_words(event, seeds)])
+        yield " ".join([type(event).__name__, *_words(event, unnamed)])
 
 
-def _words(event: HistoryEvent, seeds: Seeds) -> Iterator[str]:
+def _words(event: HistoryEvent, unnamed: Collection[int]) -> Iterator[str]:
+    """Yield the words of a line. `unnamed`: the children whose ids are those that they get if nobody chooses any."""
     task_id = getattr(event, "task_id", None)
     if task_id is not None:
         yield f"#{task_id}"
     for field in ("name", "key", "operation", "instance_id"):
         value = getattr(event, field, None)
-        if value and not _is_derived(value, task_id, seeds):
+        if value and not (field == "instance_id" and task_id in unnamed):
             yield value if field in ("name", "operation") else repr(value)
     version, attempt = getattr(event, "version", None), getattr(event, "attempt", 1)
     if version not in (None, UNVERSIONED):
@@ -59,11 +58,6 @@ def _words(event: HistoryEvent, seeds: Seeds) -> Iterator[str]:
     reason = getattr(event, "reason", "")
     if reason:
         yield repr(reason)
-
-
-def _is_derived(instance_id: str, task_id: int | None, seeds: Seeds) -> bool:
-    """Tell whether a child's id is the one that it gets if nobody chooses any."""
-    return instance_id == seeds.derive("child", task_id).hex()
 
 
 def _span(event: ev.TimerCreated) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import NoneType
 from typing import Any, NamedTuple
 
 import msgpack
 
 from durable.engine.execution import Execution
-from durable.events import ActivityScheduled, HistoryEvent, InstanceKey
+from durable.events import ActivityScheduled, HistoryEvent, InstanceKey, OrchestrationForked, OrchestrationRewound
 from durable.outgoing import Outgoing
-from durable.provider import InstanceRow, Priority, StoredMessage, TaskAddress
+from durable.provider import InstanceRow, Message, Priority, RecordRow, StoredMessage, TaskAddress
 from durable.records import decode_event, encode_event, require, unpack
 from durable.worker.queued import QueuedAttempts
 
@@ -58,6 +58,26 @@ class Journal(NamedTuple):
     entries: int
     chain: bytes
     changes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Begun:
+    """A generation that begins with what an older one has done, before its first turn; its execution stands at the end of that.
+
+    `first` says so in the history, and `arrivals` are applied behind it. `rows`: the records that are taken over, `chain` the
+    checksum of the last. `outgoing` and `messages`: what is sent for it to its children.
+    """
+
+    first: HistoryEvent
+    arrivals: Sequence[HistoryEvent]
+    rows: Sequence[RecordRow]
+    chain: bytes
+    outgoing: Sequence[Outgoing]
+    messages: Sequence[Message]
+
+    def placed(self, row: InstanceRow) -> InstanceRow:
+        """Return a row as it stands behind what is taken over."""
+        return dataclasses.replace(row, records=len(self.rows), chain=self.chain)
 
 
 @dataclasses.dataclass(slots=True)
@@ -176,6 +196,7 @@ class LiveInstance:
 
     __slots__ = (
         "awaits_read",
+        "begun",
         "children",
         "control",
         "depth",
@@ -205,6 +226,7 @@ class LiveInstance:
         self.partition = partition
         self.row: InstanceRow | None = None
         self.execution: Execution | None = None
+        self.begun: Begun | None = None  # until the first turn of a generation that begins with a prefix is durable
         self.state = OwnerState()
         self.control: collections.deque[Pending] = collections.deque()
         self.normal: collections.deque[Pending] = collections.deque()
@@ -284,7 +306,23 @@ class LiveInstance:
         self.normal = collections.deque(item for item in self.normal if id(item) not in left)
         return [item.message.sequence for item in gone if item.message is not None]
 
+    def beginning(self) -> Pending | None:
+        """Return the arrival that says what its present generation begins with, of one that begins with a prefix."""
+        row = self.row
+        if row is None or row.records:
+            return None
+        of_run = (item for item in (*self.control, *self.normal) if item.run_id == row.run_id)
+        return next(
+            (item for item in of_run if isinstance(item.event, OrchestrationRewound | OrchestrationForked)), None
+        )
+
+    def go_first(self, pending: Pending) -> None:
+        """Let an arrival be the first that is taken."""
+        queue = self.control if pending in self.control else self.normal
+        queue.remove(pending)
+        self.control.appendleft(pending)
+
     def drop_execution(self) -> Execution | None:
         """Forget the engine; it is made again by replay. The caller closes what is returned."""
-        execution, self.execution = self.execution, None
+        execution, self.execution, self.begun = self.execution, None, None
         return execution

@@ -15,8 +15,10 @@ from durable.messages import heartbeat_key
 from durable.outgoing import Outgoing, outgoing_messages
 from durable.provider import InstanceFilter, InstanceRow, Provider, RecordRow, Status
 from durable.records import decode_record, first_checksum, next_checksum
+from durable.worker.beginning import Beginnings
 from durable.worker.carrying import read_carried
 from durable.worker.claims import DELIVERIES_MAX, DELIVERIES_SPAN_US, worker_lost
+from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
 from durable.worker.receiving import POLL_S
 from durable.worker.steps import blind_arrival, ending
@@ -57,6 +59,7 @@ class Loader:
         self,
         provider: Provider,
         turns: Turns,
+        clock: StoreClock,
         loop: asyncio.AbstractEventLoop,
         *,
         is_parked: Callable[[LiveInstance], bool],
@@ -74,6 +77,7 @@ class Loader:
         self._short = asyncio.Semaphore(SHORT_LOADS_MAX)
         self._long = asyncio.Semaphore(LONG_LOADS_MAX)
         self._slice = asyncio.Lock()
+        self._beginnings = Beginnings(provider, turns, clock, self._feed)
 
     def is_needed(self, live: LiveInstance) -> bool:
         """Tell whether something must be read before the instance's next turn."""
@@ -86,6 +90,8 @@ class Loader:
             return live.children is None and not live.outbox
         if not live.is_recovered and row.open_work:
             return True
+        if live.beginning() is not None:
+            return live.begun is None
         return live.execution is None and row.records > 0
 
     async def load(self, lives: Sequence[LiveInstance]) -> None:
@@ -153,6 +159,12 @@ class Loader:
             return
         if live.state.unreadable:
             raise HistoryDamagedError("what the owner had noted in the instance's row cannot be read")
+        first = live.beginning() if live.begun is None else None
+        if first is not None:
+            self._turns.close(live.drop_execution())
+            live.execution, live.begun = await self._beginnings.build(row, first.event)
+            live.go_first(first)
+            live.is_recovered = True
         if live.execution is None and row.records > 0:
             live.execution = await self._replay(row)
             live.state = OwnerState.decode(row.state)
@@ -312,7 +324,7 @@ class Loader:
 def _take_row(live: LiveInstance, row: InstanceRow | None) -> Execution | None:
     """Give an instance the row as it is stored now; return the engine of a former run, to be closed."""
     former, live.row = live.row, row
-    if former is not None and row is not None and former.run_id == row.run_id:
+    if former is not None and row is not None and (former.run_id, former.generation) == (row.run_id, row.generation):
         return None
     live.is_recovered = False
     live.children = None

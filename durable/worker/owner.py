@@ -83,6 +83,7 @@ class Owner:
         self._loader = Loader(
             provider,
             turns,
+            clock,
             self._loop,
             is_parked=lambda live: self._parking.is_parked(live),
             on_loaded=self._loaded,
@@ -178,8 +179,8 @@ class Owner:
             if live.row is None and is_fresh and live.is_idle:  # just created: nothing can have changed it since
                 live.row = start
                 live.is_recovered, live.has_heard = True, False
-            elif live.row is None or live.row.run_id != run_id:  # a former run has ended, as far as the store knows
-                live.is_row_stale = True
+            elif live.row is None or (live.row.run_id, live.row.generation) != (run_id, start.generation):
+                live.is_row_stale = True  # a former run, or generation, has ended, as far as the store knows
         queue = live.control if is_control else live.normal
         last = len(events) - 1
         for index, event in enumerate(events):
@@ -458,7 +459,7 @@ class Owner:
         assert row is not None
         assert item.state is not None
         before = live.row
-        live.row, live.state, live.is_busy, live.children = row, item.state, False, item.children
+        live.row, live.state, live.is_busy, live.children, live.begun = row, item.state, False, item.children, None
         if live.execution is not None:
             live.execution.recorded(item.record_bytes)
         if item.turn is not None:

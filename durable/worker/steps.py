@@ -179,7 +179,7 @@ class Steps:
     ) -> None:
         """Record that several things were dropped, in their order: in few notes, for there may be very many."""
         # The start of a run that was ended before it began is none of them: nobody waits for it.
-        dropped = (event for event in events if not isinstance(event, ev.OrchestrationStarted))
+        dropped = (event for event in events if not isinstance(event, ev.OrchestrationStarted | ev.OrchestrationRewound | ev.OrchestrationForked))
         for kind, same in itertools.groupby(dropped, key=type):
             names = [str(getattr(event, "name", None) or getattr(event, "task_id", "")) for event in same]
             what = f"{kind.__name__} {names[0]}" if len(names) == 1 else f"{len(names)} x {kind.__name__} {names[0]} …"

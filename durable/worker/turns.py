@@ -37,6 +37,7 @@ from durable.provider import (
     InstanceRow,
     Memo,
     Progress,
+    RecordRow,
     Status,
     Step,
     TaskAddress,
@@ -247,7 +248,7 @@ class Turns:
             if replaces(pending, row):
                 assert pending.message is not None
                 return self.steps.replacement(live, row, prepared, pending.message)
-            if is_stale(pending, row):
+            if is_stale(pending, row) and not _is_taken_over(live, pending, row):
                 reason = "it was meant for an earlier run or generation"
                 self.steps.note_dropped(prepared, row, event, reason, pending.run_id)
             else:
@@ -266,13 +267,18 @@ class Turns:
         if execution is None:
             assert not row.records, "what has a history is loaded before its turn"
             execution = live.execution = self.new_execution(row)
+        begun, opens = live.begun, execution.has_opening
+        if begun is not None:
+            others = (event for event in arrivals if not isinstance(event, type(begun.first)))
+            arrivals = [begun.first, *begun.arrivals, *others]
+        elif execution.held and not execution.is_suspended:
+            arrivals = [ev.OrchestrationResumed(at_most=ARRIVALS_MAX), *arrivals]
         arrivals = self._fit(row, execution, arrivals)
         now = self._clock.now()
-        due = execution.due_timers(now, ARRIVALS_MAX)
+        due = (
+            execution.due_timers(now, ARRIVALS_MAX) if begun is None else []
+        )  # a timeout begins anew in that very turn
         live.wants_turn = live.wants_turn or len(due) == ARRIVALS_MAX
-        opens = execution.has_opening
-        if execution.held and not execution.is_suspended:
-            arrivals = [ev.OrchestrationResumed(at_most=ARRIVALS_MAX), *arrivals]
         if not (arrivals or due or opens or execution.goes_on):
             parked_until = self._due_later(live, row)
             if row.parked_until != parked_until or row.status is Status.STALLED:
@@ -282,6 +288,9 @@ class Turns:
         prepared.turn = turn
         live.wants_turn = live.wants_turn or turn.goes_on
         kept = _leave_unreached(prepared, turn)
+        if begun is not None:
+            left = {id(event) for event in turn.leftover if isinstance(event, ev.EventRaised)}
+            prepared.carried += [event for event in begun.arrivals if id(event) in left]
         for event, reason in turn.refused:
             self.steps.note_dropped(prepared, row, event, reason)
         is_empty = not (turn.record.events or turn.memos or turn.carried) and isinstance(turn.custom_status, Unchanged)
@@ -312,21 +321,21 @@ class Turns:
         now = max(turn.record.time, row.updated_at)
         state = dataclasses.replace(live.state.unhindered(), farewells=dict(turn.farewells))
         changes = _changes_of(row, turn)
-        appends, chain = self.steps.append(row, turn.record)
+        begun = live.begun
+        placed = row if begun is None else begun.placed(row)
+        appends, chain = self.steps.append(placed, turn.record)
         prepared.record_bytes = len(appends[0][1].data)
-        generation, records = row.generation, row.records + len(appends)
+        generation, records = row.generation, placed.records + len(appends)
+        if begun is not None:
+            appends = [*((generation, taken_over) for taken_over in begun.rows), *appends]
         status = Status.SUSPENDED if turn.is_suspended else Status.RUNNING if execution.started else Status.PENDING
         drop_below: int | None = None
         carried = turn.carried
         if turn.next_generation is not None:
             drop_below, generation, records = generation, generation + 1, 1
             carried = self._carry_over(row, prepared, turn, execution)
-            opening = self._opening(row, turn.next_generation)
-            chain, opening_row = chained(first_checksum(row.key, row.run_id, generation), 0, opening)
+            chain, opening_row = self._open(row, prepared, turn.next_generation, changes)
             appends.append((generation, opening_row))
-            first: Any = opening.events[0]
-            changes.update(input=first.input, version=first.version)
-            prepared.opening, prepared.opening_bytes = opening, len(opening_row.data)
         elif turn.outcome is not None:
             self.steps.note_all(prepared, row, [*execution.undelivered(), *prepared.carried])
             execution.mailbox.carried.clear()
@@ -334,7 +343,10 @@ class Turns:
         state.carried = journal.journal
         appends += journal.appends
         offers, drops = self._place_activities(live, row, prepared, turn, state, execution)
-        adds = self._place_messages(live, row, prepared, turn, state, execution, offers)
+        adds = self._place_messages(live, placed, prepared, turn, state, execution, offers)
+        if begun is not None:
+            sent = [to_message(item, row, live.depth, self._partitions, now) for item in begun.outgoing]
+            prepared.messages += [*sent, *begun.messages]
         is_over = turn.outcome is not None
         if turn.outcome is not None:
             if turn.next_generation is None and not state.cursor:
@@ -387,6 +399,17 @@ class Turns:
         more = carried.change()
         return CarriedChange((*turn.carried.added, *more.added), turn.carried.taken)
 
+    def _open(
+        self, row: InstanceRow, prepared: Prepared, record: Record, changes: dict[str, Any]
+    ) -> tuple[bytes, RecordRow]:
+        """Note what the next generation begins with; return the checksum and the row of that record."""
+        opening = self._opening(row, record)
+        first: Any = opening.events[0]
+        changes.update(input=first.input, version=first.version)
+        chain, opening_row = chained(first_checksum(row.key, row.run_id, row.generation + 1), 0, opening)
+        prepared.opening, prepared.opening_bytes = opening, len(opening_row.data)
+        return chain, opening_row
+
     def _opening(self, row: InstanceRow, opening: Record) -> Record:
         """Settle the version of the next generation: the newest one now, unless it is pinned."""
         started: Any = opening.events[0]
@@ -418,7 +441,9 @@ class Turns:
             for event in turn.record.events:
                 if isinstance(event, ATTEMPT_ENDS):
                     state.queued.close(event.task_id)
-        for request in turn.activities:
+        # Those that were open where a prefix ends are asked for once more: nobody runs them.
+        asked = turn.activities if live.begun is None else list(execution.open_activities.values())
+        for request in asked:
             key = execution.derived_id("activity", request.call_id)
             if self._is_held(live.partition, request):
                 state.queued.skip()
@@ -484,12 +509,13 @@ class Turns:
     ) -> list[ActivityRow]:
         """Send the turn's messages and return its rows for the queue; or put all of it aside, if it is much.
 
-        A run that ends with much to send is final once all of it is sent: a finished instance is written no more.
+        A run that ends with much to send is final once all of it is sent: a finished instance is written no more. What is sent
+        for a prefix goes at once, however much it is: no record of its own tells of it.
         """
         live.depth = depth = execution.started.depth if execution.started else 0
         now = turn.record.time
         prepared.memos += [Memo(key, data, expires_at) for key, data, expires_at in turn.memos]
-        if len(turn.messages) + len(offers) > INLINE_MESSAGES_MAX:
+        if len(turn.messages) + len(offers) > INLINE_MESSAGES_MAX and live.begun is None:
             live.outbox.extend((*turn.messages, *offers))
             live.ending = turn.outcome if turn.next_generation is None else None
             state.cursor = (row.generation, row.records, 0)
@@ -527,6 +553,18 @@ class Turns:
         return self.steps.complete(prepared, row, state, step)
 
 
+def _is_taken_over(live: LiveInstance, pending: Pending, row: InstanceRow) -> bool:
+    """Tell whether an answer is for what an older generation of this run had asked for, and this one has taken over.
+
+    Not of an activity: that is asked for once more, and what a former attempt says late is no answer to it.
+    """
+    event = pending.event
+    is_of_run = pending.run_id in (None, row.run_id) and pending.generation is not None
+    if not is_of_run or not isinstance(event, ev.Answer) or isinstance(event, ATTEMPT_ENDS) or live.execution is None:
+        return False
+    return live.execution.has_inherited(pending.generation or 0, event.task_id)
+
+
 def _leave_unreached(prepared: Prepared, turn: Turn) -> list[Pending]:
     """Return the arrivals that the ended generation did not get to, for the next one; `carried` takes those for nobody.
 
@@ -548,7 +586,19 @@ def _has_begun(live: LiveInstance, row: InstanceRow) -> bool:
     if not row.records and not row.generation:
         return False
     execution = live.execution
-    return execution is None or execution.started is not None or execution.held_count > 0
+    return execution is None or execution.started is not None or bool(execution.held)
+
+
+def _changes_of(row: InstanceRow, turn: Turn) -> dict[str, Any]:
+    """Return the columns that a turn changes as long as it does not end anything."""
+    changes: dict[str, Any] = {}
+    if not isinstance(turn.custom_status, Unchanged):
+        changes["custom_status"] = turn.custom_status
+    if row.stall_reason is not None:
+        changes["stall_reason"] = None
+    if row.version is None:
+        changes.update(_settled_version(turn.record))
+    return changes
 
 
 def _changes_of(row: InstanceRow, turn: Turn) -> dict[str, Any]:

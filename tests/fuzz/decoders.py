@@ -70,7 +70,6 @@ SAMPLES: dict[str, Any] = {
     "Mapping[str, str] | None": {"team": "red"},
     "TaskRef": ev.TaskRef("holder", "o", "run", 1, 2),
     "TaskRef | None": ev.TaskRef("parent", "o", "run", 3, 9),
-    "TaskRef": ev.TaskRef("other", "o", "run", 0, 0),
 }
 
 

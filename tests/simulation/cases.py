@@ -19,7 +19,10 @@ from durable import (
     EntityContext,
     EntityId,
     EntityOperationFailedError,
+    Handle,
     InstanceAlreadyExistsError,
+    InstanceFinishedError,
+    InstanceRunningError,
     NonRetryableError,
     Orchestration,
     OrchestrationContext,
@@ -1008,3 +1011,124 @@ async def signaled_for_later(client: Client) -> None:
     assert await texts_of(client, "alone", 1) == ["in two days"]
     assert await texts_of(client, "guests", 1) == ["and stays"]
     await no_more_entities(client, "Visit")
+
+
+# ---- beginning again
+
+broken: set[str] = set()
+"""What does not work at the moment."""
+
+
+@app.activity
+def work(name: str) -> str:
+    if name in broken:
+        raise ValueError(f"{name} is broken")
+    return name.upper()
+
+
+@app.orchestrator
+async def two_steps(ctx: OrchestrationContext, names: list[str]) -> list[str]:
+    return [await ctx.call_activity(work, name) for name in names]
+
+
+@app.orchestrator
+def with_failing_child(ctx: OrchestrationContext) -> Orchestration[list[str]]:
+    first = yield from ctx.call_activity(work, "a")
+    beside = ctx.call_sub_orchestrator(two_steps, ["p", "q"])
+    found = yield from ctx.call_sub_orchestrator(two_steps, ["x", "y"], retry_policy=RetryPolicy(SECOND, 2))
+    return [first, *found, *(yield beside)]
+
+
+@app.orchestrator
+async def several_at_a_time(ctx: OrchestrationContext, names: list[str]) -> list[str]:
+    return await ctx.map(work, names, concurrency=2)
+
+
+@app.orchestrator
+async def waits_for_one(ctx: OrchestrationContext) -> list[Any]:
+    return [await ctx.call_activity(work, "a"), await ctx.wait_for_external_event("go")]
+
+
+async def has_failed(handle: Handle[Any]) -> None:
+    state = await handle.wait()
+    assert state.status is OrchestrationStatus.FAILED, state
+
+
+@case()
+async def started_again_with_the_same_input(client: Client) -> None:
+    broken.clear()
+    handle = await client.start(two_steps, ["a"], instance_id="first")
+    assert await handle.result() == ["A"]
+    under_its_own, under_another = await asyncio.gather(handle.restart(), handle.restart(new_id="second"))
+    assert await under_its_own.result() == await under_another.result() == ["A"]
+    assert {handle.run_id, under_its_own.run_id, under_another.run_id} == {
+        *(state.run_id for state in [await found.state() for found in (handle, under_its_own, under_another)])
+    }
+
+
+@case()
+async def rewound_with_a_failed_child(client: Client) -> None:
+    broken.clear()
+    broken.add("y")
+    handle = await client.start(with_failing_child)
+    await has_failed(handle)
+    broken.clear()
+    await handle.rewind()
+    assert await handle.result() == ["A", "X", "Y", "P", "Q"]
+    asked = [event for event in await handle.history() if type(event).__name__ == "ActivityScheduled"]
+    assert len(asked) == 1  # what had succeeded was not asked for again
+
+
+@case(Role(), Role())
+async def rewound_until_it_works(client: Client) -> None:
+    broken.clear()
+    broken.update("bd")
+    handle = await client.start(several_at_a_time, list("abcde"))
+    for name in "bd":
+        await has_failed(handle)
+        broken.discard(name)
+        answers = await asyncio.gather(handle.rewind(), client.get(handle.instance_id).rewind(), return_exceptions=True)
+        expected = (InstanceRunningError, InstanceFinishedError)
+        assert all(answer is None or isinstance(answer, expected) for answer in answers), answers
+        assert None in answers
+    assert await handle.result() == list("ABCDE")
+
+
+@case()
+async def rewound_after_it_was_ended_by_force(client: Client) -> None:
+    broken.clear()
+    handle = await client.start(waits_for_one)
+    for number in range(2):
+        await asyncio.sleep(number)
+        await handle.terminate()
+        assert (await handle.wait()).status is OrchestrationStatus.TERMINATED
+        await handle.rewind()
+    await handle.raise_event("go", 1)
+    assert await handle.result() == ["A", 1]
+
+
+@case(Role(), Role())
+async def rewound_while_another_takes_its_place(client: Client) -> None:
+    broken.clear()
+    broken.add("a")
+    handle = await client.start(two_steps, ["a"], instance_id="place")
+    await has_failed(handle)
+    broken.clear()
+    answers = await asyncio.gather(handle.rewind(), handle.restart(), return_exceptions=True)
+    expected = (InstanceRunningError, InstanceFinishedError)
+    refused = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert len(refused) < 2, answers  # none of them, if one had its end before the other came
+    assert all(isinstance(answer, expected) for answer in refused), answers
+    assert await client.get("place").result() == ["A"]
+
+
+@case()
+async def forked_at_every_point(client: Client) -> None:
+    broken.clear()
+    handle = await client.start(with_failing_child)
+    assert await handle.result() == ["A", "X", "Y", "P", "Q"]
+    history = await handle.history()
+    forks = [await handle.fork(at=at) for at in range(0, len(history) + 1, 2)]
+    for fork in forks:
+        assert await fork.result() == ["A", "X", "Y", "P", "Q"]
+    assert await handle.history() == history

@@ -178,6 +178,7 @@ BY_ANNOTATION: dict[Any, Any] = {
     FailureDetails | None: DETAILS,
     ActivityOptions: ActivityOptions("gpu", 1, 2, 3, 4),
     TaskRef | None: TaskRef("p", "o", "r", 3, 4),
+    TaskRef: TaskRef("other", "o", "run", 0, 0),
     Mapping[str, str] | None: {"a": "b", "": "\N{SNOWMAN}"},
 }
 

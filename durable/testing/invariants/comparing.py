@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from durable import events as ev
 from durable.events import ORCHESTRATION, HistoryEvent, InstanceKey
 from durable.provider import Status
-from durable.testing.invariants.runs import Answers, Moment, StoredRun, decoded, named
+from durable.testing.invariants.runs import Answers, Moment, StoredRun, named
 
 
 def violations_among(runs: Sequence[StoredRun], moment: Moment = Moment.RUNNING) -> list[str]:
@@ -26,12 +26,6 @@ def violations_among(runs: Sequence[StoredRun], moment: Moment = Moment.RUNNING)
     return found
 
 
-def _events_of(run: StoredRun, generation: int) -> Iterator[HistoryEvent]:
-    for row in run.generations[generation]:
-        record = decoded(row)
-        yield from record.events if record is not None else ()
-
-
 def _unasked_child(run: StoredRun, by_run_id: Mapping[str, StoredRun]) -> list[str]:
     row = run.row
     parent = by_run_id.get(row.parent_run_id or "")
@@ -40,7 +34,7 @@ def _unasked_child(run: StoredRun, by_run_id: Mapping[str, StoredRun]) -> list[s
     generation, task_id = map(int, row.parent_task.split("/")[:2])
     if generation not in parent.generations:
         return []
-    for event in _events_of(parent, generation):
+    for event in parent.events_of(generation):
         if isinstance(event, ev.SubOrchestrationScheduled) and event.task_id == task_id and event.run_id == row.run_id:
             return []
     return [f"I6: {named(row)}: its parent, {named(parent.row, generation)}, never asked for it"]
@@ -51,7 +45,7 @@ def _children_against(
 ) -> Iterator[str]:
     answers: dict[int, HistoryEvent] = {}
     requests: dict[int, ev.SubOrchestrationScheduled] = {}
-    for event in _events_of(run, generation):
+    for event in run.events_of(generation):
         if isinstance(event, ev.SubOrchestrationScheduled) and not event.is_detached:
             requests[event.task_id] = event
         elif isinstance(event, ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed | ev.SubOrchestrationCancelled):
@@ -71,7 +65,7 @@ def _children_against(
 
 def _wrong_end(child: StoredRun | None, answer: HistoryEvent, where: str) -> Iterator[str]:
     is_refused = isinstance(answer, ev.SubOrchestrationFailed) and answer.is_refused
-    if child is None or is_refused or isinstance(answer, ev.SubOrchestrationCancelled):
+    if child is None or is_refused or isinstance(answer, ev.SubOrchestrationCancelled) or child.was_rewound:
         return
     row, told = child.row, type(answer).__name__
     if not row.status.is_finished:
@@ -128,7 +122,7 @@ def violations_between(
 
 def _changed(run: StoredRun, later: StoredRun) -> Iterator[str]:
     row, now = run.row, later.row
-    if row.status.is_finished:
+    if row.status.is_finished and not (now.generation > row.generation and later.was_rewound):
         for name in ("status", "output", "failure", "completed_at", "generation", "records", "chain"):
             was, is_now = getattr(row, name), getattr(now, name)
             if was != is_now:
@@ -154,7 +148,7 @@ def violations_of_answers(runs: Sequence[StoredRun], answers: Answers, moment: M
             found.append(f"I1: instance '{key.id}', run {run_id}: its start had succeeded, and it is not there")
     for run_id, status in answers.ended.items():
         run = by_run_id.get(run_id)
-        if run is not None and run.row.status is not status:
+        if run is not None and run.row.status is not status and not run.was_rewound:
             found.append(f"I8: {named(run.row)}: a client saw it {status.name}, and it is {run.row.status.name}")
     others = _sent_by_instances(runs)
     for run_id, name in {*answers.raised, *answers.asked}:

@@ -54,16 +54,41 @@ class StoredRun:
         """True if the history is kept from the first record on."""
         return 0 in self.generations
 
+    @property
+    def was_rewound(self) -> bool:
+        """True if the run went on after its end, as far as that can be seen: its former ends are no ends then."""
+        if self.row.generation and not self.row.records:
+            return True
+        return any(
+            isinstance(event, ev.OrchestrationRewound)
+            for generation in self.generations
+            for event in self.events_of(generation)
+        )
+
+    def events_of(self, generation: int) -> list[HistoryEvent]:
+        """Return the events of a generation's readable records."""
+        records = map(decoded, self.generations[generation])
+        return [event for record in records if record is not None for event in record.events]
+
     def events(self) -> Iterator[HistoryEvent]:
-        """Give the events of all readable records once, with those carried: what two generations had is not repeated."""
+        """Give the events of all readable records once, with those carried: what two generations had is not repeated.
+
+        Nor is what a fork has taken over, which is another run's.
+        """
         first = min(self.generations, default=0)
         for generation, rows in sorted(self.generations.items()):
-            for row in rows:
-                record = decoded(row)
-                if record is not None and (generation == first or row.index or not record.is_opening):
-                    for event in record.events:
-                        if generation == first or not (isinstance(event, EventRaised) and event.is_carried):
-                            yield event
+            is_repeated = generation != first
+            if is_repeated and rows and (opening := decoded(rows[0])) is not None and opening.is_opening:
+                own = self.events_of(generation)[len(opening.events) :]
+            else:
+                own = self.events_of(generation)
+            for at in range(len(own) - 1, -1, -1):
+                if isinstance(own[at], ev.OrchestrationForked) or (
+                    is_repeated and isinstance(own[at], ev.OrchestrationRewound)
+                ):
+                    own, is_repeated = own[at:], True
+                    break
+            yield from (e for e in own if not (is_repeated and isinstance(e, EventRaised) and e.is_carried))
         yield from (event for event in self.carried if not event.is_carried)
 
 

@@ -35,12 +35,21 @@ def violations_in(run: StoredRun, *, attempts_max: Mapping[str, int] | None = No
             record = decoded(record_row)
             assert record is not None, "it was read above"
             story.tell(record_row.index, record)
-        story.close(is_last=generation == row.generation)
+        is_last = generation == row.generation
+        story.close(is_last=is_last, goes_on=not is_last and _is_rewound(run, generation + 1))
         found += story.found
         last = story
     found += _impossible_row(row)
     found += _row_against(row, last)
     return found
+
+
+def _is_rewound(run: StoredRun, generation: int) -> bool:
+    """Tell whether a generation goes on after the end of the one before, or is about to."""
+    if run.row.generation == generation and not run.row.records:
+        return True
+    events = run.events_of(generation) if generation in run.generations else []
+    return any(isinstance(event, ev.OrchestrationRewound | ev.OrchestrationTerminated) for event in events)
 
 
 def _broken_chain(row: InstanceRow, generation: int, rows: Sequence[RecordRow]) -> list[str]:
@@ -153,6 +162,7 @@ class _Story:
         self._last_task_id = -1
         self._closed: dict[int, HistoryEvent] = {}
         self._calls: dict[int, tuple[int, int]] = {}  # by call: the latest attempt, and its task id
+        self._former: dict[int, int] = {}  # by call: attempts that count no more, since the run went on after its end
 
     def _wrong(self, promise: str, text: str) -> None:
         self.found.append(f"{promise}: {self._where}, record {self._record}: {text}")
@@ -191,6 +201,9 @@ class _Story:
             self._wrong("I2", "it starts twice")
         self.started = event
 
+    def _take_renewal(self, event: HistoryEvent) -> None:
+        self._former = {call_id: attempt - 1 for call_id, (attempt, _) in self._calls.items()}
+
     def _take_steering(self, event: HistoryEvent) -> None:
         if isinstance(event, ev.OrchestrationCancelRequested):
             self._cancels = True
@@ -214,7 +227,7 @@ class _Story:
             self._wrong("I9", f"attempt {event.attempt} of activity '{event.name}' follows attempt {attempt}")
         elif attempt and not isinstance(self._closed.get(task_id), ev.ActivityFailed):
             self._wrong("I9", f"attempt {event.attempt} of activity '{event.name}' follows one that did not fail")
-        if limit is not None and event.attempt > limit:
+        if limit is not None and event.attempt - self._former.get(event.call_id, 0) > limit:
             self._wrong("I9", f"attempt {event.attempt} of activity '{event.name}' is over its limit of {limit}")
         self._calls[event.call_id] = (event.attempt, event.task_id)
 
@@ -233,9 +246,11 @@ class _Story:
             self._wrong("I2", f"timer {event.task_id} fired at {self._time}, before it was due ({request.due})")
         self._closed[event.task_id] = event
 
-    def close(self, *, is_last: bool) -> None:
-        """Say what is missing at the end of the generation."""
-        if not is_last and not isinstance(self.outcome, ev.OrchestrationContinuedAsNew):
+    def close(self, *, is_last: bool, goes_on: bool = False) -> None:
+        """Say what is missing at the end of the generation. `goes_on`: the run was rewound to before that end."""
+        if goes_on and self.outcome is None:
+            self._wrong("I8", "a later generation goes on after its end, and it has none")
+        if not is_last and not goes_on and not isinstance(self.outcome, ev.OrchestrationContinuedAsNew):
             self._wrong("I6", "a later generation exists, but this one did not continue as new")
         if is_last and isinstance(self.outcome, ev.OrchestrationContinuedAsNew):
             self._wrong("I6", "it continued as new, but there is no later generation")
@@ -260,6 +275,8 @@ class _Story:
 
     _TAKERS: Final[Mapping[type[HistoryEvent], Any]] = {
         ev.OrchestrationStarted: _take_start,
+        ev.OrchestrationRewound: _take_renewal,
+        ev.OrchestrationForked: _take_renewal,
         ev.OrchestrationSuspended: _take_steering,
         ev.OrchestrationResumed: _take_steering,
         ev.OrchestrationCancelRequested: _take_steering,

@@ -18,6 +18,7 @@ from durable.provider import (
     Batch,
     Committed,
     Delivery,
+    Expects,
     Lease,
     Message,
     Status,
@@ -106,8 +107,16 @@ class Monitor:
         """Take note of messages that were stored: some are for later."""
         self.progress += len(messages)
         for message, delivery in zip(messages, deliveries, strict=True):
+            start = message.start
             if message.target.kind != ORCHESTRATION:
                 self.awaited[message.target] += _is_stored(message, delivery)
+            elif start is not None and message.expects is Expects.ENDED:
+                # An answer that is told again says nothing new.
+                is_new = self._places.get(start.run_id, (0, 0))[0] < start.generation
+                if delivery.verdict is Verdict.STORED and is_new:
+                    self._finished.pop(start.run_id, None)
+                    self._places[start.run_id] = (start.generation, 0)
+                    self.unfinished[start.run_id] = None
             elif message.start is not None and message.start.run_id not in self._places:
                 self.unfinished[message.start.run_id] = None
             visible_at = max(message.visible_at, message.start.parked_until if message.start is not None else 0)

@@ -458,7 +458,7 @@ class OrchestrationRewound(Arrival):
     source: int = 0
     writer: TaskRef | None = None
 
-    code: ClassVar[int] = 40
+    code: ClassVar[int] = 60
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -474,7 +474,7 @@ class OrchestrationForked(Arrival):
     writer: TaskRef | None = None
     past: bytes | None = None
 
-    code: ClassVar[int] = 41
+    code: ClassVar[int] = 61
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -489,7 +489,7 @@ class AnswerKept(Arrival):
     result: Payload
     unless: int = -1
 
-    code: ClassVar[int] = 42
+    code: ClassVar[int] = 62
     payload_field: ClassVar[str | None] = "result"
 
 

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from durable.app import App
 from durable.client.blocking import BlockingFace, GuestPortal, Portal
+from durable.client.bulk import (
+    FAILED,
+    FINISHED,
+    NOT_SUSPENDED,
+    REWINDABLE,
+    SUSPENDED,
+    UNFINISHED,
+    for_each,
+    limited,
+    steering,
+)
 from durable.client.connection import Connection
 from durable.client.faces import face_of
 from durable.client.filters import Filters, Statuses, check_limit, selection
-from durable.client.handle import Handle
+from durable.client.handle import Handle, check_reason
 from durable.client.purging import purge_all, rows_of
+from durable.client.restarting import rewind
 from durable.client.starting import (
     USES_OTHER,
     AnyOrchestrator,
@@ -33,7 +45,14 @@ from durable.client.starting import (
 from durable.client.states import state_of
 from durable.client.times import Timeout, seconds_of
 from durable.errors import DurableError, InstanceAlreadyExistsError, InstanceFinishedError, InstanceNotFoundError
-from durable.events import InstanceKey
+from durable.events import (
+    HistoryEvent,
+    InstanceKey,
+    OrchestrationCancelRequested,
+    OrchestrationResumed,
+    OrchestrationSuspended,
+    OrchestrationTerminated,
+)
 from durable.failures import forget_own_frames
 from durable.features import E, EntityFilters, feature
 from durable.history import History
@@ -47,8 +66,6 @@ from durable.stores import connect
 if TYPE_CHECKING:
     from durable.entities.clients import EntityState
     from durable.entities.ids import EntityId
-
-FINISHED = tuple(status for status in Status if status.is_finished)
 
 
 class Client:
@@ -422,13 +439,51 @@ class Client:
 
         Raises ValueError without any filter.
         """
-        selected = selection(**filters)
-        if selected.is_empty:
-            raise ValueError("purge needs a filter: to remove everything that has ended, ask for it by its status")
-        finished = selected.only(FINISHED)
+        finished = limited(selection(**filters), "purge", FINISHED)
         if finished.is_void:
             return 0
         return await purge_all(self.connection.provider, finished.wanted)
+
+    async def cancel(self, *, reason: str = "", dry_run: bool = False, **filters: Unpack[Filters]) -> int:
+        """Ask the unfinished instances that match (see `Filters`) to cancel; return how many were asked.
+
+        As `terminate`, `suspend`, `resume` and `rewind` it does for each what `Handle` does for one, and raises ValueError
+        without any filter. With `dry_run` nothing is sent: the answer is how many would be meant now.
+        """
+        return await self._steer(
+            "cancel", UNFINISHED, OrchestrationCancelRequested(check_reason(reason)), dry_run, filters
+        )
+
+    async def terminate(
+        self, *, reason: str = "", recursive: bool = True, dry_run: bool = False, **filters: Unpack[Filters]
+    ) -> int:
+        """End the unfinished instances that match by force, with `recursive` their children too; return how many."""
+        event = OrchestrationTerminated(check_reason(reason), bool(recursive))
+        return await self._steer("terminate", UNFINISHED, event, dry_run, filters)
+
+    async def suspend(self, *, reason: str = "", dry_run: bool = False, **filters: Unpack[Filters]) -> int:
+        """Hold the unfinished instances that match and are not suspended yet; return how many."""
+        return await self._steer(
+            "suspend", NOT_SUSPENDED, OrchestrationSuspended(check_reason(reason)), dry_run, filters
+        )
+
+    async def resume(self, *, reason: str = "", dry_run: bool = False, **filters: Unpack[Filters]) -> int:
+        """Let the suspended instances that match go on; return how many."""
+        return await self._steer("resume", SUSPENDED, OrchestrationResumed(check_reason(reason)), dry_run, filters)
+
+    async def _steer(
+        self, call: str, statuses: Sequence[Status], event: HistoryEvent, dry_run: bool, filters: Filters
+    ) -> int:
+        connection = self.connection
+        selected = limited(selection(**filters), call, statuses)
+        return await for_each(connection, selected, dry_run=dry_run, act=steering(connection, event))
+
+    async def rewind(self, *, reason: str = "", dry_run: bool = False, **filters: Unpack[Filters]) -> int:
+        """Rewind the failed instances that match; those that were cancelled or terminated only where `status` names that."""
+        connection, checked = self.connection, check_reason(reason)
+        statuses = FAILED if filters.get("status") is None else REWINDABLE
+        selected = limited(selection(**filters), "rewind", statuses)
+        return await for_each(connection, selected, dry_run=dry_run, act=lambda row: rewind(connection, row, checked))
 
 
 class _Blocking(BlockingFace):

@@ -203,19 +203,19 @@ class Handle(Generic[T_co]):
         As `terminate`, `suspend` and `resume` it is durable on return, applies at the next turn, and raises
         InstanceFinishedError and InstanceNotFoundError.
         """
-        await self._steer(OrchestrationCancelRequested(_checked(reason)))
+        await self._steer(OrchestrationCancelRequested(check_reason(reason)))
 
     async def terminate(self, reason: str = "", recursive: bool = True) -> None:
         """End the instance by force, without running its code; with `recursive` its unfinished children as well."""
-        await self._steer(OrchestrationTerminated(_checked(reason), bool(recursive)))
+        await self._steer(OrchestrationTerminated(check_reason(reason), bool(recursive)))
 
     async def suspend(self, reason: str = "") -> None:
         """Hold the instance: what arrives is recorded, and waits for the resume."""
-        await self._steer(OrchestrationSuspended(_checked(reason)))
+        await self._steer(OrchestrationSuspended(check_reason(reason)))
 
     async def resume(self, reason: str = "") -> None:
         """Let a suspended instance go on."""
-        await self._steer(OrchestrationResumed(_checked(reason)))
+        await self._steer(OrchestrationResumed(check_reason(reason)))
 
     async def _steer(self, event: HistoryEvent) -> None:
         await self._connection.send(self._key, [event], run_id=self._run_id, priority=Priority.CONTROL)
@@ -241,7 +241,7 @@ class Handle(Generic[T_co]):
         children are rewound as well. One that was cancelled or terminated goes on from before that. Raises
         InstanceRunningError, InstanceFinishedError if it has completed, InstanceNotFoundError.
         """
-        await rewind(self._connection, await self._row(), _checked(reason))
+        await rewind(self._connection, await self._row(), check_reason(reason))
 
     async def fork(self, *, at: int, new_id: str | None = None) -> Handle[T_co]:
         """Start a new instance that has the first `at` events of this one's history behind it, and goes on from there.
@@ -275,7 +275,8 @@ def _standing(row: InstanceRow, seconds: float | None) -> str:
     return f"'{row.key.id}' had not ended after {seconds:g} s: it is {row.status.name}{reason}"
 
 
-def _checked(reason: str) -> str:
+def check_reason(reason: str) -> str:
+    """Return a reason as it may be stored. Raises TypeError, InvalidInputError, LimitExceededError."""
     if not isinstance(reason, str):
         raise TypeError(f"reason must be a string, not {reason!r:.200}")
     try:

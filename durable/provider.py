@@ -76,7 +76,7 @@ class Expects(enum.IntEnum):
     ABSENT = 1  # starts: the id is free
     ABSENT_OR_FINISHED = 2  # starts: free, or its current run has ended and is replaced
     ANY = 3  # starts: an unfinished run is replaced too, by its owner, when it receives the message
-    ENDED = 4  # the very run that the message brings has ended, in an earlier generation: it goes on
+    ENDED = 4  # the very run of `start` has ended, in an earlier generation (else EXISTS): its row is written anew
 
 
 class Verdict(enum.IntEnum):

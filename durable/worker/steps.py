@@ -13,7 +13,7 @@ from typing import Any
 
 from durable import events as ev
 from durable.engine.execution import Execution
-from durable.engine.turn import Turn
+from durable.engine.turn import Turn, Unchanged
 from durable.errors import DurableError, FailureDetails, TurnBudgetExceededError, UnknownNameError
 from durable.events import HistoryEvent
 from durable.failures import TEXT_BYTES_MAX, encode_details
@@ -179,7 +179,11 @@ class Steps:
     ) -> None:
         """Record that several things were dropped, in their order: in few notes, for there may be very many."""
         # The start of a run that was ended before it began is none of them: nobody waits for it.
-        dropped = (event for event in events if not isinstance(event, ev.OrchestrationStarted | ev.OrchestrationRewound | ev.OrchestrationForked))
+        dropped = (
+            event
+            for event in events
+            if not isinstance(event, ev.OrchestrationStarted | ev.OrchestrationRewound | ev.OrchestrationForked)
+        )
         for kind, same in itertools.groupby(dropped, key=type):
             names = [str(getattr(event, "name", None) or getattr(event, "task_id", "")) for event in same]
             what = f"{kind.__name__} {names[0]}" if len(names) == 1 else f"{len(names)} x {kind.__name__} {names[0]} …"
@@ -471,3 +475,32 @@ def _is_same_trouble(former: str | None, reason: str) -> bool:
 def _first(text: str, bytes_max: int) -> str:
     """Return the beginning of a text, as every store can hold it."""
     return text.encode(errors="backslashreplace")[:bytes_max].decode(errors="ignore")
+
+
+def changes_of(row: InstanceRow, turn: Turn) -> dict[str, Any]:
+    """Return the columns that a turn changes as long as it does not end anything."""
+    changes: dict[str, Any] = {}
+    if not isinstance(turn.custom_status, Unchanged):
+        changes["custom_status"] = turn.custom_status
+    if row.stall_reason is not None:
+        changes["stall_reason"] = None
+    if row.version is None:
+        changes.update(_settled_version(turn.record))
+    return changes
+
+
+def _settled_version(record: Record) -> dict[str, str | None]:
+    """Return the version that a start in this record settled on: from then on the instance keeps it."""
+    started = next((event for event in record.events if isinstance(event, ev.OrchestrationStarted)), None)
+    return {} if started is None else {"version": started.version}
+
+
+def state_over_the_end(state: OwnerState, turn: Turn) -> OwnerState:
+    """Return what an owner still notes when a generation has ended: for the next one, or until all is sent."""
+    goes_on = turn.next_generation is not None
+    return OwnerState(
+        cursor=state.cursor,
+        farewells=state.farewells if goes_on or state.cursor else {},
+        former=state.former if goes_on else None,
+        carried=state.carried,
+    )

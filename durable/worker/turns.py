@@ -53,11 +53,13 @@ from durable.worker.steps import (
     Steps,
     blind_arrival,
     chained,
+    changes_of,
     consumed_by,
     end_changes,
     ending,
     is_cancelled_early,
     lets_go_first,
+    state_over_the_end,
 )
 from durable.worker.succession import is_stale, name_former_run, replaces
 from durable.worker.watchdog import TurnWatch
@@ -320,7 +322,7 @@ class Turns:
     ) -> Prepared:
         now = max(turn.record.time, row.updated_at)
         state = dataclasses.replace(live.state.unhindered(), farewells=dict(turn.farewells))
-        changes = _changes_of(row, turn)
+        changes = changes_of(row, turn)
         begun = live.begun
         placed = row if begun is None else begun.placed(row)
         appends, chain = self.steps.append(placed, turn.record)
@@ -351,7 +353,7 @@ class Turns:
         if turn.outcome is not None:
             if turn.next_generation is None and not state.cursor:
                 status = end_changes(turn.outcome, changes, now)
-            state = _state_over_the_end(state, turn)
+            state = state_over_the_end(state, turn)
         held_open = 0 if is_over else turn.open_activities - state.queued.count
         progress = Progress(
             generation=generation,
@@ -587,44 +589,3 @@ def _has_begun(live: LiveInstance, row: InstanceRow) -> bool:
         return False
     execution = live.execution
     return execution is None or execution.started is not None or bool(execution.held)
-
-
-def _changes_of(row: InstanceRow, turn: Turn) -> dict[str, Any]:
-    """Return the columns that a turn changes as long as it does not end anything."""
-    changes: dict[str, Any] = {}
-    if not isinstance(turn.custom_status, Unchanged):
-        changes["custom_status"] = turn.custom_status
-    if row.stall_reason is not None:
-        changes["stall_reason"] = None
-    if row.version is None:
-        changes.update(_settled_version(turn.record))
-    return changes
-
-
-def _changes_of(row: InstanceRow, turn: Turn) -> dict[str, Any]:
-    """Return the columns that a turn changes whether or not the generation goes on."""
-    changes: dict[str, Any] = {}
-    if not isinstance(turn.custom_status, Unchanged):
-        changes["custom_status"] = turn.custom_status
-    if row.stall_reason is not None:
-        changes["stall_reason"] = None
-    if row.version is None:
-        changes.update(_settled_version(turn.record))
-    return changes
-
-
-def _settled_version(record: Record) -> dict[str, str | None]:
-    """Return the version that a start in this record settled on: from then on the instance keeps it."""
-    started = next((event for event in record.events if isinstance(event, ev.OrchestrationStarted)), None)
-    return {} if started is None else {"version": started.version}
-
-
-def _state_over_the_end(state: OwnerState, turn: Turn) -> OwnerState:
-    """Return what an owner still notes when a generation has ended: for the next one, or until all is sent."""
-    goes_on = turn.next_generation is not None
-    return OwnerState(
-        cursor=state.cursor,
-        farewells=state.farewells if goes_on or state.cursor else {},
-        former=state.former if goes_on else None,
-        carried=state.carried,
-    )

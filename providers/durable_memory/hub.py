@@ -465,9 +465,7 @@ class MemoryHub:
                 return Verdict.ADOPTED if _is_same_request(message.start, row) else Verdict.EXISTS
             case Expects.ABSENT_OR_FINISHED if row is not None:
                 return Verdict.STORED if row.status.is_finished else Verdict.EXISTS
-            case Expects.ENDED:
-                return judge_going_on(message.start, row)
-        return Verdict.STORED
+        return judge_going_on(message.start, row) if message.expects is Expects.ENDED else Verdict.STORED
 
     def _store(self, message: Message, row: InstanceRow | None, wakeup: Changes) -> int:
         replaces = row is not None and not row.status.is_finished

@@ -49,11 +49,12 @@ CREATE FUNCTION insert_waiting(r run_v1) RETURNS void LANGUAGE sql AS $$
     )
 $$;
 
--- Put a run in the place of a current one, whose row the caller has locked and which is kept as an ended one. In place, so
--- that whoever waits for the lock finds a row.
+-- Put a run in the place of a current one, whose row the caller has locked and which is kept as an ended one, unless it is that
+-- very run, which goes on. In place, so that whoever waits for the lock finds a row.
 CREATE FUNCTION replace_run(r run_v1) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO former SELECT nextval('former_numbers'), 1, runs.* FROM runs WHERE kind = r.kind AND id = r.id;
+    INSERT INTO former SELECT nextval('former_numbers'), 1, runs.* FROM runs
+    WHERE kind = r.kind AND id = r.id AND run_id <> r.run_id;
     UPDATE runs SET
         run_id = r.run_id, name = r.name, version = r.version, created_at = r.created_at, scheduled_at = r.scheduled_at,
         updated_at = r.updated_at, status = r.status, generation = r.generation, records = r.records, chain = r.chain,
@@ -218,10 +219,28 @@ BEGIN
     RETURN 0;
 END $$;
 
+-- Let a run go on that has ended, in an earlier generation. Return the verdict.
+CREATE FUNCTION deliver_going_on(m message_v1, p_sequence bigint, p_now bigint) RETURNS smallint LANGUAGE plpgsql AS $$
+DECLARE
+    target record;
+BEGIN
+    SELECT run_id, status, generation INTO target FROM runs WHERE kind = m.kind AND id = m.id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN 1;
+    ELSIF target.run_id <> (m.start).run_id OR target.status < 4 OR target.generation >= (m.start).generation THEN
+        RETURN 3;
+    END IF;
+    PERFORM replace_finished(m, p_now);
+    PERFORM store_message(m, p_sequence, (m.start).parked_until, p_now);
+    RETURN 0;
+END $$;
+
 CREATE FUNCTION deliver_one(m message_v1, p_sequence bigint, p_now bigint) RETURNS smallint LANGUAGE plpgsql AS $$
 BEGIN
     IF m.expects = 0 THEN
         RETURN deliver_event(m, p_sequence, p_now);
+    ELSIF m.expects = 4 THEN
+        RETURN deliver_going_on(m, p_sequence, p_now);
     END IF;
     RETURN deliver_start(m, p_sequence, p_now);
 END $$;

@@ -147,13 +147,11 @@ class Message:
 
     `run_id` limits it to that run (another current run counts as FINISHED, unless the run of that id still waits in a
     message of Expects.ANY: then it is stored, and received after that start, which is never delayed). If `expects` does
-    not hold or the store refuses the message, it is not stored and the verdict says why; `otherwise` is then written in
-    its place, in the same transaction (a message of `otherwise` is held to its own `expects`; its own `otherwise` is not
-    looked at). If the store refuses `otherwise` too, nothing is written, and the verdict is that refusal.
-    `in_place_of`, in a commit, is the sequence of a message which that commit consumes: this one is stored under it, so that
-    what was stored after that one comes after this one.
-    A start (`start` is set) with ABSENT whose id is in use by a row with the same `parent_run_id` and `parent_task` (both
-    not None) is ADOPTED: nothing is written and `otherwise` is not used.
+    not hold or the store refuses it, it is not stored and the verdict says why; `otherwise` is then written instead, in the
+    same transaction (a message there is held to its own `expects`; its own `otherwise` is not looked at). If the store
+    refuses that too, nothing is written, and the verdict is that refusal. A start with ABSENT whose id is in use by a row
+    with the same `parent_run_id` and `parent_task` (not None) is ADOPTED: nothing is written, `otherwise` is not used.
+    `in_place_of`: in a commit, the sequence of a message that it consumes, whose place in the order this one takes.
     """
 
     target: InstanceKey
@@ -172,8 +170,7 @@ class Message:
 class StoredMessage:
     """A message in an inbox. `sequence` is unique in the hub and, but for `Message.in_place_of`, never used again.
 
-    `start` is set where the message brings the row of a run: the created row (as it was or as it is by now), or for
-    Expects.ANY onto an unfinished run the one to create.
+    `start`: the row of the run that it brings, as created or as it is by now; for ANY onto an unfinished run, to be created.
     """
 
     sequence: int

@@ -80,7 +80,7 @@ class Outgoing:
     ) -> tuple[Any, ...]:
         others = (refused, other_refused, other_message, other_memo)
         if refused is not None:  # nothing of it is looked at
-            return ("", "", 0, b"", Priority.NORMAL, 0, None, Expects.ABSENT, None, *others)
+            return ("", "", 0, b"", Priority.NORMAL, 0, None, Expects.ABSENT, None, *others, None)
         key = message.target
         return (
             key.kind,
@@ -93,6 +93,7 @@ class Outgoing:
             message.expects,
             None if message.start is None else run_of(message.start),
             *others,
+            message.in_place_of,
         )
 
 

@@ -268,17 +268,17 @@ BEGIN
     sequences := array_fill(0::bigint, ARRAY[cardinality(p_messages)]);
     numbers := ARRAY(SELECT nextval('message_numbers') FROM generate_series(1, cardinality(p_messages)));
     FOR item IN
-        SELECT place, kind, id, partition, refused, other_refused, other_message, other_memo,
+        SELECT place, kind, id, partition, refused, other_refused, other_message, other_memo, in_place_of,
             ROW(
                 kind, id, partition, data, priority, visible_at, run_id, expects, start, refused, other_refused,
-                other_message, other_memo
+                other_message, other_memo, in_place_of
             )::message_v1 AS message
         FROM unnest(p_messages) WITH ORDINALITY AS u (
             kind, id, partition, data, priority, visible_at, run_id, expects, start, refused, other_refused,
-            other_message, other_memo, place
+            other_message, other_memo, in_place_of, place
         ) ORDER BY kind COLLATE "C", id COLLATE "C", place
     LOOP
-        sequence := numbers[item.place] * 65536 + item.partition;
+        sequence := coalesce(item.in_place_of, numbers[item.place] * 65536 + item.partition);
         verdict := coalesce(item.refused, deliver_one(item.message, sequence, p_now));
         IF verdict IN (0, 8) THEN
             sequences[item.place] := sequence;

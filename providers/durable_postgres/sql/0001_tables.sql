@@ -195,10 +195,11 @@ CREATE TYPE run_v1 AS (
 
 -- `refused`, `other_refused`: the verdict of the provider on the message, and on what stands in for it; null where it may be
 -- stored. `other_message`, `other_memo`: what stands in for it, by its place in an array of its own; null for none.
+-- `in_place_of`: the sequence under which it is stored; null for the next one.
 CREATE TYPE message_v1 AS (
     kind text COLLATE "C", id text COLLATE "C", partition bigint, data bytea, priority smallint, visible_at bigint,
     run_id text COLLATE "C", expects smallint, start run_v1, refused smallint, other_refused smallint,
-    other_message bigint, other_memo bigint
+    other_message bigint, other_memo bigint, in_place_of bigint
 );
 
 CREATE TYPE memo_v1 AS (key text COLLATE "C", data bytea, expires_at bigint);

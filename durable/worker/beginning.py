@@ -40,6 +40,7 @@ from durable.seeds import Seeds
 from durable.worker.clock import StoreClock
 from durable.worker.live import Begun
 from durable.worker.outbox import sender_of
+from durable.worker.steps import StallError
 from durable.worker.turns import Turns
 
 Feed: TypeAlias = Callable[[Execution, Sequence[RecordRow]], Awaitable[None]]
@@ -157,6 +158,13 @@ class Beginnings:
         except BaseException:
             self._turns.close(execution)
             raise
+        answered = {getattr(event, "task_id", None) for event in prefix.arrivals}
+        if execution.requests.others.keys() - answered or execution.farewells:
+            self._turns.close(execution)
+            raise StallError(
+                "what is taken over ends in a critical section, or where an entity had not answered yet: the lock was given "
+                "back, and the answer is lost. Terminate this instance and restart it, or fork one from before that place"
+            )
         begun = Begun(
             first=first,
             arrivals=(*children.arrivals, *prefix.arrivals),

@@ -17,6 +17,7 @@ from durable import (
     ActivityFailedError,
     App,
     Client,
+    EntityId,
     Handle,
     InstanceFinishedError,
     InstanceNotFoundError,
@@ -782,3 +783,65 @@ async def test_a_parent_told_of_the_end_is_told_of_the_new_one_after_its_own_rew
         assert world.ran == ["y"]
         world.mend()
         assert await rewound(handle) == ["X", "Y"]
+
+
+# ---- entities
+
+
+async def test_what_entities_had_done_is_not_done_again(store_url: str, world: World) -> None:
+    @world.app.entity
+    class Counter:
+        value: int = 0
+
+        def add(self, amount: int) -> int:
+            self.value += amount
+            return self.value
+
+    counter = EntityId(Counter, "one")
+
+    @world.app.orchestrator
+    async def counts(ctx: OrchestrationContext) -> list[Any]:
+        first = await ctx.call_entity(counter, "add", 5)
+        return [first, await ctx.call_activity(world.work, "a")]
+
+    world.broken = {"a"}
+    async with Worker(world.app, store_url) as worker:
+        handle = await worker.client.start(counts)
+        await failed(handle)
+        world.mend()
+        assert await rewound(handle) == [5, "A"]
+        state = await worker.client.get_entity(counter)
+        assert state is not None
+        assert state.state.value == 5
+
+
+async def test_nobody_goes_on_in_a_section_whose_lock_is_gone(store_url: str, world: World) -> None:
+    @world.app.entity
+    class Counter:
+        value: int = 0
+
+        def add(self, amount: int) -> None:
+            self.value += amount
+
+    counter = EntityId(Counter, "one")
+
+    @world.app.orchestrator
+    async def locks(ctx: OrchestrationContext) -> None:
+        async with ctx.lock(counter):
+            await ctx.call_entity(counter, "add", 5)
+            await ctx.call_activity(world.work, "a")
+            await ctx.call_entity(counter, "add", -5)
+
+    world.broken = {"a"}
+    async with Worker(world.app, store_url) as worker:
+        handle = await worker.client.start(locks)
+        await failed(handle)
+        world.mend()
+        await handle.rewind()
+        state = await until(handle, OrchestrationStatus.STALLED)
+        assert "critical section" in str(state.stall_reason)
+        assert world.ran == []
+        await handle.terminate()
+        await raises_soon(OrchestrationTerminatedError, handle.result())
+        again = await handle.restart()
+        await again.result(timeout=20)

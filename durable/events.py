@@ -493,6 +493,24 @@ class AnswerKept(Arrival):
     payload_field: ClassVar[str | None] = "result"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class PatchApplied(Request):
+    """The code asked whether a change in place holds for this generation, and it does: see `ctx.patched`.
+
+    A replay by code that asks no more passes over it.
+    """
+
+    patch_id: str
+    line: str = ""
+
+    code: ClassVar[int] = 63
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Which change it is."""
+        return ("PatchApplied", self.patch_id)
+
+
 OUTCOMES = (
     OrchestrationCompleted,
     OrchestrationFailed,

@@ -511,6 +511,21 @@ class OrchestrationContext(EntityMethods):
 
     # ---- this orchestration itself
 
+    def patched(self, id: str) -> bool:
+        """Tell whether a change in place holds for this generation: True unless it came by here without the change.
+
+        So `if ctx.patched("notify"):` is where a step is added to code that is running. The answer is the same for the whole
+        generation and on every replay. Once nothing that began without the change is left, the question may go, and so may
+        the old branch. Raises TypeError or ValueError for an id that is no text or empty.
+        """
+        execution = self._execution
+        execution.check_access()
+        if not isinstance(id, str):
+            raise TypeError(f"the id of a patch is a string, not {id!r:.200}")
+        if not id:
+            raise ValueError("the id of a patch must not be empty")
+        return execution.patched(id)
+
     def continue_as_new(
         self, input: Any = None, *, carry_over_events: bool = True, version: str | None = None
     ) -> NoReturn:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from durable.engine.loop import user_frame
+from durable.engine.loop import awaiting_location, user_frame
 from durable.events import HistoryEvent, describe_request, values
 
 if TYPE_CHECKING:
@@ -34,18 +34,16 @@ def explain(
     version = f" version {started.version}" if started and started.version not in (None, "0") else ""
     name = f"'{started.name}'{version}" if started else "the orchestrator"
     frame = user_frame(2)
-    here = (
-        f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        if asked is not None and frame is not None
-        else "the code came to rest"
-    )
-    there = getattr(recorded, "line", "") or "line not recorded"
-    if recorded is None:
-        was = "nothing more in this turn"
-    elif not recorded.is_request:
-        was = f"nothing here; next arrived {type(recorded).__name__}"
+    here = f"the code came to rest at {_resting_place(execution)}"
+    if asked is not None and frame is not None:
+        here = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    if recorded is None or not recorded.is_request:
+        was = (
+            "nothing more in this turn" if recorded is None else f"nothing here; next arrived {type(recorded).__name__}"
+        )
+        was += f", after {_told(execution.matched)}" if execution.matched is not None else ""
     else:
-        was = f"{describe_request(recorded)} at {there}"
+        was = _told(recorded)
     what = "other values" if in_values else "something else"
     return (
         f"the code of {name} asks for {what} than its history records, instance '{execution.key.id}', generation "
@@ -54,6 +52,15 @@ def explain(
         f"  asked now: {describe_request(asked)} at {here}\n"
         f"  likely cause: {_cause(execution, recorded, asked, in_values=in_values)}"
     )
+
+
+def _told(recorded: HistoryEvent) -> str:
+    return f"{describe_request(recorded)} at {getattr(recorded, 'line', '') or 'line not recorded'}"
+
+
+def _resting_place(execution: Execution) -> str:
+    code = getattr(execution.main, "code", None)
+    return awaiting_location(code) if code is not None else "its end"
 
 
 def _cause(execution: Execution, recorded: HistoryEvent | None, asked: HistoryEvent | None, *, in_values: bool) -> str:

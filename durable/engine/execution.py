@@ -65,6 +65,8 @@ class Execution:
         self.renewals = 0  # how often the run went on after its end, and when it last did
         self.renewed_us = 0
         self._inherited: list[tuple[TaskRef, int]] = []
+        self._patches: dict[str, bool] = {}
+        self.matched: HistoryEvent | None = None  # the last recorded request that the code has asked for
         self.is_at_rest = False  # where the code diverged, it asked for nothing
         self.observer: Callable[[HistoryEvent], None] | None = None  # told of each arrival, when the code has seen it
         self.requests = Requests()
@@ -112,6 +114,9 @@ class Execution:
             if not isinstance(next(iter(self._events), None), ev.OrchestrationTerminated):  # no turn was taken there
                 self._apply_opening()
             while self._cursor < len(self._events):
+                self._pass_patches()
+                if self._cursor == len(self._events):
+                    break
                 event = self._events[self._cursor]
                 if event.is_request:
                     self._diverge(event, None)
@@ -352,11 +357,13 @@ class Execution:
         if not self.is_replaying:
             self._events.append(request)
             return request
+        self._pass_patches()
         cursor = self._cursor
         recorded = self._events[cursor] if cursor < len(self._events) else None
         if recorded is None or not recorded.is_request or recorded.shape != request.shape:
             self._diverge(recorded, request)
         self._cursor = cursor + 1
+        self.matched = recorded
         if not same_values(recorded, request, self.ports.digest):
             text = explain(self, recorded, request, cursor + self._events_before, in_values=True)
             if self.ports.strict:
@@ -367,10 +374,29 @@ class Execution:
     @property
     def recorded_request(self) -> HistoryEvent | None:
         """While replaying: the recorded request that the next one will be compared with."""
-        if not self.is_replaying or self._cursor >= len(self._events):
+        if not self.is_replaying:
             return None
-        event = self._events[self._cursor]
-        return event if event.is_request else None
+        self._pass_patches()
+        event = self._events[self._cursor] if self._cursor < len(self._events) else None
+        return event if event is not None and event.is_request else None
+
+    def patched(self, patch_id: str) -> bool:
+        """Tell whether a change in place holds: what is recorded, or else whether this code is the first to come here."""
+        if patch_id not in self._patches and not self.is_over:
+            if not self.is_replaying:
+                self._events.append(ev.PatchApplied(patch_id, user_place()))
+            self._pass_patches()
+            self._patches.setdefault(patch_id, not self.is_replaying)
+        return self._patches.get(patch_id, True)
+
+    def _pass_patches(self) -> None:
+        """Take in the changes that are recorded next; whether the code still asks for them makes no difference."""
+        while self.is_replaying and self._cursor < len(self._events):
+            event = self._events[self._cursor]
+            if not isinstance(event, ev.PatchApplied):
+                return
+            self._patches[event.patch_id] = True
+            self._cursor += 1
 
     def _diverge(self, recorded: HistoryEvent | None, asked: HistoryEvent | None) -> NoReturn:
         position = self._cursor + self._events_before

@@ -553,8 +553,7 @@ class Clients(Protocol):
         forgotten: its next submit is as its first. A lost lease may submit, and stays lost.
 
         A start whose `expects` holds creates its row with the message, or puts it in place of the finished one, which is
-        kept as an ended run. A start with ANY onto an unfinished run only stores the message (priority CONTROL, `start`
-        with it).
+        kept as an ended run. A start with ANY onto an unfinished one only stores the message (CONTROL, `start` with it).
         """
         ...
 

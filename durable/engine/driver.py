@@ -1,7 +1,4 @@
-"""One driver for both styles: a generator orchestrator is run by a coroutine that awaits what it yields.
-
-Also what the end of that coroutine means.
-"""
+"""One driver for both styles, a coroutine that awaits what a generator yields; and what its end means."""
 
 from __future__ import annotations
 

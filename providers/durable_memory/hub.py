@@ -1,7 +1,6 @@
 """What the calls of the storage contract mean, in plain Python: one hub as a few dictionaries.
 
-A method is one transaction: it looks first, raises before it has changed anything, and then changes everything. Callers
-hold the hub's lock (`visit`), so that loops in several threads may share a hub.
+A method is one transaction: it looks first, raises before it has changed anything, then changes all. Callers hold the lock.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ from durable.provider import (
 )
 from durable_memory.listings import is_wanted, page_of
 from durable_memory.refusal import REFUSALS, refusal_of_all, refusal_of_memo, refusal_of_message, refusal_of_step
-from durable_memory.rows import Changes, LeaseRow, QueueEntry, is_expired, is_unknown, judge_going_on
+from durable_memory.rows import Changes, LeaseRow, QueueEntry, check_number, is_expired, is_unknown, judge_going_on
 
 logger = logging.getLogger("durable.memory")
 
@@ -309,7 +308,7 @@ class MemoryHub:
         row = self._row_of(lease)
         if row.commit_answer is not None and batch.number == row.commit_number:
             return row.commit_answer
-        _check_number("batch", batch.number, row.commit_number)
+        check_number("batch", batch.number, row.commit_number)
         refused: dict[int, str] = {}
         for index, step in enumerate(batch.steps):
             self._check_step(lease, step)
@@ -422,7 +421,7 @@ class MemoryHub:
         row = self._leases.setdefault(lease.lease_id, LeaseRow(lease.lease_id, "", b"", False, now, lease.epoch + 1))
         if number == row.submit_number:
             return row.submit_answer
-        _check_number("submit", number, row.submit_number)
+        check_number("submit", number, row.submit_number)
         wakeup = Changes([])
         deliveries = [self._deliver(message, bytes_max, wakeup) for message in messages]
         row.submit_number, row.submit_answer = number, deliveries
@@ -592,11 +591,6 @@ class MemoryHub:
         now = self._now_us()
         wanted = sorted(key for key in self._memos if key.startswith(prefix) and key > after)
         return [memo for key in wanted if (memo := self._memos[key]).expires_at > now][:limit]
-
-
-def _check_number(what: str, number: int, last: int) -> None:
-    if number <= last:
-        raise StoreError(f"{what} {number} is older than {last}, the last one: its answer is no longer known")
 
 
 def _is_same_request(start: InstanceRow | None, row: InstanceRow) -> bool:

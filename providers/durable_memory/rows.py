@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Sequence
 
+from durable.errors import StoreError
 from durable.provider import (
     ActivityRow,
     Committed,
@@ -72,3 +73,9 @@ def judge_going_on(start: InstanceRow | None, row: InstanceRow | None) -> Verdic
         return Verdict.ABSENT
     has_ended = row.run_id == start.run_id and row.status.is_finished and row.generation < start.generation
     return Verdict.STORED if has_ended else Verdict.EXISTS
+
+
+def check_number(what: str, number: int, last: int) -> None:
+    """Raise StoreError for a number that was used before the last one."""
+    if number <= last:
+        raise StoreError(f"{what} {number} is older than {last}, the last one: its answer is no longer known")

@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 import pytest
 
 from durable import events as ev
-from durable import records
+from durable import outgoing, records
 from durable.context import OrchestrationContext
-from durable.engine import turn
 from durable.engine.calls import ActivityCall
 from durable.engine.execution import Execution
 from durable.engine.tasks import Task
@@ -258,7 +257,7 @@ def of_a_feature() -> Iterator[None]:
     yield
     for event in (Asked, Answered, Heard):
         del records._LAYOUTS[event.code]
-    del turn._messages_of[Asked]
+    del outgoing._messages_of[Asked]
 
 
 @pytest.mark.usefixtures("of_a_feature")

@@ -72,7 +72,7 @@ hub(
     "row.commit_answer is not None and batch.number == row.commit_number",
     "False",
 )
-CATALOGUE.add("an older commit is written again", swap(MODULE, "_check_number", lambda *given: None))
+CATALOGUE.add("an older commit is written again", swap(MODULE, "check_number", lambda *given: None))
 hub(
     "a refused commit uses up its number",
     "commit",
@@ -88,8 +88,8 @@ hub(
 hub(
     "all leases share a count",
     "commit",
-    '_check_number("batch", batch.number, row.commit_number)',
-    '_check_number("batch", batch.number, max(other.commit_number for other in self._leases.values()))',
+    'check_number("batch", batch.number, row.commit_number)',
+    'check_number("batch", batch.number, max(other.commit_number for other in self._leases.values()))',
 )
 hub("the answer to a commit has no deliveries", "commit", "Committed(deliveries,", "Committed([],")
 

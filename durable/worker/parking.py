@@ -16,7 +16,7 @@ from durable.timers import DUE_MAX
 from durable.worker.backlog import Backlog
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance
-from durable.worker.steps import is_left, is_of_unknown_code
+from durable.worker.steps import blind_arrival, is_left, is_of_unknown_code
 from durable.worker.succession import is_waiting_for_its_start
 from durable.worker.timers import DueTimes
 
@@ -48,7 +48,8 @@ class Parking:
         row = live.row
         if row is None or not row.parked_until or live.skips_pause:
             return False
-        return row.parked_until > self._clock.now()
+        # Of several words of steering each turn takes one: the next one waits for no pause either.
+        return row.parked_until > self._clock.now() and blind_arrival(live, row) is None
 
     def is_parked_in_store(self, key: InstanceKey) -> bool:
         """Tell whether the store keeps an instance's messages back, also where its next try does not wait for the pause."""

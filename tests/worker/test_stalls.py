@@ -648,6 +648,24 @@ async def test_an_unbegun_instance_that_stalled_is_suspended_and_resumed(store_u
             assert await handle.result(timeout=5) == ["in", 1]
 
 
+async def test_steering_that_comes_together_is_taken_to_the_last(store_url: str) -> None:
+    """What is suspended is parked for good: a resume in the same breath must not be left lying behind the suspension."""
+    async with open_store(store_url) as client:
+        async with Worker(App(), store_url):
+            handle = await client.start("waits-async", "in")
+            await stalled(handle)
+            await asyncio.gather(handle.suspend(), handle.suspend("again"), handle.resume())
+            await becomes_true(lambda: _has_resumed(handle))
+            assert (await handle.state()).status is STALLED
+        async with Worker(lives_app(), store_url):
+            await handle.raise_event("go", 1)
+            assert await handle.result(timeout=5) == ["in", 1]
+
+
+async def _has_resumed(handle: Handle[Any]) -> bool:
+    return "OrchestrationResumed" in names_of(await handle.history())
+
+
 @pytest.mark.parametrize("style", STYLES)
 async def test_cancel_of_a_stalled_instance_waits_until_it_can_run(store_url: str, style: str) -> None:
     good, bad = pair(style, "pair", good=True), pair(style, "pair", good=False)

@@ -280,7 +280,7 @@ async def test_where_the_stores_clock_lags_behind_the_workers_nothing_is_overtak
         assert worker._parts is not None
         handle = await begin(worker.client, timedelta(minutes=30))
         clock = worker._parts.owner._clock
-        clock.agree(clock.now() + 31 * 60 * 1_000_000)
+        clock.agree(clock.now() + 31 * 60 * 1_000_000, clock.monotonic())
         await handle.raise_event("item", 5)
         assert await handle.result(timeout=10) == [1, 2, 3, 4]
 

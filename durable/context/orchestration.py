@@ -36,7 +36,7 @@ from durable.context.options import (
     merged_options,
     span_us,
 )
-from durable.context.plans import Plans, refusal_details
+from durable.context.plans import Plans, refusal
 from durable.context.starts import recorded_child, recorded_version, start_request
 from durable.engine.calls import ActivityCall, ChildCall
 from durable.engine.execution import Execution
@@ -565,5 +565,5 @@ class OrchestrationContext(EntityMethods):
     def _refused(self, task_name: str, kind: type[TaskFailedError], name: str, error: Exception) -> Task[Any]:
         """Return the task of a request that fails before it is made."""
         task: Task[Any] = Task(self._execution.loop, task_name)
-        task.fail(kind(refusal_details(error), task_name=name, instance_id=self.instance_id))
+        task.fail(refusal(kind, error, name, self.instance_id))
         return task

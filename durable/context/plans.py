@@ -7,12 +7,13 @@ for it, and every replay finds the same. Where there is no task to fail (`start_
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
 from durable.app import ActivityDefinition, App, Definition, OrchestratorDefinition, check_name
 from durable.context.options import limit_us
-from durable.errors import FailureDetails, StoredValueError
+from durable.errors import DurableError, StoredValueError, TaskFailedError
 from durable.events import ActivityOptions
 from durable.failures import describe
 from durable.payloads import PayloadError, Sealer, check, decode, encode
@@ -129,6 +130,27 @@ class Plans:
         return decode(plain, annotation, what=what)
 
 
-def refusal_details(error: Exception) -> FailureDetails:
-    """Return the details of a request that fails before it is made; trying again would change nothing."""
-    return dataclasses.replace(describe(error), non_retryable=True)
+def refusal(kind: type[TaskFailedError], error: Exception, task_name: str, instance_id: str) -> TaskFailedError:
+    """Return what awaiting a request raises that fails before it is made: trying again would change nothing.
+
+    It is a `kind`, and an InvalidInputError or whatever else of ours was wrong with the input: either is caught.
+    """
+    details = dataclasses.replace(describe(error), non_retryable=True)
+    refused = _refusal_type(kind, type(error)) if isinstance(error, DurableError) else kind
+    return refused(details, task_name=task_name, instance_id=instance_id)
+
+
+_refusal_types: dict[tuple[type[Exception], type[Exception]], type[TaskFailedError]] = {}
+
+
+def _refusal_type(kind: type[TaskFailedError], reason: type[DurableError]) -> type[TaskFailedError]:
+    known = _refusal_types.get((kind, reason))
+    if known is not None:
+        return known
+
+    def reduce(error: TaskFailedError) -> tuple[Any, ...]:  # as a `kind`: this class has no place to be found at
+        return functools.partial(kind, task_name=error.task_name, instance_id=error.instance_id), (error.details,)
+
+    named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__reduce__": reduce}
+    made = _refusal_types[kind, reason] = type(kind.__name__, (kind, reason), named)
+    return made

@@ -296,6 +296,8 @@ class DurableLoop(asyncio.AbstractEventLoop):
 
     def create_future(self) -> asyncio.Future[Any]:
         """Return a future of this loop."""
+        if sys._getframe(1).f_code is _WRAPS_FUTURE:  # it would be settled from another thread
+            self.call_soon_threadsafe(self.stop)
         return LoopFuture(loop=self)
 
     def create_task(self, coro: Any, *, name: object = None, context: Any = None, **options: Any) -> LoopTask:
@@ -426,6 +428,7 @@ _REFUSED = [
 ]
 for _name in _REFUSED:
     setattr(DurableLoop, _name, _refuse(_name))
+_WRAPS_FUTURE = asyncio.wrap_future.__code__
 _ENTERS = DurableLoop.enter.__code__
 _RUNS_CALLBACKS = DurableLoop.run_until_idle.__code__
 # What is abstract in the base class is now defined, one way or the other.

@@ -8,7 +8,7 @@ from typing import Any
 
 from durable.context.options import due_us
 from durable.context.orchestration import OrchestrationContext
-from durable.context.plans import refusal_details
+from durable.context.plans import refusal
 from durable.engine.execution import Execution
 from durable.engine.loop import user_place
 from durable.engine.tasks import Task
@@ -69,8 +69,7 @@ def call_entity(
         plain = plan.encode_input(input)
     except (PayloadError, ValueError) as error:
         refused: Task[Any] = Task(execution.loop, f"operation {plan.title}")
-        details = refusal_details(error)
-        refused.fail(EntityOperationFailedError(details, task_name=plan.title, instance_id=execution.key.id))
+        refused.fail(refusal(EntityOperationFailedError, error, plan.title, execution.key.id))
         return refused
 
     def make(task_id: int) -> EntityOperationCalled:

@@ -182,6 +182,7 @@ def test_input_that_does_not_fit_fails_the_child_and_records_nothing(play: MakeP
             try:
                 yield task
             except SubOrchestrationFailedError as error:
+                assert isinstance(error, InvalidInputError)
                 assert error.details.is_caused_by(InvalidInputError)
                 assert error.details.non_retryable
                 seen.append(error.details.message)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import pickle
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -270,9 +271,13 @@ def test_an_input_that_does_not_fit_fails_that_task_for_good(
         try:
             await task
         except ActivityFailedError as failure:
+            assert isinstance(failure, error)  # so that either is caught
+            assert type(failure).__qualname__ == "ActivityFailedError"
             assert failure.details.is_caused_by(error)
             assert failure.details.non_retryable
             assert failure.task_name == name
+            again = pickle.loads(pickle.dumps(failure))
+            assert (type(again), again.details) == (ActivityFailedError, failure.details)
             return failure.details.message
         return "?"
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import socket
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -68,6 +69,10 @@ async def call_soon_threadsafe() -> None:
     asyncio.get_running_loop().call_soon_threadsafe(print)  # HERE call_soon_threadsafe
 
 
+async def wrap_future() -> None:
+    await asyncio.wrap_future(concurrent.futures.Future())  # HERE wrap_future
+
+
 WRONG = [
     to_thread,
     run_in_executor,
@@ -78,6 +83,7 @@ WRONG = [
     foreign_future,
     foreign_yield,
     call_soon_threadsafe,
+    wrap_future,
 ]
 
 

@@ -12,8 +12,10 @@ import pytest
 from durable import Handle, StoreUnavailableError, Worker
 from durable.events import InstanceKey
 from durable.messages import new_row
+from durable.ports import system_ports
 from durable.provider import PARTITIONS, InstanceRow, Provider, RecordRow
 from durable.worker.cache import Cache
+from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance
 from durable.worker.loading import Loader
 from tests.worker.lives import STYLES, becomes_true, lives_app, open_store, until
@@ -163,6 +165,7 @@ async def test_what_fails_to_load_leaves_those_that_were_read_with_it_to_be_trie
     loader = Loader(
         Store(),  # type: ignore[arg-type]
         _NoTurns(),  # type: ignore[arg-type]
+        StoreClock(system_ports().monotonic, 1),
         asyncio.get_running_loop(),
         is_parked=lambda live: False,
         on_loaded=on_loaded,

@@ -95,6 +95,8 @@ def joined(wakeups: list[Wakeup], number: int) -> Wakeup:
         activities=any(wakeup.activities for wakeup in wakeups),
         leases=any(wakeup.leases for wakeup in wakeups),
         number=number,
+        inbox=any(wakeup.inbox for wakeup in wakeups),
+        states=any(wakeup.states for wakeup in wakeups),
     )
 
 

@@ -371,7 +371,9 @@ class Wakeup:
 
     `messages`: stored messages, where the sender is in this process. `rows`: rows as just committed, likewise: of runs that
     begin, end, or change their status or a column of `Step.changes`. `leases`: a worker of this process came, went, announced
-    something else or gave partitions up. `anything`: somebody else changed the store: look. `activities`: rows to claim.
+    something else or gave partitions up. `anything`: somebody else changed the store: look. Who knows more says only that:
+    `inbox` (messages of others wait in partitions of this process), `states` (rows of others as in `rows` have changed).
+    `activities`: rows to claim.
     `number`: counts from 1 what one listener is told, so that it notices a lost one: `messages` come in the order in which
     they were stored, none of this process is left out between two numbers that follow each other, and they are told before
     any answer that the store gives to the same process later.
@@ -383,6 +385,8 @@ class Wakeup:
     activities: bool = False
     leases: bool = False
     number: int = 0
+    inbox: bool = False
+    states: bool = False
 
 
 class Ownership(Protocol):

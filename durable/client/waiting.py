@@ -230,7 +230,7 @@ class Waiters:
                     self._look_in(0.0, watch)  # the end of a run that was replaced is not the end of the instance
                 else:
                     self._offer(row, watch)
-        if wakeup.anything and (self._by_run or self._by_key):
+        if (wakeup.anything or wakeup.states) and (self._by_run or self._by_key):
             self._must_look_at_all = True
             self._schedule(max(self._loop.time(), self._rest_until))
 

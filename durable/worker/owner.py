@@ -149,7 +149,7 @@ class Owner:
                     self._accept(message, is_fresh=True)
         if wakeup.leases:
             self._keeper.wake()
-        if wakeup.anything:
+        if wakeup.anything or wakeup.inbox:
             self.receiver.wake()
         if wakeup.activities or wakeup.anything:
             self._claims.wake()

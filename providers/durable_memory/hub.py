@@ -169,11 +169,7 @@ class MemoryHub:
         unowned = {partition for partition, owner in self._owners.items() if not self._is_live(owner)}
         others = [
             OtherLease(
-                other.lease_id,
-                other.name,
-                other.announcement,
-                theirs,
-                self._is_live(other.lease_id),
+                *(other.lease_id, other.name, other.announcement, theirs, self._is_live(other.lease_id)),
                 other.expires_at,
             )
             for other in self._leases.values()

@@ -12,10 +12,10 @@ import asyncpg
 from durable.errors import StoreError
 from durable.listeners import Changes, Listener, ListenersOfProcess
 from durable.ports import Ports
-from durable.provider import InstanceKey, Status, Step, Wakeup
+from durable.provider import InstanceKey, Status, Step, StoredMessage, Wakeup
 from durable_postgres.connections import Server
 from durable_postgres.failures import UNSTORABLE
-from durable_postgres.notifications import ACTIVITIES, CHANGES, LEASES, Ear, Notifier, channel_of
+from durable_postgres.notifications import ACTIVITIES, INBOX, LEASES, STATES, Ear, Notifier, bits, channel_of
 from durable_postgres.schema import HubRow, schema_of
 from durable_postgres.sending import Outcome
 
@@ -50,12 +50,15 @@ class OpenHub:
         """How often partitions were taken through this object: what was stored before may have other owners since."""
         self.committing = asyncio.Lock()
         """Commits are numbered: they go to the server one by one, in the order in which they were asked for."""
+        self.owned: dict[str, frozenset[int]] = {}
+        """The partitions of each lease of this object, as far as is known."""
         self._clock = clock
         self._statements: dict[tuple[str, int], str] = {}
         self._place = (row.store_id, row.name)
         self._own_listeners: list[Listener] = []
         self._statuses: dict[InstanceKey, Status] = {}
         self._may_listen = may_listen
+        self._all_bits = (1 << row.partitions) - 1
         channel = channel_of(row.store_id)
         self._notifier = Notifier(server, channel) if may_notify else None
         self._channel = channel
@@ -134,12 +137,20 @@ class OpenHub:
         changes = Changes(anything=is_lossy)
         if not is_doubtful:
             changes.messages, changes.rows = outcome.stored, outcome.begun
-        self.tell(changes, is_change=bool(outcome.stored) or is_lossy, is_lossy=is_lossy)
+        self.tell(changes, is_change=outcome.has_replaced, is_lossy=is_lossy, stored=outcome.stored)
 
-    def tell(self, changes: Changes, *, is_change: bool = True, is_lossy: bool = False) -> None:
+    def tell(
+        self,
+        changes: Changes,
+        *,
+        is_change: bool = False,
+        is_lossy: bool = False,
+        stored: Sequence[StoredMessage] = (),
+    ) -> None:
         """Tell those of this process what has changed, and other processes that something has.
 
-        `is_lossy`: messages may have been stored that are not among the changes.
+        `is_change`: rows have changed for whom waits for them. `is_lossy`: messages may have been stored that are not among
+        the changes. `stored`: those of which is known.
         """
         if changes:
             wakeup = changes.told()
@@ -149,13 +160,18 @@ class OpenHub:
                 listener.tell(wakeup)
         if self._notifier is None:
             return
-        for kind, has_changed in (
-            (CHANGES, is_change or changes.anything),
-            (ACTIVITIES, changes.activities),
-            (LEASES, changes.leases),
-        ):
-            if has_changed:
-                self._notifier.notify(kind)
+        inbox = -1 if is_lossy else bits({message.partition for message in stored}) & ~self._owned_bits()
+        what = (
+            STATES * (is_change or is_lossy),
+            INBOX * bool(inbox),
+            ACTIVITIES * changes.activities,
+            LEASES * changes.leases,
+        )
+        if any(what):
+            self._notifier.notify("".join(what), inbox & self._all_bits)
+
+    def _owned_bits(self) -> int:
+        return bits(partition for owned in self.owned.values() for partition in owned)
 
     def listen(self, callback: Callable[[Wakeup], None]) -> Callable[[], None]:
         """See `durable.provider.Provider.listen`."""
@@ -163,7 +179,7 @@ class OpenHub:
         self._own_listeners.append(listener)
         _listeners.add(self._place, listener)
         if self._ear is None and self._may_listen:
-            self._ear = Ear(self.server.address, self._channel, self._hear)
+            self._ear = Ear(self.server.address, self._channel, self._owned_bits, self._hear)
 
         def end() -> None:
             _listeners.remove(self._place, listener)

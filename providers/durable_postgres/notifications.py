@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 import asyncpg
 
@@ -28,7 +28,8 @@ CHECK_S = 15.0
 PAUSE_S_MAX = 5.0
 """The longest rest between two attempts to listen again; the poll underneath goes on."""
 
-ACTIVITIES, LEASES, CHANGES = "a", "l", "c"
+ACTIVITIES, LEASES, STATES, INBOX = "a", "l", "s", "i"
+"""What a notification says; of `INBOX` also in which partitions, as the bits of a number."""
 
 _sender = f"{os.getpid():x}.{os.urandom(6).hex()}"
 
@@ -52,11 +53,13 @@ class Notifier:
         self._server = server
         self._channel = channel
         self._pending: set[str] = set()
+        self._partitions = 0
         self._sending: asyncio.Task[None] | None = None
 
-    def notify(self, what: str) -> None:
-        """Tell other processes soon that something of this kind has changed."""
-        self._pending.add(what)
+    def notify(self, what: Collection[str], partitions: int = 0) -> None:
+        """Tell other processes soon that something of these kinds has changed."""
+        self._pending.update(what)
+        self._partitions |= partitions
         if self._sending is None:
             self._sending = asyncio.get_running_loop().create_task(self._send())
 
@@ -70,8 +73,9 @@ class Notifier:
     async def _send(self) -> None:
         try:
             while self._pending:
-                payload = f"{sender()}:{''.join(sorted(self._pending))}"
+                payload = f"{sender()}:{''.join(sorted(self._pending))}:{self._partitions:x}"
                 self._pending.clear()
+                self._partitions = 0
                 try:
                     await self._server.call_once("SELECT pg_notify($1, $2)", self._channel, payload)
                 except StoreError as error:
@@ -84,10 +88,14 @@ class Notifier:
 class Ear:
     """Listens for one provider object, on a connection of its own, until it is closed; again after any loss."""
 
-    def __init__(self, address: Address, channel: str, tell: Callable[[Wakeup], None]) -> None:
+    def __init__(
+        self, address: Address, channel: str, owned: Callable[[], int], tell: Callable[[Wakeup], None]
+    ) -> None:
         self._address = address
+        self._owned = owned
         self._channel = channel
         self._tell = tell
+        self.is_listening = False
         self._is_broken = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -114,11 +122,12 @@ class Ear:
                     self._tell(
                         Wakeup(anything=True, activities=True, leases=True)
                     )  # nobody heard what was told meanwhile
-                is_first, pause = False, 0.05
+                is_first, pause, self.is_listening = False, 0.05, True
                 await self._serve(connection)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
                 logger.info("no longer listening to PostgreSQL at %s: %s", self._address.name, error)
             finally:
+                self.is_listening = False
                 connection.terminate()
             await asyncio.sleep(pause)
 
@@ -138,9 +147,28 @@ class Ear:
         raise ConnectionError("the connection was closed")
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        origin, _, what = str(payload).partition(":")
+        origin, _, rest = str(payload).partition(":")
         if origin == sender():
             return
+        what, _, partitions = rest.partition(":")
+        try:
+            is_for_us = INBOX in what and bool(int(partitions, 16) & self._owned())
+        except ValueError:  # of a release that says it in other words
+            is_for_us = True
         self._tell(
-            Wakeup(anything=CHANGES in what or LEASES in what, activities=ACTIVITIES in what, leases=LEASES in what)
+            Wakeup(
+                anything=LEASES in what,
+                activities=ACTIVITIES in what,
+                leases=LEASES in what,
+                inbox=is_for_us,
+                states=STATES in what,
+            )
         )
+
+
+def bits(partitions: Iterable[int]) -> int:
+    """Return partitions as the bits of a number."""
+    found = 0
+    for partition in partitions:
+        found |= 1 << partition
+    return found

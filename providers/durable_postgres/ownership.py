@@ -66,7 +66,7 @@ async def renew(
             theirs = frozenset(owned.get(owner, ()))
             others.append(OtherLease(owner, name, other_announcement, theirs, is_live, numbers[0] or 0))
     now = found[0]["now"]
-    mine = frozenset(owned.get(lease.lease_id, ()))
+    mine = hub.owned[lease.lease_id] = frozenset(owned.get(lease.lease_id, ()))
     return LeaseView(now, now + LEASE_US, mine, frozenset(unowned), others, clock)
 
 
@@ -78,12 +78,16 @@ async def take(hub: OpenHub, lease: Lease, partitions: Collection[int], *, from_
         "take_v1", lease.lease_id, lease.epoch, sorted(partitions), from_live, *spans, hub.at()
     )
     hub.takes += 1
+    hub.owned[lease.lease_id] = hub.owned.get(lease.lease_id, frozenset()) | frozenset(taken)
     return frozenset(taken)
 
 
 async def release(hub: OpenHub, lease: Lease, partitions: Collection[int] | None) -> None:
     """See `durable.provider.Ownership.release`."""
     given = None if partitions is None else sorted(partitions)
+    before = hub.owned.pop(lease.lease_id, frozenset())
+    if partitions is not None:
+        hub.owned[lease.lease_id] = before.difference(partitions)
     ((is_held,),) = await hub.call("release_v1", lease.lease_id, lease.epoch, given)
     if is_held:
         hub.tell(Changes(anything=True, leases=True))

@@ -104,12 +104,13 @@ class Outcome:
     deliveries: list[Delivery]
     stored: list[StoredMessage]
     begun: list[InstanceRow]
-    has_others: bool  # something may have been stored in place of another
+    has_others: bool = False  # something may have been stored in place of another
+    has_replaced: bool = False  # a run may have taken the place of another
 
 
 def outcome_of(sent: Sequence[Message], found: asyncpg.Record) -> Outcome:
     """Read the columns `verdicts`, `sequences`, `way_places` and `ways` of an answer; the last two may be missing."""
-    outcome = Outcome([], [], [], False)
+    outcome = Outcome([], [], [])
     ways = dict(zip(found.get("way_places") or (), found.get("ways") or (), strict=True))
     for place, (message, verdict, sequence) in enumerate(
         zip(sent, found["verdicts"] or (), found["sequences"] or (), strict=True), 1
@@ -135,6 +136,7 @@ def outcome_of(sent: Sequence[Message], found: asyncpg.Record) -> Outcome:
         )
         if message.start is not None and not is_waiting:
             outcome.begun.append(message.start)
+            outcome.has_replaced = outcome.has_replaced or message.expects is not Expects.ABSENT
     return outcome
 
 

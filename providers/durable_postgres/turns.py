@@ -165,7 +165,8 @@ async def _commit(
         changes.messages = outcome.stored
         changes.rows = [*map(row_of, found["told"] or ()), *outcome.begun]
         changes.rows += [step.replaced_by for step in writing.steps if step.replaced_by is not None]
-    hub.tell(changes, is_change=bool(outcome.stored) or is_lossy or any(changed), is_lossy=is_lossy)
+    is_change = any(changed) or outcome.has_replaced
+    hub.tell(changes, is_change=is_change, is_lossy=is_lossy, stored=outcome.stored)
     deliveries = writing.deliveries(outcome.deliveries)
     return Committed(deliveries, found["now"], writing.refused, writing.refused_memos)
 

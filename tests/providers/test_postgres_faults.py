@@ -244,9 +244,9 @@ async def test_listening_goes_on_after_its_connection_was_killed(
     for _ in range(2):
         await wait_for(lambda: run_sql(postgres_url, listening))
         heard.clear()
-        notify = "SELECT pg_notify('durable_' || store_id, 'another:c') FROM durable_default.hub"
+        notify = "SELECT pg_notify('durable_' || store_id, 'another:s:0') FROM durable_default.hub"
         await asyncio.to_thread(run_sql, postgres_url, notify)
-        await wait_for(lambda: any(wakeup.anything for wakeup in heard))
+        await wait_for(lambda: any(wakeup.states for wakeup in heard))
         heard.clear()
         run_sql(postgres_url, f"SELECT pg_terminate_backend(pid) FROM ({listening}) AS listening")
         await wait_for(lambda: any(wakeup.anything for wakeup in heard))  # what was told meanwhile was not heard

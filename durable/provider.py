@@ -32,11 +32,8 @@ from durable.leases import Lease as Lease
 from durable.leases import LeaseView as LeaseView
 from durable.leases import OtherLease as OtherLease
 
-PARTITIONS = 64
-"""Partitions of a new hub; fixed in the hub's row from then on."""
-
-RECORD_PART_BYTES_MAX = 512 * 1024
-"""A longer record is stored in parts of this size, so that no row is large."""
+PARTITIONS = 64  # of a new hub; fixed in the hub's row from then on
+RECORD_PART_BYTES_MAX = 512 * 1024  # a longer record is stored in parts of this size, so that no row is large
 
 
 def partition_of(key: InstanceKey, partitions: int) -> int:
@@ -371,12 +368,10 @@ class Wakeup:
 
     `messages`: stored messages, where the sender is in this process. `rows`: rows as just committed, likewise: of runs that
     begin, end, or change their status or a column of `Step.changes`. `leases`: a worker of this process came, went, announced
-    something else or gave partitions up. `anything`: somebody else changed the store: look. Who knows more says only that:
-    `inbox` (messages of others wait in partitions of this process), `states` (rows of others as in `rows` have changed).
-    `activities`: rows to claim.
-    `number`: counts from 1 what one listener is told, so that it notices a lost one: `messages` come in the order in which
-    they were stored, none of this process is left out between two numbers that follow each other, and they are told before
-    any answer that the store gives to the same process later.
+    something else or gave partitions up. `activities`: rows to claim. `anything`: somebody else changed the store: look; or
+    only `inbox` (their messages wait in partitions of this process), `states` (rows of theirs changed as those in `rows`).
+    `number`: counts from 1 what one listener is told, to show that one was lost: `messages` come as they were stored, none of
+    this process is left out between two numbers that follow, and they are told before any later answer to this process.
     """
 
     messages: Sequence[StoredMessage] = ()

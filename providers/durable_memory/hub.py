@@ -168,14 +168,11 @@ class MemoryHub:
             self._forget_expired(now)
         unowned = {partition for partition, owner in self._owners.items() if not self._is_live(owner)}
         others = [
-            OtherLease(
-                *(other.lease_id, other.name, other.announcement, theirs, self._is_live(other.lease_id)),
-                other.expires_at,
-            )
-            for other in self._leases.values()
-            if other.is_worker and other is not row
-            if (theirs := {p for p, owner in self._owners.items() if owner == other.lease_id})
-            or self._is_live(other.lease_id)
+            OtherLease(one.lease_id, one.name, one.announcement, theirs, self._is_live(one.lease_id), one.expires_at)
+            for one in self._leases.values()
+            if one.is_worker and one is not row
+            if (theirs := {p for p, owner in self._owners.items() if owner == one.lease_id})
+            or self._is_live(one.lease_id)
         ]
         return LeaseView(now, row.expires_at, owned, unowned, others, self._clock)
 

@@ -86,11 +86,11 @@ hub(
     "if row.expires_at <= now:\n        self._disown(lease.lease_id)\n    row.expires_at = now + LEASE_US",
 )
 hub("the dead are not shown as unowned", "renew", "if not self._is_live(owner)}", "if owner is None}")
-hub("the dead are shown as living", "renew", "theirs, self._is_live(other.lease_id)),", "theirs, True),")
-hub("clients are shown as workers", "renew", "if other.is_worker and other is not row", "if other is not row")
-hub("a worker sees itself among the others", "renew", "if other.is_worker and other is not row", "if other.is_worker")
-hub("the others' leases seem to end at another time", "renew", "other.expires_at,", "other.expires_at + 1,")
-hub("others are shown without what they own", "renew", "other.announcement, theirs,", "other.announcement, set(),")
+hub("the dead are shown as living", "renew", "theirs, self._is_live(one.lease_id),", "theirs, True,")
+hub("clients are shown as workers", "renew", "if one.is_worker and one is not row", "if one is not row")
+hub("a worker sees itself among the others", "renew", "if one.is_worker and one is not row", "if one.is_worker")
+hub("the others' leases seem to end at another time", "renew", "one.expires_at)", "one.expires_at + 1)")
+hub("others are shown without what they own", "renew", "one.announcement, theirs,", "one.announcement, set(),")
 hub("an announcement is not renewed", "renew", "row.announcement = announcement", "pass")
 hub(
     "a renewal without an announcement empties it",

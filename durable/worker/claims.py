@@ -158,7 +158,10 @@ class Claims:
         now = self._clock.monotonic()
         held = self._held() if self._is_claim_in_doubt or now - self._compared_at >= POLL_S else None
         self._is_claim_in_doubt = True
-        rows = await self._provider.claim(self._keeper.current, queues, self._served, limit, held=held)
+        lease = self._keeper.current
+        rows = await self._provider.claim(lease, queues, self._served, limit, held=held)
+        if rows and not (self._keeper.is_valid and self._keeper.lease is lease):
+            return False  # this worker stood still meanwhile: somebody else may run them, or have run them
         self._is_claim_in_doubt = False
         if held is not None:
             self._compared_at = now

@@ -53,6 +53,43 @@ async def test_an_attempt_whose_claim_had_no_answer_runs(
     assert sorted(ran) == list(range(5))
 
 
+async def test_what_a_claim_brings_is_not_begun_once_the_lease_may_be_lost(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker stood still before the answer came to it: another one may have run the attempt by now."""
+    monkeypatch.setattr(claims, "POLL_S", 0.02)
+    app, begun_after = App(), []
+
+    @app.activity(queue="gpu")
+    async def act() -> None:
+        begun_after.append(answers)
+
+    @app.orchestrator
+    async def main(ctx: OrchestrationContext) -> None:
+        await ctx.call_activity(act)
+
+    answers = 0
+    async with provider_of(store_url) as provider:
+        kind = type(provider)
+        claim = kind.claim
+
+        async def claim_and_stand_still(self: Any, *arguments: Any, **options: Any) -> Sequence[ActivityRow]:
+            nonlocal answers
+            rows: Sequence[ActivityRow] = await claim(self, *arguments, **options)
+            answers += bool(rows)
+            if rows and answers == 1:
+                assert gpu._parts is not None
+                gpu._parts.keeper._valid_until = 0.0
+                gpu._parts.keeper.wake()  # it renews its lease, which nobody has taken
+            return rows
+
+        monkeypatch.setattr(kind, "claim", claim_and_stand_still)
+        gpu = Worker(app, store_url, queues=("gpu",), orchestrations=False)
+        async with Worker(app, store_url) as worker, gpu:
+            await worker.client.run(main, timeout=PATIENCE_S)
+    assert begun_after == [2]
+
+
 async def test_an_outcome_that_is_over_the_stores_limit_is_a_failure_that_says_so(tmp_path: Path) -> None:
     app, ran = App(), []
 

@@ -110,6 +110,11 @@ class Claims:
         """True when every outcome and every heartbeat is reported."""
         return not self._reports and not self._beats and not self._flushing
 
+    @property
+    def unreported(self) -> int:
+        """How many outcomes and heartbeats are still to be reported."""
+        return len(self._reports) + len(self._sending) + len(self._beats)
+
     def report(self, attempt: Attempt, outcome: HistoryEvent) -> None:
         """Report the outcome of a claimed attempt, with the next group."""
         self._beats.pop(attempt, None)

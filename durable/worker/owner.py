@@ -403,11 +403,14 @@ class Owner:
         for live in leaving:
             if live.partition not in staying:
                 self._abandon(live)
-        return set(partitions) - staying
+        left = set(partitions) - staying
+        self._due_times.keep(lambda key: partition_of(key, self._partitions) not in left)
+        return left
 
     def stay(self, partitions: Collection[int]) -> None:
         """Go on with partitions that were to be given up: what came for them meanwhile is read now."""
         self._backlog.fall_behind(partitions)
+        self._due_times.forget()
         self.receiver.wake()
         for live in list(self._lives.values()):
             if live.partition in partitions:
@@ -499,6 +502,7 @@ class Owner:
 
     def _end(self, live: LiveInstance) -> None:
         self._turns.close(live.drop_execution())
+        self._due_times.drop_all(live.key)
         self._cache.discard(live.key)
         for address in list(live.held):
             self.attempts.stop(live, address)
@@ -528,7 +532,8 @@ class Owner:
         self._parking.let_steering_pass(live)
 
     def _come_due(self, key: InstanceKey) -> None:
-        if partition_of(key, self._partitions) not in self._keeper.owned:
+        partition = partition_of(key, self._partitions)
+        if partition not in self._keeper.owned or partition in self._keeper.leaving:
             return
         live = self._live(key)
         live.pushed_due = None
@@ -537,6 +542,18 @@ class Owner:
             return
         live.wants_turn = True
         self._make_ready(live)
+
+    @property
+    def footprint(self) -> dict[str, int]:
+        """How much is in memory, by kind."""
+        return {
+            "instances": len(self._lives),
+            "engines": len(self._cache),
+            "messages": len(self.receiver.held),
+            "due times": self._due_times.count,
+            "reserved slots": self.attempts.reserved,
+            "tasks": len(self._tasks),
+        }
 
     # ---- ending
 

@@ -32,7 +32,7 @@ class DueTimes:
         self._on_due = on_due
         self._heap: list[tuple[int, InstanceKey, bool]] = []  # due, key, whether it is the row's
         self._in_rows: dict[InstanceKey, int] = {}  # of the entries that are the row's: those that count
-        self._beside: set[tuple[int, InstanceKey]] = set()  # those that are not, each once
+        self._beside: dict[InstanceKey, set[int]] = {}  # those that are not, each once
         self._stale = 0  # entries that no longer count
         self._timer: asyncio.TimerHandle | None = None
         self._known_until = 0
@@ -44,11 +44,16 @@ class DueTimes:
         """How many times are kept, also those that no longer count."""
         return len(self._heap)
 
+    @property
+    def count(self) -> int:
+        """How many of them count."""
+        return len(self._in_rows) + sum(map(len, self._beside.values()))
+
     def push(self, due: int, key: InstanceKey, *, is_stored: bool = True) -> None:
         """Remember when an instance wants a turn, unless the store (`is_stored`: in the row's `due_at`) tells in time."""
         if not is_stored:
-            if (due, key) not in self._beside:
-                self._beside.add((due, key))
+            if due not in self._beside.setdefault(key, set()):
+                self._beside[key].add(due)
                 self._add(due, key, is_stored=False)
         elif self._in_rows.get(key) != due:
             self.drop(key)
@@ -58,9 +63,21 @@ class DueTimes:
 
     def drop(self, key: InstanceKey) -> None:
         """The row has no due time any more, or none that is soon."""
-        if self._in_rows.pop(key, None) is None:
-            return
-        self._stale += 1
+        if self._in_rows.pop(key, None) is not None:
+            self._note_stale(1)
+
+    def drop_all(self, key: InstanceKey) -> None:
+        """The instance wants no turn by itself any more: it has ended."""
+        self.drop(key)
+        self._note_stale(len(self._beside.pop(key, ())))
+
+    def keep(self, is_kept: Callable[[InstanceKey], bool]) -> None:
+        """Drop all but those of some instances: the others are in other hands."""
+        for key in [key for key in (*self._in_rows, *self._beside) if not is_kept(key)]:
+            self.drop_all(key)
+
+    def _note_stale(self, count: int) -> None:
+        self._stale += count
         if self._stale > max(STALE_MAX, len(self._heap) // 2):
             self._heap = [entry for entry in self._heap if self._counts(entry)]
             heapq.heapify(self._heap)
@@ -73,7 +90,7 @@ class DueTimes:
 
     def _counts(self, entry: tuple[int, InstanceKey, bool]) -> bool:
         due, key, is_stored = entry
-        return not is_stored or self._in_rows.get(key) == due
+        return self._in_rows.get(key) == due if is_stored else due in self._beside.get(key, ())
 
     def next_window(self) -> tuple[int, int]:
         """Return (after, before) of the due times to ask the store for now; (0, 0) for none."""
@@ -92,6 +109,8 @@ class DueTimes:
             is_known = key in self._in_rows
             known = self._in_rows.setdefault(key, due)
             # One that differs may be older than what is known here, or newer (the partition was in other hands): both count.
+            if known != due:
+                self._beside.setdefault(key, set()).add(due)
             if known != due or not is_known:
                 heapq.heappush(self._heap, (due, key, known == due))
         if self._asked_in == self._forgotten:  # else everything is to be asked for again, since the question was put
@@ -102,6 +121,11 @@ class DueTimes:
         """See whether something is due: the loop's timer goes wrong when the clock is set, or the machine has slept."""
         if self._heap and self._heap[0][0] <= self._clock.now():
             self._fire()
+
+    def _forget_beside(self, due: int, key: InstanceKey) -> None:
+        self._beside[key].discard(due)
+        if not self._beside[key]:
+            del self._beside[key]
 
     def forget(self) -> None:
         """Ask the store for everything again."""
@@ -136,7 +160,7 @@ class DueTimes:
                 if is_stored:
                     del self._in_rows[key]
                 else:
-                    self._beside.discard((due, key))
+                    self._forget_beside(due, key)
                 self._on_due(key)
             else:
                 self._stale = max(

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -225,6 +225,17 @@ class Worker:
         if self._parts is None:
             raise DurableError("the worker is not running: use `async with worker:` or `await worker.run()` first")
         return self._parts.client
+
+    @property
+    def footprint(self) -> Mapping[str, int]:
+        """How much this worker has in memory just now, by kind. When all that it owns has ended, and was told, it is nothing.
+
+        Empty before the worker has begun.
+        """
+        parts = self._parts
+        if parts is None:
+            return {}
+        return parts.owner.footprint | {"attempts": len(parts.runner.attempts), "reports": parts.claims.unreported}
 
     @property
     def ports(self) -> Ports:

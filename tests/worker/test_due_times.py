@@ -11,11 +11,12 @@ import pytest
 
 from durable import App, OrchestrationContext, Worker, when_any
 from durable.events import InstanceKey
+from durable.provider import PARTITIONS, partition_of
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance
 from durable.worker.loading import Loader
 from durable.worker.timers import DueTimes
-from tests.worker.lives import until
+from tests.worker.lives import becomes_true, until
 
 ONE, TWO = InstanceKey("one"), InstanceKey("two")
 SECOND = 1_000_000
@@ -184,3 +185,60 @@ def test_a_time_beside_the_row_that_is_told_again_and_again_is_kept_once() -> No
     assert times.go_to(1011) == [ONE]
     times.due.push(1020 * SECOND, ONE, is_stored=False)
     assert times.go_to(1021) == [ONE]
+
+
+def test_an_instance_that_has_ended_leaves_no_time_behind() -> None:
+    times = Times()
+    times.due.push(1010 * SECOND, ONE)
+    times.due.push(1020 * SECOND, ONE, is_stored=False)
+    times.due.push(9000 * SECOND, ONE, is_stored=False)
+    times.due.push(1015 * SECOND, TWO, is_stored=False)
+    assert times.due.count == 4
+    times.due.drop_all(ONE)
+    assert times.due.count == 1
+    assert times.go_to(10_000) == [TWO]
+    assert (times.due.count, times.due.size) == (0, 0)
+
+
+def test_what_is_in_other_hands_is_not_kept() -> None:
+    times = Times()
+    times.due.push(1010 * SECOND, ONE)
+    times.due.push(1020 * SECOND, ONE, is_stored=False)
+    times.due.push(1030 * SECOND, TWO)
+    times.due.keep(lambda key: key == TWO)
+    assert times.due.count == 1
+    assert times.go_to(1100) == [TWO]
+
+
+def test_a_time_that_is_pushed_again_after_it_was_dropped_counts() -> None:
+    times = Times()
+    times.due.push(1010 * SECOND, ONE, is_stored=False)
+    times.due.drop_all(ONE)
+    times.due.push(1010 * SECOND, ONE, is_stored=False)
+    assert times.go_to(1011) == [ONE]
+    assert times.due.count == 0
+
+
+async def test_a_timer_that_comes_due_while_its_partition_is_given_up_leaves_nothing_behind(store_url: str) -> None:
+    """And it is not lost where the partition stays after all."""
+    app = App()
+
+    @app.orchestrator
+    async def sleeps(ctx: OrchestrationContext) -> str:
+        ctx.set_custom_status("sleeping")
+        await ctx.create_timer(timedelta(milliseconds=200))
+        return "woken"
+
+    async with Worker(app, store_url, max_cached_orchestrations=0) as worker:
+        handle = await worker.client.start(sleeps)
+        await until(handle, status="sleeping")
+        parts: Any = worker._parts
+        partition = partition_of(InstanceKey(handle.instance_id), PARTITIONS)
+        await becomes_true(lambda: worker.footprint["instances"] == 0)
+        parts.keeper.leaving.add(partition)
+        await becomes_true(lambda: worker.footprint["due times"] == 0)
+        assert worker.footprint["instances"] == 0
+        parts.keeper.leaving.clear()
+        parts.owner.stay([partition])
+        assert await handle.result(timeout=20) == "woken"
+        await becomes_true(lambda: not any(worker.footprint.values()))

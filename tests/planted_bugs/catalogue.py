@@ -6,6 +6,7 @@ it draws schedules, plays the cases, and must come upon something that is not as
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import itertools
@@ -40,20 +41,21 @@ Patch = pytest.MonkeyPatch
 
 @dataclasses.dataclass(frozen=True)
 class Planted:
-    """A defect. `cases`: where it is looked for; empty: in all of them."""
+    """A defect. `cases`: where it is looked for; empty: in all of them. `told`: what the one check says that can find it."""
 
     name: str
     promise: str
     plant: Callable[[Patch], None]
     cases: Sequence[str] = ()
+    told: str = ""
 
 
 CATALOGUE: dict[str, Planted] = {}
 
 
-def planted(promise: str, *cases: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+def planted(promise: str, *cases: str, told: str = "") -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
     def enter(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        CATALOGUE[plant.__name__] = Planted(plant.__name__, promise, plant, cases)
+        CATALOGUE[plant.__name__] = Planted(plant.__name__, promise, plant, cases, told)
         return plant
 
     return enter
@@ -216,7 +218,7 @@ def messages_come_newest_first(patch: Patch) -> None:
         return receive
 
     replace(patch, memory.MemoryHub, "receive", make)
-    patch.setattr(memory._Changes, "told", lambda changes: memory.Wakeup(rows=tuple(changes.rows), anything=True))
+    patch.setattr(memory.Changes, "told", lambda changes: memory.Wakeup(rows=tuple(changes.rows), anything=True))
 
 
 @planted("reads: purge removes what has ended, and only that", "purged_and_started_again")
@@ -488,6 +490,74 @@ def steering_waits_in_line(patch: Patch) -> None:
 @planted("I2: one run takes the place of another", "replaced_while_it_runs", "two_replacements_in_a_row")
 def a_replaced_run_goes_on(patch: Patch) -> None:
     patch.setattr(turns, "replaces", lambda pending, row: False)
+
+
+# ---- what only one look at the end can see
+
+
+@planted("I7: events of one name come in order", "a_sum_of_events", told="came after one that was sent later")
+def the_youngest_message_is_received_first(patch: Patch) -> None:
+    def make(original: Any) -> Any:
+        def receive(*arguments: Any) -> Received:
+            received = original(*arguments)
+            return received._replace(messages=received.messages[::-1])
+
+        return receive
+
+    replace(patch, memory.MemoryHub, "receive", make)
+
+
+@planted("I14: nothing stays in the queue", "work_that_nobody_does", told="in the queue, and nobody waits for it")
+def what_ends_leaves_its_activities_in_the_queue(patch: Patch) -> None:
+    def make(original: Any) -> Any:
+        def apply(hub: Any, step: Any) -> Any:
+            kept = dict(hub._queue)
+            row = original(hub, step)
+            hub._queue = kept | hub._queue
+            return row
+
+        return apply
+
+    replace(patch, memory.MemoryHub, "_apply", make)
+
+
+@planted(
+    "I3: what is said to be in the queue is there",
+    "work_that_waits_for_ever",
+    told="went to the queue, and is not there",
+)
+def an_attempt_is_said_to_be_in_the_queue_and_is_not(patch: Patch) -> None:
+    replace(
+        patch,
+        memory.MemoryHub,
+        "_apply",
+        lambda original: lambda hub, step: original(hub, dataclasses.replace(step, queue_adds=())),
+    )
+
+
+@planted("I14: what has ended leaves the memory", "one_after_the_other", "wide", told="instances in memory")
+def an_owner_never_forgets(patch: Patch) -> None:
+    patch.setattr(Owner, "_forget", nothing)
+
+
+@planted("I14: what has ended leaves the memory", "events_in_order", "children", told="messages in memory")
+def consumed_messages_are_still_held(patch: Patch) -> None:
+    patch.setattr(Receiver, "settle", nothing)
+
+
+@planted("I14: no task outlives what it was for", "one_after_the_other", "children", told="I14")
+def each_activity_leaves_a_task(patch: Patch) -> None:
+    def make(original: Any) -> Any:
+        async def wait_for_nothing() -> None:
+            await asyncio.get_running_loop().create_future()
+
+        def start(runner: Any, attempt: Any) -> None:
+            original(runner, attempt)
+            runner.leaked = [*getattr(runner, "leaked", []), asyncio.get_running_loop().create_task(wait_for_nothing())]
+
+        return start
+
+    replace(patch, ActivityRunner, "start", make)
 
 
 # ---- the client

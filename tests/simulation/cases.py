@@ -37,7 +37,7 @@ from durable import (
     when_any,
 )
 from durable.provider import InstanceFilter
-from durable.testing.simulation.world import Role
+from durable.testing.simulation.machines import Role
 
 SECOND = timedelta(seconds=1)
 
@@ -249,6 +249,26 @@ async def waiting_parent(ctx: OrchestrationContext) -> None:
 @app.orchestrator
 async def collecting(ctx: OrchestrationContext, count: int) -> list[int]:
     return [await ctx.wait_for_external_event("number", int) for _ in range(count)]
+
+
+@app.orchestrator
+async def summing(ctx: OrchestrationContext, count: int) -> int:
+    return sum([await ctx.wait_for_external_event("number", int) for _ in range(count)])
+
+
+@app.orchestrator
+async def work_in_vain(ctx: OrchestrationContext) -> str:
+    """Asks for work in a queue that nobody serves: once given up, once left behind at the end."""
+    first, second = (ctx.call_activity(add_one, number, queue="nobody's") for number in range(2))
+    await ctx.create_timer(SECOND)
+    first.cancel()
+    await ctx.create_timer(SECOND)
+    return "late" if second.is_complete else "in vain"
+
+
+@app.orchestrator
+async def work_for_ever(ctx: OrchestrationContext) -> None:
+    await when_all([ctx.call_activity(add_one, 1, queue="nobody's"), ctx.call_activity(add_one, 2)])
 
 
 @app.orchestrator
@@ -625,6 +645,27 @@ async def events_in_order(client: Client) -> None:
     for number in range(12):
         await handle.raise_event("number", number)
     assert await handle.result() == list(range(12))
+
+
+@case()
+async def a_sum_of_events(client: Client) -> None:
+    """In whatever order they are seen the sum is the same: the order itself is for the simulator to look at."""
+    handle = await client.start(summing, 9)
+    for number in range(9):
+        await handle.raise_event("number", number)
+    assert await handle.result() == 36
+
+
+@case()
+async def work_that_nobody_does(client: Client) -> None:
+    assert await client.run(work_in_vain) == "in vain"
+
+
+@case()
+async def work_that_waits_for_ever(client: Client) -> None:
+    handle = await client.start(work_for_ever)
+    await asyncio.sleep(3)
+    assert not (await handle.state()).status.is_finished
 
 
 @case()

@@ -93,15 +93,3 @@ def test_an_answer_that_was_on_its_way_while_time_leapt_is_not_taken_for_a_jump(
     )
     seconds = _check("a_month", Schedule(102615, faults=faults, is_cached=is_cached, latency_s_max=0.05))
     assert seconds < 31 * 86400
-
-
-def test_what_a_stopped_process_was_told_comes_before_what_it_asks() -> None:
-    """The simulator's own part: a message that was told, and then consumed by another, is not new after a takeover."""
-    faults = (
-        Fault(6, FaultKind.SLOW, 0.3),
-        Fault(7, FaultKind.STOP_BEFORE, 11.0),
-        Fault(13, FaultKind.SLOW, 0.01),
-        Fault(25, FaultKind.SLOW, 0.3),
-        Fault(31, FaultKind.STOP_BEFORE, 30.0),
-    )
-    _check("children", Schedule(100287, workers=2, faults=faults))

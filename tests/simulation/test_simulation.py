@@ -198,3 +198,29 @@ def test_every_queue_is_served() -> None:
     outcome = run_schedule(queued, scenario, Schedule(1))
     assert (outcome.error, outcome.violations) == (None, ())
     assert outcome.seconds < 60
+
+
+@ENGINES
+def test_what_a_run_leaves_open_is_said(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files: list[int] = []
+
+    async def scenario(client: Client) -> None:
+        files.append(os.open(os.devnull, os.O_RDONLY))
+        assert await client.run(counting, 1) == 6
+
+    outcome = run_schedule(app, scenario, Schedule(1), engine=engine)
+    assert outcome.violations == ("I14: 1 files are left open when all is over",)
+    for file in files:
+        os.close(file)
+
+
+def test_what_a_process_leaves_in_memory_is_said() -> None:
+    async def scenario(client: Client) -> None:
+        handles = [await client.start(counting, number) for number in range(3)]
+        for handle in handles:
+            await handle.result()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("durable.worker.owner.Owner._forget", lambda owner, live: None)
+        outcome = run_schedule(app, scenario, Schedule(1))
+    assert outcome.violations == ("I14: worker-1 keeps 3 instances in memory, though everything has ended",)

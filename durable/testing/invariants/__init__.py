@@ -3,7 +3,9 @@
 `violations` reads a whole hub through the storage contract and says in words what is wrong; an empty list is the good
 answer. It is made of pure parts, for whoever has runs in hand: `violations_in` one run, `violations_among` parents and
 children and events between runs, `violations_between` two looks at the same hub, `violations_of_answers` what clients were
-told. The hub may be alive while it is read. Each text begins with the promise that is broken:
+told, `violations_of_order` events of one name. The hub may be alive while it is read. It may not for `read_waiting`, which
+takes it over to see what lies in inboxes and queues, for `violations_of_waiting`. Each text begins with the promise that is
+broken:
 
     I1 durable answer       what a client was told is there
     I2 exactly-once         histories without gap, each request answered at most once
@@ -14,6 +16,7 @@ told. The hub may be alive while it is read. Each text begins with the promise t
     I9 activities           one outcome each, and no more attempts than allowed
     I10 no impossible reads no state that never existed
     I13 integrity           every record matches its checksum, chained from the first
+    I14 bounded             nothing is left of what is over
 """
 
 from __future__ import annotations
@@ -24,17 +27,29 @@ from durable.provider import Provider
 from durable.testing.invariants.comparing import violations_among, violations_between, violations_of_answers
 from durable.testing.invariants.runs import Answers, Moment, StoredRun, read_runs
 from durable.testing.invariants.stories import violations_in
+from durable.testing.invariants.waiting import (
+    Accepted,
+    Waiting,
+    read_waiting,
+    violations_of_order,
+    violations_of_waiting,
+)
 
 __all__ = [
+    "Accepted",
     "Answers",
     "Moment",
     "StoredRun",
+    "Waiting",
     "read_runs",
+    "read_waiting",
     "violations",
     "violations_among",
     "violations_between",
     "violations_in",
     "violations_of_answers",
+    "violations_of_order",
+    "violations_of_waiting",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from durable import events as ev
 from durable.app import App
@@ -11,25 +11,40 @@ from durable.history import Generation, History
 from durable.messages import decode_arrivals
 from durable.provider import Delivery, InstanceRow, Message, Provider, Status, Verdict
 from durable.testing.invariants import (
+    Accepted,
     Answers,
     Moment,
     StoredRun,
     read_runs,
+    read_waiting,
     violations_among,
     violations_in,
     violations_of_answers,
+    violations_of_order,
+    violations_of_waiting,
 )
 from durable.testing.replaying import replay
 
 
 async def broken_promises(
-    provider: Provider, answers: Answers, *, moment: Moment, replayed_with: App | None
+    provider: Provider,
+    answers: Answers,
+    accepted: Accepted,
+    queues: Collection[str],
+    *,
+    moment: Moment,
+    replayed_with: App | None,
 ) -> list[str]:
-    """Read a whole hub and return what is wrong with it; with an app, also which histories do not replay with it."""
+    """Read a whole hub whose workers are dead, and return what is wrong with it.
+
+    `queues`: those in which activities may lie. With an app, also which histories do not replay with it.
+    """
     runs = await read_runs(provider, [(key, run_id) for run_id, key in answers.started.items()])
     found = [text for run in runs for text in violations_in(run)]
     found += violations_among(runs, moment)
     found += violations_of_answers(runs, answers, moment)
+    found += violations_of_order(runs, accepted)
+    found += violations_of_waiting(runs, await read_waiting(provider, queues), moment)
     if replayed_with is not None:
         found += [text for run in runs for text in _not_replayed(run, replayed_with)]
     return found

@@ -193,6 +193,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             self._ready.append(heapq.heappop(timers)[2])
         return True
 
+    def timers_of(self, process: Process) -> int:
+        """Count the timers that a process has set."""
+        return sum(timer.process is process and not timer._cancelled for _, _, timer in self._timers)
+
     def next_far_timer(self) -> float | None:
         """Return the earliest time for which somebody has set a far timer, None for none."""
         return self._earliest(lambda timer: timer.is_far)

@@ -45,6 +45,7 @@ class Monitor:
         self.commits = 0
         self.due: dict[InstanceKey, int] = {}  # when an unfinished instance wants a turn by itself
         self.unfinished: dict[str, None] = {}  # run ids of orchestrations
+        self.endless: dict[InstanceKey, None] = {}  # what is no orchestration, and never ends
         self.awaited: collections.Counter[InstanceKey] = collections.Counter()  # messages to those that have no end
         self.queues: dict[str, None] = {}  # those in which activities were asked for
         self.stalled: set[InstanceKey] = set()
@@ -55,6 +56,7 @@ class Monitor:
         self._places: dict[str, tuple[int, int]] = {}  # run id: its generation and number of records
         self._finished: dict[str, Status] = {}
         self._consumed: set[int] = set()
+        self._unconsumed: dict[int, tuple[InstanceKey, int]] = {}  # messages in the inboxes: for whom, and from when on
         self._requested: dict[tuple[str, int, int], str] = {}  # run, generation, task id: what was asked for
         self._resolved: set[tuple[str, int, int]] = set()
         self._owners: dict[int, str] = {}  # partition: the lease that has it
@@ -89,6 +91,7 @@ class Monitor:
             if sequence in self._consumed:
                 self.violated(f"message {sequence} was consumed twice (I2)")
             self._consumed.add(sequence)
+            self._unconsumed.pop(sequence, None)
         self._consumed -= {message.in_place_of for message in batch.messages}  # they stand there again
         self._sent(batch.messages, answer.deliveries)
 
@@ -117,8 +120,10 @@ class Monitor:
                     self._finished.pop(start.run_id, None)
                     self._places[start.run_id] = (start.generation, 0)
                     self.unfinished[start.run_id] = None
-            elif message.start is not None and message.start.run_id not in self._places:
-                self.unfinished[message.start.run_id] = None
+            elif delivery.verdict is Verdict.STORED and start is not None and start.run_id not in self._places:
+                self.unfinished[start.run_id] = None
+            if delivery.verdict is Verdict.STORED and delivery.sequence not in self._consumed:
+                self._unconsumed[delivery.sequence] = message.target, message.visible_at
             visible_at = max(message.visible_at, message.start.parked_until if message.start is not None else 0)
             if visible_at:
                 self.visible[len(self.visible)] = visible_at
@@ -133,6 +138,7 @@ class Monitor:
         progress = step.progress
         if key.kind != ORCHESTRATION:
             self.awaited[key] -= len(step.consumed)
+            self.endless[key] = None
         self.progress += progress.status is not Status.STALLED
         (self.stalled.add if progress.status is Status.STALLED else self.stalled.discard)(key)
         self._places[run_id] = (progress.generation, progress.records)
@@ -171,6 +177,14 @@ class Monitor:
             if place in self._resolved:
                 self.violated(f"'{step.key.id}': request {task_id} of generation {generation} has two outcomes (I2)")
             self._resolved.add(place)
+
+    def purged(self, keys: Collection[InstanceKey]) -> None:
+        """Take note of instances that may be gone, with the messages that waited for them."""
+        self._unconsumed = {number: item for number, item in self._unconsumed.items() if item[0] not in keys}
+
+    def is_all_consumed(self, now_us: int) -> bool:
+        """Tell whether no message waits that can be received at this time."""
+        return all(visible_at > now_us for _, visible_at in self._unconsumed.values())
 
     # ---- who may do what
 

@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 from durable.app import App
 from durable.client import Client
 from durable.testing.invariants import Moment
+from durable.testing.simulation.bounds import left_open, open_handles
 from durable.testing.simulation.checking import broken_promises
 from durable.testing.simulation.faults import Schedule
-from durable.testing.simulation.world import Role, World, is_users_code
+from durable.testing.simulation.machines import Role
+from durable.testing.simulation.world import World, is_users_code
 from durable.testing.staging import Stage
 from durable.testing.standing import standing
 
@@ -72,12 +74,15 @@ def run_schedule(
     replayed at the end, with the last release.
     """
     apps = [app] if isinstance(app, App) else list(app)
+    handles = open_handles()
     with _fresh_store(engine) as url, _quiet_logs() as alarms:
         world = World(schedule, url, apps, roles=roles, stage=stage, is_traced=is_traced)
         try:
             violations: list[str] = []
             error = _run(world, scenario, apps[-1] if is_replayed else None, violations)
             violations += [*world.monitor.violations, *world.loop.errors, *alarms]
+            if not world.kills:  # whoever is killed in the middle of a write leaves what here nobody closes for it
+                violations += left_open(handles)
             return Outcome(
                 schedule,
                 tuple(violations),
@@ -107,10 +112,19 @@ def _run(world: World, scenario: Scenario, replayed_with: App | None, violations
             if world.loop.steps >= STEPS_MAX or not world.loop.step():
                 break
         moment = Moment.SETTLED if world.is_settled or world.is_at_rest else Moment.STILL
+        if world.is_settled:
+            violations += _complete(world, world.stop_all())
         _complete(world, world.end())
-        violations += _complete(
-            world, broken_promises(world.provider, world.answers, moment=moment, replayed_with=replayed_with)
+        _complete(world, world.outlast_leases())
+        reading = broken_promises(
+            world.provider,
+            world.answers,
+            world.accepted,
+            world.queues,
+            moment=moment,
+            replayed_with=replayed_with,
         )
+        violations += _complete(world, reading)
         _complete(world, world.close())
         return error
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import dataclasses
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
@@ -22,13 +21,15 @@ from durable.app import DEFAULT_QUEUE, ActivityDefinition, App
 from durable.client import Client
 from durable.errors import LeaseLostError, StoreError, StoreUnavailableError
 from durable.ports import Ports
-from durable.provider import Lease, Provider, TaskAddress, Wakeup
+from durable.provider import Provider, TaskAddress, Wakeup
 from durable.stores import connect
-from durable.testing.invariants import Answers
+from durable.testing.invariants import Accepted, Answers
+from durable.testing.simulation.bounds import kept_in_memory, left_of
 from durable.testing.simulation.checking import note_answers, note_rows
 from durable.testing.simulation.faults import Fault, FaultKind, Schedule
 from durable.testing.simulation.loop import Process, SimulatedLoop, current_process
-from durable.testing.simulation.monitor import Monitor
+from durable.testing.simulation.machines import Machine, Role
+from durable.testing.simulation.monitor import LEASE_S, Monitor
 from durable.testing.simulation.store import GatedProvider
 from durable.testing.simulation.telling import of_commit, of_submit
 from durable.testing.staging import Stage, StagedApp
@@ -51,11 +52,11 @@ LOOK_AROUND_S = 3.0
 VAIN_LEAPS_MAX = 5
 """After so many leaps of which nothing came, because what stalls stalls again, nothing will."""
 
+STOP_S_MAX = 60.0
+"""A worker with nothing to do stops at once; this is longer than whatever a store call may take."""
+
 CLOCK_WRONG_S = 60.0
 ECHO_S = 0.4
-AGAIN_S = 1.0
-"""How soon a worker that could not start is started again."""
-
 CHANGES = frozenset({"commit", "submit", "report", "take", "lease", "release", "purge"})
 CLIENT_STOPS_S_MAX = 12.0
 """A client that is held up for longer may rightly give up."""
@@ -64,34 +65,8 @@ CLIENT_REPEATS = frozenset({"submit", "lease"})
 """Calls that a client repeats by itself when the store does not answer; the others raise in the user's code."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Role:
-    """What a worker is for, in the words of `Worker`."""
-
-    queues: tuple[str, ...] = ("default",)
-    orchestrations: bool = True
-    activities: bool = True
-    max_activities: int = 100
-
-
 is_users_code: contextvars.ContextVar[bool] = contextvars.ContextVar("durable_is_users_code", default=False)
 """True in the user's own code, a scenario or a test: the times that it waits for are never leapt over."""
-
-
-@dataclasses.dataclass(eq=False)
-class Machine:
-    """A process with what belongs to it from outside: its provider, its lease, and how it is asked to stop."""
-
-    process: Process
-    name: str
-    inner: Provider
-    release: int  # which of the apps it runs
-    role: Role
-    lease: Lease | None = None
-    again_s: float = AGAIN_S  # how soon it is started again after it has ended by itself
-    went_on_at: float = -1.0  # when it was let go on after it was stopped
-    stop: asyncio.Event | None = None
-    is_worker: bool = True
 
 
 class World:
@@ -121,11 +96,14 @@ class World:
         self.schedule = schedule
         self.monitor = Monitor()
         self.answers = Answers()
+        self.accepted = Accepted()
         self.calls = 0
         self.struck: list[str] = []
+        self.kills = 0
         self.changes = 0  # calls that may change the store
         self.trace: list[str] | None = [] if is_traced else None
         self.story: list[str] = []  # told when there is a trace
+        self._is_over = False  # nobody starts again
         self.is_at_rest = False  # nothing will ever happen again by itself
         self.machines: dict[Process, Machine] = {}
         self._all: list[Process] = []
@@ -182,7 +160,9 @@ class World:
         return process
 
     def start_worker(self, name: str, release: int, role: Role) -> None:
-        """Start a worker process; if it cannot start it is started again."""
+        """Start a worker process; if it cannot start it is started again. Nothing, once all is over."""
+        if self._is_over:
+            return
         process = self._process(name)
         machine = Machine(process, name, connect(self._url, self.ports), release, role)
         self.machines[process] = machine
@@ -203,6 +183,7 @@ class World:
             ports=self.ports,
         )
         self._workers.append(worker)
+        machine.worker = worker
         try:
             await worker.serve(machine.stop)
         except StoreError as error:
@@ -217,6 +198,11 @@ class World:
         if new:
             self._queues += new
             self.start_worker(f"worker-of-{new[0]}", 0, Role(tuple(new), orchestrations=False))
+
+    @property
+    def queues(self) -> set[str]:
+        """All queues in which activities may lie."""
+        return {*self._queues, *self.monitor.queues}
 
     def _cache_max(self) -> int:
         """Return how many instances a worker keeps in memory: all, or so few that they push each other out, or none."""
@@ -237,14 +223,36 @@ class World:
     def kill(self, machine: Machine) -> None:
         """`kill -9`: its code stops; its connections and locks are the operating system's to close."""
         machine.process.kill()
+        self.kills += machine.is_worker
         self.machines.pop(machine.process, None)
         _ = self.loop.spawn(self.root, machine.inner.close())
 
+    async def stop_all(self) -> list[str]:
+        """Stop all processes in order; say what they kept in memory though everything had ended, and what is left of them."""
+        self._is_over = True
+        running = list(self.machines.values())
+        found: list[str] = []
+        for machine in running:
+            if machine.worker is not None and machine.stop is not None:
+                endless = len(self.monitor.endless)
+                found += kept_in_memory(machine.worker, machine.process, self.loop, endless=endless)
+                machine.stop.set()
+        until = self.loop.time() + STOP_S_MAX
+        while any(machine.stop is not None for machine in self.machines.values()) and self.loop.time() < until:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(2 * ECHO_S)
+        return found + [text for machine in running for text in left_of(machine.process, self.loop)]
+
     async def end(self) -> None:
         """Kill what still runs, and open the store for whoever wants to look at what is left."""
+        self._is_over = True
         for machine in list(self.machines.values()):
             self.kill(machine)
         await asyncio.sleep(0)
+
+    async def outlast_leases(self) -> None:
+        """Wait until the leases of the dead have run out: what they had claimed is free then."""
+        await asyncio.sleep(LEASE_S + 1)
 
     async def close(self) -> None:
         """Let go of the store."""
@@ -343,11 +351,13 @@ class World:
         now = self.loop.time()
         if name == "commit":
             self.monitor.committed(arguments[0], arguments[1], answer)
+            self.accepted.note(arguments[1].messages, answer.deliveries)
             if self.trace is not None:
                 self.tell(of_commit(arguments[1], answer))
             self._serve_queues()
         elif name == "submit":
             self.monitor.submitted(arguments[0], arguments[1], arguments[2], answer)
+            self.accepted.note(arguments[2], answer)
             if self.trace is not None:
                 self.tell(of_submit(arguments[2]))
         elif name == "lease" and arguments[-1] is True and process in self.machines:  # a worker's, not its client's
@@ -357,6 +367,8 @@ class World:
             self.monitor.renewed(arguments[0], now)
         elif name == "take":
             self.monitor.took(arguments[0], answer, now)
+        elif name == "purge":
+            self.monitor.purged({key for key, _ in arguments[0]})
         elif name == "release":
             self.monitor.gave_up(arguments[0], arguments[1] if len(arguments) > 1 else None)
 
@@ -463,8 +475,10 @@ class World:
 
     @property
     def is_settled(self) -> bool:
-        """True when no fault lasts and every instance has ended, so that nothing more is to be expected."""
-        return not self._pending and self.monitor.is_settled and self.loop.time() - self._changed_at > SETTLED_S
+        """True when no fault lasts, every instance has ended and every message was consumed: nothing more is to be expected."""
+        if self._pending or not self.monitor.is_settled or not self.monitor.is_all_consumed(self._hub_now_us):
+            return False
+        return self.loop.time() - self._changed_at > SETTLED_S
 
     def _leap(self, to: float) -> float:
         """Decide where the clock moves instead of `to`, the next timer."""

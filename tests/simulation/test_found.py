@@ -1,0 +1,24 @@
+"""Schedules that found something once, each as it was drawn, without the faults that did not matter."""
+
+from __future__ import annotations
+
+from durable.testing.simulation.faults import Fault, FaultKind, Schedule
+from tests.simulation.__main__ import play, told
+from tests.simulation.cases import CASES
+
+
+def _check(name: str, schedule: Schedule, engine: str = "memory") -> None:
+    outcome = play(CASES[name], schedule, engine)
+    assert outcome.is_good, told(CASES[name], schedule, engine, outcome)
+
+
+def test_what_a_stopped_process_was_told_comes_before_what_it_asks() -> None:
+    """The simulator's own part: a message that was told, and then consumed by another, is not new after a takeover."""
+    faults = (
+        Fault(6, FaultKind.SLOW, 0.3),
+        Fault(7, FaultKind.STOP_BEFORE, 11.0),
+        Fault(13, FaultKind.SLOW, 0.01),
+        Fault(25, FaultKind.SLOW, 0.3),
+        Fault(31, FaultKind.STOP_BEFORE, 30.0),
+    )
+    _check("children", Schedule(100287, workers=2, faults=faults))

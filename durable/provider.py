@@ -401,8 +401,7 @@ class Ownership(Protocol):
     async def lease(self, name: str, announcement: bytes, *, worker: bool) -> Lease:
         """Begin a new lease, epoch 1, that owns nothing. A worker's expires LEASE_US after its last prolonging call.
 
-        One that expires later than LEASE_AHEAD_US from now counts as expired: the clock was wrong, and is set back. Of a
-        worker the hub's clock hears first (`HubClock.begun`).
+        Of a worker the hub's clock hears first (`begun`). What expires later than LEASE_AHEAD_US from now counts as expired.
         """
         ...
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from durable.engine.timers import DUE_MAX
 
 from durable import events as ev
 from durable.events import EventRaised, InstanceKey
@@ -21,6 +20,7 @@ from durable.testing.invariants import (
     violations_of_order,
     violations_of_waiting,
 )
+from durable.timers import DUE_MAX
 from durable.worker.live import OwnerState
 from tests.testing.test_invariants import ACTIVITY, KEY, STARTED, run_of
 

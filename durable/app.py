@@ -185,38 +185,38 @@ class Definition:
         """Where the function is written, as `file:line`."""
         return self.signature.place
 
-    @property
+    @functools.cached_property
     def style(self) -> Style:
         return self.signature.style
 
-    @property
+    @functools.cached_property
     def is_async(self) -> bool:
         return self.signature.style is Style.ASYNC
 
-    @property
+    @functools.cached_property
     def takes_context(self) -> bool:
         return self.signature.takes_context
 
-    @property
+    @functools.cached_property
     def takes_input(self) -> bool:
         return self.signature.input_parameter is not None
 
-    @property
+    @functools.cached_property
     def input_annotation(self) -> Any:
-        """The input's type, or `inspect.Parameter.empty`. Resolved at first use."""
+        """The input's type, or `inspect.Parameter.empty`."""
         return self.signature.input_annotation
 
-    @property
+    @functools.cached_property
     def input_default(self) -> Any:
         """The default of the input parameter, or `inspect.Parameter.empty`."""
         return self.signature.input_default
 
-    @property
+    @functools.cached_property
     def result_annotation(self) -> Any:
-        """The type of what a call finally gives, or `inspect.Parameter.empty`. Resolved at first use."""
+        """The type of what a call finally gives, or `inspect.Parameter.empty`."""
         return self.signature.result_annotation
 
-    @property
+    @functools.cached_property
     def has_default_input(self) -> bool:
         """Whether "no input" is answered by the parameter's own default, which is taken as it is."""
         return self.input_default is not EMPTY

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from durable.events import EventRaised
+from durable.value_objects import value_object
 
 CARRIED_MAX = 256
 """Carried events that one turn takes: as many as arrivals, so that a turn stays short."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class CarriedChange:
     """What became of carried events: `added` (in order), and then how many of each name were `taken`."""
 
@@ -29,8 +30,13 @@ class CarriedChange:
         return bool(self.added or self.taken)
 
 
+NOTHING_CHANGED = CarriedChange()
+
+
 class Carried:
     """The events that are left, oldest first. Whoever changes them asks afterwards for the `change`, and stores it."""
+
+    __slots__ = ("_added", "_events", "_number", "_taken", "_wanted", "count")
 
     def __init__(self, events: Iterable[EventRaised] = ()) -> None:
         self.count = 0
@@ -38,7 +44,7 @@ class Carried:
         self._number = 0  # of the last event: their order across names
         self._wanted: list[tuple[int, str]] = []  # a heap of names that are, or were, awaited, by their oldest event
         self._added: list[EventRaised] = []
-        self._taken: Counter[str] = Counter()
+        self._taken: dict[str, int] = {}
         for event in events:
             self.add(event)
         self.change()
@@ -87,18 +93,20 @@ class Carried:
         if not events:
             del self._events[name]
         self.count -= 1
-        self._taken[name] += 1
+        self._taken[name] = self._taken.get(name, 0) + 1
         return event
 
     def clear(self) -> None:
         """Leave nothing."""
         for name, events in self._events.items():
-            self._taken[name] += len(events)
+            self._taken[name] = self._taken.get(name, 0) + len(events)
         self._events.clear()
         self.count = 0
 
     def change(self) -> CarriedChange:
         """Return what has changed since the last time this was asked."""
-        change = CarriedChange(tuple(self._added), dict(self._taken))
-        self._added, self._taken = [], Counter()
+        if not (self._added or self._taken):
+            return NOTHING_CHANGED
+        change = CarriedChange(tuple(self._added), self._taken)
+        self._added, self._taken = [], {}
         return change

@@ -31,6 +31,10 @@ from durable.leases import LEASE_US as LEASE_US
 from durable.leases import Lease as Lease
 from durable.leases import LeaseView as LeaseView
 from durable.leases import OtherLease as OtherLease
+from durable.rows import InstanceRow as InstanceRow
+from durable.rows import Progress as Progress
+from durable.rows import Status as Status
+from durable.value_objects import value_object
 
 PARTITIONS = 64  # of a new hub; fixed in the hub's row from then on
 RECORD_PART_BYTES_MAX = 512 * 1024  # a longer record is stored in parts of this size, so that no row is large
@@ -39,24 +43,6 @@ RECORD_PART_BYTES_MAX = 512 * 1024  # a longer record is stored in parts of this
 def partition_of(key: InstanceKey, partitions: int) -> int:
     """Return the partition of an instance: CRC-32 of kind, NUL and id, modulo the number of partitions."""
     return zlib.crc32(f"{key.kind}\0{key.id}".encode()) % partitions
-
-
-class Status(enum.IntEnum):
-    """An instance's status as stored. Those from COMPLETED on are final."""
-
-    PENDING = 0
-    RUNNING = 1
-    SUSPENDED = 2
-    STALLED = 3
-    COMPLETED = 4
-    FAILED = 5
-    CANCELLED = 6
-    TERMINATED = 7
-
-    @property
-    def is_finished(self) -> bool:
-        """True for a final status."""
-        return self >= Status.COMPLETED
 
 
 class Priority(enum.IntEnum):
@@ -88,48 +74,7 @@ class Verdict(enum.IntEnum):
     REFUSED = 6  # the store refuses the item for another reason (text it cannot hold)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class InstanceRow:
-    """The current run of an instance, or one that was replaced: what `state()` shows and what its owner must find again.
-
-    `input`, `output`, `custom_status` and `failure` are encoded. `records` counts the current generation's history
-    records and `chain` is the checksum of the last one. `due_at` is the earliest time at which the instance wants a turn by
-    itself (None: never); `open_work` is above zero while a new owner has something to do at once (activities held by the
-    owner, effects not yet sent, a turn not yet run). `parked_until`: before it only CONTROL messages are eligible.
-    `state` belongs to the owner. `slow_turns` and `slow_since` count the deaths under the mark of `mark_slow_turn`.
-    """
-
-    key: InstanceKey
-    partition: int
-    run_id: str
-    name: str
-    version: str | None
-    created_at: int
-    scheduled_at: int
-    updated_at: int
-    status: Status = Status.PENDING
-    generation: int = 0
-    records: int = 0
-    chain: bytes = b""
-    input: bytes | None = None
-    output: bytes | None = None
-    custom_status: bytes | None = None
-    failure: bytes | None = None
-    stall_reason: str | None = None
-    completed_at: int | None = None
-    parent: InstanceKey | None = None
-    parent_run_id: str | None = None
-    parent_task: str | None = None  # generation and task id of the request in the parent, as text
-    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    due_at: int | None = None
-    open_work: int = 0
-    parked_until: int = 0
-    state: bytes = b""
-    slow_turns: int = 0
-    slow_since: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class Memo:
     """A small keyed note that expires: answers, undelivered messages, announcements, audit. A later one replaces it."""
 
@@ -138,7 +83,7 @@ class Memo:
     expires_at: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class Message:
     """A message on its way to an inbox. `data` is opaque. With `start` it brings the row of the run that it begins.
 
@@ -163,7 +108,7 @@ class Message:
     in_place_of: int | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class StoredMessage:
     """A message in an inbox. `sequence` is unique in the hub and, but for `Message.in_place_of`, never used again.
 
@@ -209,7 +154,7 @@ Served = Collection[tuple[str, str | None]] | None  # names and versions that a 
 Held = Collection[TaskAddress] | None  # what a claimer knows that it has claimed; None: all that it has
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class ActivityRow:
     """An attempt of an activity that any worker serving `queue` may claim, unless it lacks that name and version."""
 
@@ -227,22 +172,7 @@ class ActivityRow:
     heartbeat: bytes | None = None  # the latest that was stored for it
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Progress:
-    """The columns of an instance's row that every turn writes; named as in `InstanceRow`."""
-
-    generation: int
-    records: int
-    chain: bytes
-    status: Status
-    updated_at: int
-    due_at: int | None
-    open_work: int
-    parked_until: int = 0
-    state: bytes = b""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class Step:
     """What one commit does to one instance.
 
@@ -274,12 +204,13 @@ class Step:
     memos: Sequence[int] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class Batch:
     """One group commit. `number` is one more than that of the lease's last commit. At most one step per instance.
 
     `messages` and `memos` are written after all steps. `consumed` are sequences that belong to no step (addressed to no
     living instance); they are deleted. `alone`: nothing else is ready, so a fast store may commit before it returns.
+    `rows`: as the steps leave them, where the owner says so (else none): a wake-up may tell these instead of reading them.
     """
 
     number: int
@@ -288,9 +219,10 @@ class Batch:
     memos: Sequence[Memo] = ()
     consumed: Sequence[int] = ()
     alone: bool = False
+    rows: Sequence[InstanceRow] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class Committed:
     """The answer to a commit: a delivery per message, in order; the store's time; and the steps that were taken out.
 
@@ -362,7 +294,7 @@ class Beat(NamedTuple):
     details: bytes | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class Wakeup:
     """Something has changed. Sent after the commit, coalesced, and allowed to be lost.
 

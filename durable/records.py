@@ -19,6 +19,7 @@ import msgpack
 from durable import events as _events
 from durable.errors import FailureDetails, HistoryDamagedError
 from durable.events import ActivityOptions, HistoryEvent, InstanceKey, TaskRef
+from durable.value_objects import value_object
 
 FORMAT = 1
 """Version of the layout above; a reader refuses a newer one."""
@@ -37,7 +38,7 @@ DETAILS_LEVELS_MAX = 64
 REASON_CHARACTERS_MAX = 300
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class Record:
     """The events of one turn, arrivals and requests interleaved as they happened; `time` in microseconds UTC.
 

@@ -112,7 +112,7 @@ def default_name(function: AnyFunction, kind: str) -> str:
 
 def identity_of(function: AnyFunction) -> tuple[int, ...]:
     """Return what makes a function the same: a bound method is made anew at each access, but for the same two objects."""
-    if inspect.ismethod(function):
+    if isinstance(function, types.MethodType):
         return id(function.__self__), id(function.__func__)
     return (id(function),)
 

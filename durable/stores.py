@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Final, cast
 
 from durable.errors import StoreError
@@ -46,6 +45,8 @@ def connect(store: str | Provider, ports: Ports) -> Provider:
 
 @functools.cache
 def _engine(scheme: str) -> Callable[[str, Ports], Provider]:
+    from importlib.metadata import entry_points  # here and not above: it brings zip files and e-mail along
+
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if scheme not in found:
         raise StoreError(_unknown(scheme, sorted(found)))

@@ -26,24 +26,26 @@ def version_key(version: str | None) -> VersionKey:
     """Return what `version` compares as. Raises ValueError for anything but None and dot-separated numbers."""
     if version is None:
         return ()
-    if not _is_version(version):
-        raise ValueError(f"version {version!r:.200} is not a string of dot-separated numbers: write it like '1.10'")
-    if len(version) > _VERSION_CHARACTERS_MAX:
-        raise ValueError(f"version of {len(version)} characters is over the limit of {_VERSION_CHARACTERS_MAX}")
+    # A program without types may pass 1.10, which as a float is 1.1 and must not be taken silently.
+    if not isinstance(version, str):
+        raise _no_version(version)
     return _numbers(version)
 
 
 @functools.lru_cache(maxsize=1024)  # a version is looked up for every call of an activity
 def _numbers(version: str) -> VersionKey:
+    if _VERSION.fullmatch(version) is None:
+        raise _no_version(version)
+    if len(version) > _VERSION_CHARACTERS_MAX:
+        raise ValueError(f"version of {len(version)} characters is over the limit of {_VERSION_CHARACTERS_MAX}")
     numbers = [int(part) for part in version.split(".")]
     while numbers and numbers[-1] == 0:
         numbers.pop()
     return tuple(numbers)
 
 
-def _is_version(value: object) -> bool:
-    # A program without types may pass 1.10, which as a float is 1.1 and must not be taken silently.
-    return isinstance(value, str) and _VERSION.fullmatch(value) is not None
+def _no_version(version: object) -> ValueError:
+    return ValueError(f"version {version!r:.200} is not a string of dot-separated numbers: write it like '1.10'")
 
 
 def canonical_version(version: str | None) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SEALED_MARK = 0xC1  # the one byte that msgpack never uses
+_MARK = bytes([SEALED_MARK])
 
 # What compressed bytes may expand to: above all that the package seals, which is values and details of failures.
 EXPANDED_BYTES_MAX = 2 * PAYLOAD_BYTES_MAX
@@ -68,7 +69,7 @@ class Sealer:
 
     def unseal(self, payload: bytes) -> bytes:
         """Return the plain payload. Raises PayloadError, whatever the bytes."""
-        if payload[:1] != bytes([SEALED_MARK]):
+        if not payload.startswith(_MARK):
             return payload
         count = payload[1] if len(payload) > 1 else 0
         identifiers = payload[2 : 2 + count]

@@ -22,6 +22,7 @@ PURE = (
     "durable.seeds",
     "durable.timers",
     "durable.errors",
+    "durable.value_objects",
 )
 """The engine, and what it shares with those above it."""
 

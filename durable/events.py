@@ -511,6 +511,9 @@ class PatchApplied(Request):
         return ("PatchApplied", self.patch_id)
 
 
+GOES_ON = (OrchestrationRewound, OrchestrationForked)
+"""The events with which a run goes on after what it has taken over."""
+
 OUTCOMES = (
     OrchestrationCompleted,
     OrchestrationFailed,

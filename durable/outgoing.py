@@ -5,13 +5,13 @@ So whoever finds a record in the store knows what was to be sent for it, in whic
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from durable import events as ev
 from durable.events import HistoryEvent, InstanceKey, TaskRef
 from durable.records import Record
+from durable.value_objects import value_object
 
 
 class Beginning(NamedTuple):
@@ -21,7 +21,7 @@ class Beginning(NamedTuple):
     event: HistoryEvent
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class Outgoing:
     """A message that a turn sends. With `start` it begins another orchestration; else `event` is delivered.
 
@@ -40,7 +40,7 @@ class Outgoing:
     visible_at: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class Sender:
     """Who a record's messages come from: enough to build them again from the record alone."""
 
@@ -60,6 +60,14 @@ _messages_of: dict[type[HistoryEvent], MessagesOf] = {}
 def register_messages(cls: type[HistoryEvent], messages_of: MessagesOf) -> None:
     """Say what a request of a feature's own sends, by the request and its sender alone. Features call it for theirs."""
     _messages_of[cls] = messages_of
+
+
+_SENDING = (ev.SubOrchestrationScheduled, ev.EventSent, ev.SubOrchestrationCancelled, *ev.OUTCOMES)
+
+
+def sends_something(event: HistoryEvent) -> bool:
+    """Tell whether something may leave the instance with this event."""
+    return isinstance(event, _SENDING) or type(event) in _messages_of
 
 
 def outgoing_messages(record: Record, sender: Sender) -> Iterator[Outgoing]:

@@ -24,10 +24,11 @@ class Seeds:
 
     def derive(self, *parts: object, position: int | None = None) -> bytes:
         """Return 16 bytes for these parts; `position`: that of the request that they belong to, if to any."""
-        prefix = self._prefix
-        if position is not None:
-            prefix = next((former for first, former in self._former if position < first), prefix)
-        text = "\0".join((prefix, *map(str, parts)))
+        text = self._prefix
+        if position is not None and self._former:
+            text = next((former for first, former in self._former if position < first), text)
+        for part in parts:
+            text = f"{text}\0{part}"
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def next_uuid(self) -> bytes:

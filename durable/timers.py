@@ -6,8 +6,13 @@ import heapq
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from durable.events import HistoryEvent, TimerFired
+
 DUE_MAX = 253_402_300_799_999_999
 """The last microsecond of the year 9999, which is the last of every calendar here: no timer is due later."""
+
+NONE_FIRED: set[int] = set()
+"""Shared by all who have none; nothing is ever added to it."""
 
 
 class Timer(NamedTuple):
@@ -25,10 +30,12 @@ class Timers:
     A timer that fires while the instance is suspended stays open until it is delivered, but is due no more.
     """
 
+    __slots__ = ("_fired", "_heap", "_open", "_renewed")
+
     def __init__(self) -> None:
         self._open: dict[int, Timer] = {}
         self._heap: list[tuple[int, int]] = []
-        self._fired: set[int] = set()
+        self._fired = NONE_FIRED
         self._renewed: dict[int, int] = {}  # a timeout that began anew, by the one that it was before
 
     def __iter__(self) -> Iterator[int]:
@@ -58,13 +65,15 @@ class Timers:
         """Tell whether a timer is open and has not fired."""
         return task_id in self._open and task_id not in self._fired
 
-    def due_of(self, task_id: int) -> int:
-        """Return when an open timer is due; 0 for any other."""
-        found = self._open.get(task_id)
+    def due_of(self, arrival: HistoryEvent) -> int:
+        """Return when the open timer that an arrival fires is due; 0 for any other arrival."""
+        found = self._open.get(arrival.task_id) if isinstance(arrival, TimerFired) else None
         return found.due if found is not None else 0
 
     def hold(self, task_id: int) -> None:
         """Note that a timer has fired and will be delivered later."""
+        if not self._fired:
+            self._fired = set()
         self._fired.add(task_id)
 
     def remove(self, task_id: int) -> Callable[[], None] | None:
@@ -77,7 +86,7 @@ class Timers:
         """Close all timers."""
         self._open.clear()
         self._heap.clear()
-        self._fired.clear()
+        self._fired = NONE_FIRED
 
     @property
     def next_due(self) -> int | None:
@@ -88,6 +97,8 @@ class Timers:
 
     def due(self, now: int, limit: int) -> list[int]:
         """Return the timers that are due, by due time and then position, at most `limit`. They stay due until removed."""
+        if not self._heap:
+            return []
         found: list[tuple[int, int]] = []
         while len(found) < limit and (earliest := self.next_due) is not None and earliest <= now:
             found.append(heapq.heappop(self._heap))

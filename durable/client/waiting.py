@@ -161,6 +161,7 @@ class Waiters:
         self._poll: asyncio.Task[None] | None = None
         self._rest_until = 0.0
         self._must_look_at_all = False
+        self._heard_at = -math.inf  # when the listener last brought a row of a run that was awaited
         self._is_closed = False
         self._stop_listening: Callable[[], None] = provider.listen(self._hear)
 
@@ -189,7 +190,9 @@ class Waiters:
         register = self._by_key[key] if run_id is None else self._by_run[run_id]
         register.append(watch)
         is_fresh = is_fresh and run_id not in self._ended
-        self._look_in(INTERVAL_FIRST if is_fresh else 0.0, watch)
+        is_near = self._loop.time() - self._heard_at < INTERVAL_MAX  # whoever runs instances is in this process
+        first = INTERVAL_MAX if is_near else INTERVAL_FIRST
+        self._look_in(first if is_fresh else 0.0, watch)
         try:
             yield watch
         finally:
@@ -238,7 +241,8 @@ class Waiters:
         watch.offer(row)
         if row.status is not Status.PENDING:
             watch.interval = INTERVAL_MAX  # its owner is in this process, so that more will be heard of it
-            watch.look_at = self._loop.time() + INTERVAL_MAX
+            self._heard_at = self._loop.time()
+            watch.look_at = self._heard_at + INTERVAL_MAX
 
     def _remember_ended(self, run_id: str) -> None:
         self._ended[run_id] = None

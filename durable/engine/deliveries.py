@@ -28,7 +28,7 @@ def _started(execution: Execution, event: ev.OrchestrationStarted) -> None:
     execution.seeds = Seeds(event.seed, execution.writer.generation)
     execution.loop.number_from(int.from_bytes(execution.seeds.derive("hash")[:6], "big") << 12)
     if execution.cancel_reason is None:
-        execution.main = execution.loop.create_task(_run(execution), context=execution.loop.context)
+        execution.main = execution.loop.create_task(_run(execution), name=event.name, context=execution.loop.context)
 
 
 async def _run(execution: Execution) -> Any:

@@ -16,7 +16,6 @@ Invariant: nothing here asks for the time, makes an id at random, logs or does I
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -27,7 +26,7 @@ from durable.engine.calls import Call, TimerPurpose
 from durable.engine.deliveries import deliver
 from durable.engine.divergence import explain, same_values
 from durable.engine.driver import TurnInterrupted, outcome_of
-from durable.engine.loop import DurableLoop, GenerationEnded, as_running, user_place
+from durable.engine.loop import DurableLoop, GenerationEnded, run_inside, user_place
 from durable.engine.mailbox import DecodeEvent, Mailbox
 from durable.engine.ports import Ports, Program
 from durable.engine.refusals import refusal
@@ -36,7 +35,7 @@ from durable.engine.tasks import Task
 from durable.engine.turn import UNCHANGED, Turn, Unchanged
 from durable.errors import DivergenceError, DurableError, StoredValueError, TurnBudgetExceededError
 from durable.events import HistoryEvent, InstanceKey, TaskRef
-from durable.outgoing import Outgoing, Sender, outgoing_messages
+from durable.outgoing import Outgoing, Sender, outgoing_messages, sends_something
 from durable.prefixes import TIMEOUTS, opening_record
 from durable.records import Record
 from durable.retry import FailedAttempt
@@ -45,9 +44,23 @@ from durable.timers import DUE_MAX, Timer, Timers
 
 E = TypeVar("E", bound=HistoryEvent)
 
+NOTHING_HELD: deque[HistoryEvent] = deque(maxlen=0)  # shared: one of its own would take 600 bytes of each execution
+
 
 class Execution:
     """One generation of one instance."""
+
+    # More attributes than a shared dictionary takes: each instance would have one of two kilobytes.
+    # fmt: off
+    __slots__ = (
+        "__weakref__", "_carried_left", "_cursor", "_custom_status", "_events", "_events_before", "_failure",
+        "_inherited", "_memos", "_opening", "attachment", "cancel_reason", "failed_attempts", "farewells",
+        "generation", "held", "history_bytes", "interruption", "is_at_rest", "is_dispensable", "is_replaying",
+        "is_suspended", "key", "loop", "mailbox", "main", "next_task_id", "observer", "open_activities",
+        "open_children", "outcome", "ports", "program", "renewals", "renewed_us", "requests", "run_id", "seeds",
+        "started", "stored_status", "time_us", "timers", "writer",
+    )
+    # fmt: on
 
     def __init__(self, key: InstanceKey, run_id: str, generation: int, program: Program, ports: Ports) -> None:
         self.key = key
@@ -76,9 +89,7 @@ class Execution:
         self.farewells: dict[str, Outgoing] = {}
         self.attachment: bytes | None = None
         self.is_dispensable = False  # nothing would be lost with the instance
-        self.stored_status: bytes | Unchanged | None = (
-            UNCHANGED  # the custom status that its row has, where that is known
-        )
+        self.stored_status: bytes | Unchanged | None = UNCHANGED  # what its row has, where that is known
         self.cancel_reason: str | None = None
         self.loop = DurableLoop(self)  # type: ignore[abstract]  # what is abstract is filled in below the class
         self.program = program
@@ -86,7 +97,7 @@ class Execution:
         self._failure: BaseException | None = None
         self.timers = Timers()
         self.mailbox = Mailbox()
-        self.held: deque[HistoryEvent] = deque()
+        self.held: deque[HistoryEvent] = NOTHING_HELD
         self._opening: Sequence[HistoryEvent] = ()
         self._events: list[HistoryEvent] = []
         self._cursor = 0
@@ -94,65 +105,65 @@ class Execution:
         self._events_before = 0
         self.next_task_id = 0
         self._custom_status: bytes | Unchanged | None = UNCHANGED
-        self._memos: list[tuple[str, bytes, int]] = []
+        self._memos: Sequence[tuple[str, bytes, int]] = ()
         self.seeds = Seeds(run_id, generation)  # until the start says which seed counts
 
     # ---- feeding and turning
 
     def feed(self, record: Record, size_bytes: int = 0) -> None:
         """Replay one record. Raises DivergenceError if the code asks for something else than it holds."""
+        self.time_us = max(self.time_us, record.time)
         if record.is_opening:
-            self.time_us = max(self.time_us, record.time)
             self._opening = [*self._opening, *record.events]
             self._finish_record(len(record.events), size_bytes)
             return
-        self.time_us = max(self.time_us, record.time)
         self._events = list(record.events)
-        self._cursor = 0
         self.is_replaying = True
-        with self._running():
-            if not isinstance(next(iter(self._events), None), ev.OrchestrationTerminated):  # no turn was taken there
-                self._apply_opening()
-            while self._cursor < len(self._events):
-                self._pass_patches()
-                if self._cursor == len(self._events):
-                    break
-                event = self._events[self._cursor]
-                if event.is_request:
-                    self._diverge(event, None)
-                self._cursor += 1
-                self._apply(event)
+        self._run(self._replay)
         self.is_replaying = False
         self._finish_record(len(self._events), size_bytes)
+
+    def _replay(self) -> None:
+        events = self._events
+        if not (events and isinstance(events[0], ev.OrchestrationTerminated)):  # no turn was taken there
+            self._apply_opening()
+        while self._cursor < len(events):
+            self._pass_patches()
+            if self._cursor == len(events):
+                break
+            event = events[self._cursor]
+            if event.is_request:
+                self._diverge(event, None)
+            self._cursor += 1
+            self._apply(event)
 
     def turn(self, arrivals: Sequence[HistoryEvent], now: int) -> Turn:
         """Apply arrivals and answer what must become durable. `now` is the store's time in microseconds.
 
         Raises DivergenceError or TurnBudgetExceededError; the execution is then of no further use.
         """
-        dues = [self.timers.due_of(arrival.task_id) for arrival in arrivals if isinstance(arrival, ev.TimerFired)]
-        self.time_us = max(self.time_us, now, *dues)
-        self._events = []
-        refused: list[tuple[HistoryEvent, str]] = []
-        applied = 0
+        self.time_us = max(self.time_us, now, *map(self.timers.due_of, arrivals))
         self._carried_left = CARRIED_MAX
-        with self._running():
+        left, refused = iter(arrivals), list[tuple[HistoryEvent, str]]()
+        self._run(self._take, left, refused)
+        return self._answer(refused, left)
+
+    def _take(self, arrivals: Iterator[HistoryEvent], refused: list[tuple[HistoryEvent, str]]) -> None:
+        carried = self.mailbox.carried
+        if self._opening:
             self._apply_opening()
-            self._take_left()
-            for arrival in arrivals:
-                if self.outcome is not None:
-                    break
-                applied += 1
-                reason = refusal(self, arrival)
-                if reason is not None:
-                    refused.append((arrival, reason))
-                elif isinstance(arrival, ev.EventRaised) and self.mailbox.carried.holds(arrival.name):
-                    self.mailbox.carried.add(arrival)  # its history is that of the generation that takes it
-                else:
-                    self._events.append(arrival)
-                    self._apply(arrival)
+        self._take_left()
+        while self.outcome is None and (arrival := next(arrivals, None)) is not None:
+            reason = refusal(self, arrival)
+            if reason is not None:
+                refused.append((arrival, reason))
+            elif carried.count and isinstance(arrival, ev.EventRaised) and carried.holds(arrival.name):
+                carried.add(arrival)  # its history is that of the generation that takes it
+            else:
+                self._events.append(arrival)
+                self._apply(arrival)
+                if carried.count or self.requests.recalled:
                     self._take_left()
-        return self._answer(refused, arrivals[applied:])
 
     def recorded(self, size_bytes: int) -> None:
         """Tell the execution how large the record of its last turn was."""
@@ -161,50 +172,53 @@ class Execution:
     def close(self) -> None:
         """Close the suspended orchestrator: its `finally` blocks run and have no effect. Safe to call twice."""
         if not self.loop.is_closing:
-            with as_running(self.loop):
-                self.loop.close_everything()
+            run_inside(self.loop, self.loop.close_everything)
+            self.requests.forget()  # what refers to one another is not left to the garbage collector
 
     def _finish_record(self, events: int, size_bytes: int) -> None:
         self._events_before += events
-        self._events, self.failed_attempts = [], []
-        self._cursor = 0
+        self._events, self.failed_attempts, self._cursor = [], [], 0
         self.history_bytes += size_bytes
 
-    @contextlib.contextmanager
-    def _running(self) -> Iterator[None]:
+    def _run(self, what: Callable[..., None], *args: Any) -> None:
         self.loop.steps = 0
-        with as_running(self.loop):
-            try:
-                yield
-            except (TurnInterrupted, GenerationEnded):
-                pass
-            if self.outcome is not None:
-                self.loop.close_everything()
+        try:
+            run_inside(self.loop, what, *args)
+        except (TurnInterrupted, GenerationEnded):
+            pass
+        if self.outcome is not None:
+            run_inside(self.loop, self.loop.close_everything)
         if self.interruption is not None:
             raise TurnBudgetExceededError(self.interruption)
         if self._failure is not None:
             raise self._failure
 
-    def _answer(self, refused: list[tuple[HistoryEvent, str]], leftover: Sequence[HistoryEvent]) -> Turn:
-        record = Record(self.time_us, tuple(self._events))
-        messages = list(outgoing_messages(record, self.sender()))
-        if self.outcome is not None and not isinstance(self.outcome, ev.OrchestrationContinuedAsNew):
-            messages.extend(self.farewells.values())
-        scheduled = [event for event in record.events if isinstance(event, ev.ActivityScheduled)]
-        dropped = tuple(event.task_id for event in record.events if isinstance(event, ev.ActivityCancelled))
+    def _answer(self, refused: list[tuple[HistoryEvent, str]], leftover: Iterator[HistoryEvent]) -> Turn:
+        record, outcome = Record(self.time_us, tuple(self._events)), self.outcome
+        activities, dropped, sends = list[ev.ActivityScheduled](), list[int](), False
+        for event in record.events:
+            if isinstance(event, ev.ActivityScheduled):
+                if event.task_id in self.open_activities:
+                    activities.append(event)
+            elif isinstance(event, ev.ActivityCancelled):
+                dropped.append(event.task_id)
+            else:
+                sends = sends or sends_something(event)
+        messages: Sequence[Outgoing] = tuple(outgoing_messages(record, self.sender())) if sends else ()
+        if self.farewells and outcome is not None and not isinstance(outcome, ev.OrchestrationContinuedAsNew):
+            messages = (*messages, *self.farewells.values())
         status, self._custom_status = self._custom_status, UNCHANGED
-        memos, self._memos = self._memos, []
-        failed = self.failed_attempts
+        memos, self._memos, failed = self._memos, (), self.failed_attempts or ()
         self._finish_record(len(self._events), 0)
-        opening = opening_record(self.outcome, self.started, self.held, self.time_us)
-        if isinstance(self.outcome, ev.OrchestrationContinuedAsNew) and self.outcome.carry_over_events:
+        opening = opening_record(outcome, self.started, self.held, self.time_us)
+        if isinstance(outcome, ev.OrchestrationContinuedAsNew) and outcome.carry_over_events:
             self.mailbox.leave(self._held_events())
-            self.held.clear()
+            self.held = NOTHING_HELD
         return Turn(
             record=record,
-            refused=refused,
+            refused=refused or (),
             leftover=tuple(leftover),
-            outcome=self.outcome,
+            outcome=outcome,
             carried=self.mailbox.carried.change(),
             next_generation=opening,
             next_due=self.next_due,
@@ -213,11 +227,11 @@ class Execution:
             goes_on=self.goes_on,
             custom_status=status,
             memos=memos,
-            is_dispensable=self.is_dispensable and self.outcome is None and not self.mailbox.count,
+            is_dispensable=self.is_dispensable and outcome is None and not self.mailbox.count,
             messages=messages,
             farewells=dict(self.farewells),
-            activities=[event for event in scheduled if event.task_id in self.open_activities],
-            dropped_activities=dropped,
+            activities=activities,
+            dropped_activities=tuple(dropped),
             failed_attempts=failed,
         )
 
@@ -261,7 +275,7 @@ class Execution:
         for index, arrival in enumerate(opening):
             self._apply(arrival)
             if self.outcome is not None:  # the rest is for the next generation, not for who still waits in this one
-                self.held.extend(opening[index + 1 :])
+                self.held = deque([*self.held, *opening[index + 1 :]])
                 return
 
     def _apply(self, event: HistoryEvent) -> None:
@@ -284,9 +298,10 @@ class Execution:
         elif isinstance(event, ev.OrchestrationTerminated):
             self.outcome = event  # written by the owner, alone: no code ran
             return
-        elif isinstance(event, ev.OrchestrationRewound | ev.OrchestrationForked):
+        elif isinstance(event, ev.GOES_ON):
             self._inherited.append((self.writer, self.next_task_id))
         if self.is_suspended or self.held:
+            self.held = self.held or deque()
             self.held.append(event)
             if isinstance(event, ev.TimerFired):
                 self.timers.hold(event.task_id)
@@ -518,7 +533,7 @@ class Execution:
     def set_memo(self, key: str, data: bytes, lifetime_us: int) -> None:
         """Write a keyed memo with the turn (not while replaying)."""
         if not self.is_over and not self.is_replaying:
-            self._memos.append((key, data, self.time_us + lifetime_us))
+            self._memos = [*self._memos, (key, data, self.time_us + lifetime_us)]
 
     def set_farewell(self, name: str, message: Outgoing | None) -> None:
         """Set or withdraw a message that whichever commit ends the run sends."""

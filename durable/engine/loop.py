@@ -11,11 +11,12 @@ Invariant: nothing runs between two calls of `run_until_idle`. No callback is ad
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import contextvars
+import functools
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import CodeType, FrameType
 from typing import Any, NoReturn, Protocol
 
@@ -95,10 +96,11 @@ class LoopTask(asyncio.Task[Any]):
     The base of the hash differs between instances: asyncio keeps all tasks of the process in one set.
     """
 
-    def __init__(self, coro: Coroutine[Any, Any, Any], *, loop: DurableLoop, **options: Any) -> None:
+    def __init__(self, coro: Coroutine[Any, Any, Any], *, loop: DurableLoop, name: object, **options: Any) -> None:
         self._ordinal = loop.next_ordinal()
         self.code = coro
-        super().__init__(GuardedCoroutine(coro, loop), loop=loop, **options)
+        name = self._ordinal if name is None else name  # one of asyncio's own would differ on a replay
+        super().__init__(GuardedCoroutine(coro, loop), loop=loop, name=str(name), **options)
 
     def __hash__(self) -> int:
         return self._ordinal
@@ -186,8 +188,12 @@ def user_place() -> str:
     frame = user_frame(3)
     if frame is None:
         return ""
-    folder_and_file = "/".join(frame.f_code.co_filename.replace("\\", "/").rsplit("/", 2)[-2:])
-    return f"{folder_and_file}:{frame.f_lineno}"
+    return f"{_folder_and_file(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+@functools.cache
+def _folder_and_file(path: str) -> str:
+    return "/".join(path.replace("\\", "/").rsplit("/", 2)[-2:])
 
 
 def non_durable(what: str, place: str) -> NonDurableAwaitError:
@@ -203,7 +209,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
     """The loop of one execution."""
 
     def __init__(self, host: TimerHost) -> None:
-        self.host = host
+        self.host: TimerHost = weakref.proxy(host)  # it holds this loop: a circle would wait for the garbage collector
         self.context = contextvars.Context()
         self.refusal = non_durable  # of (what, place): the error for what cannot be awaited here
         self._tasks: list[LoopTask] = []
@@ -211,7 +217,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
         self.is_stopped = False
         self.steps = 0
         self._ordinal = 0
-        self._ready: collections.deque[asyncio.Handle] = collections.deque()
+        self._ready: list[asyncio.Handle] = []
         self._generators: list[AsyncGenerator[Any, Any]] = []
 
     def number_from(self, base: int) -> None:
@@ -231,19 +237,19 @@ class DurableLoop(asyncio.AbstractEventLoop):
 
     def run_until_idle(self) -> None:
         """Run callbacks until none is ready, or until one of them called `stop`."""
-        ready = self._ready
-        while ready:
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            self.steps += 1
-            if self.steps > STEPS_MAX:
-                ready.clear()
-                raise TurnBudgetExceededError(f"the turn ran {STEPS_MAX:,} loop steps without coming to rest")
-            handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
-            if self.is_stopped:
-                ready.clear()
-                return
+        while self._ready:
+            ready, self._ready = self._ready, []
+            for handle in ready:
+                if handle._cancelled:
+                    continue
+                self.steps += 1
+                if self.steps > STEPS_MAX:
+                    self._ready.clear()
+                    raise TurnBudgetExceededError(f"the turn ran {STEPS_MAX:,} loop steps without coming to rest")
+                handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+                if self.is_stopped:
+                    self._ready.clear()
+                    return
 
     def stop(self) -> None:
         """Run nothing after the present callback."""
@@ -304,12 +310,11 @@ class DurableLoop(asyncio.AbstractEventLoop):
         """Run a coroutine as a task of this loop."""
         if not asyncio.iscoroutine(coro):
             raise TypeError(f"a coroutine was expected, got {coro!r:.200}")
-        task = LoopTask(coro, loop=self, context=context if context is not None else contextvars.copy_context())
+        context = context if context is not None else contextvars.copy_context()
+        task = LoopTask(coro, loop=self, name=name, context=context)
         self._tasks.append(task)
         if len(self._tasks) % 1024 == 0:  # forget finished ones now and then, so that memory follows what is alive
             self._tasks = [known for known in self._tasks if not known.done()]
-        if name is not None:
-            task.set_name(name)
         return task
 
     def has_left(self, error: BaseException | None) -> bool:
@@ -435,19 +440,14 @@ _RUNS_CALLBACKS = DurableLoop.run_until_idle.__code__
 DurableLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
 
 
-@contextlib.contextmanager
-def as_running(loop: DurableLoop) -> Iterator[None]:
-    """Make `loop` the running loop of this thread, inside whatever loop runs it."""
+def run_inside(loop: DurableLoop, function: Callable[..., None], *args: Any) -> None:
+    """Call a function with `loop` as the running loop of this thread, inside whatever loop runs it."""
     outer = asyncio._get_running_loop()
     hooks = sys.get_asyncgen_hooks()
-
-    def keep(generator: AsyncGenerator[Any, Any]) -> None:
-        loop.adopt_generator(generator)
-
     asyncio._set_running_loop(loop)
-    sys.set_asyncgen_hooks(firstiter=keep, finalizer=_leave_alone)
+    sys.set_asyncgen_hooks(loop.adopt_generator, _leave_alone)
     try:
-        yield
+        function(*args)
     finally:
         sys.set_asyncgen_hooks(*hooks)
         asyncio._set_running_loop(outer)

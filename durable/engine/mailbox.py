@@ -21,6 +21,8 @@ class Mailbox:
     Invariant: while events of a name are `carried`, none of that name is kept: what is taken is the oldest.
     """
 
+    __slots__ = ("_events", "_kept", "_waiters", "carried")
+
     def __init__(self) -> None:
         self.carried = Carried()
         self._kept = 0

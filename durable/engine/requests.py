@@ -11,15 +11,22 @@ from durable.engine.calls import Call
 from durable.events import HistoryEvent
 from durable.prefixes import mark_of
 
+_OF_ATTEMPTS = (ev.ActivityCompleted, ev.ActivityFailed)
+_OF_CHILDREN = (ev.SubOrchestrationCompleted, ev.SubOrchestrationFailed)
+
+NONE_RECALLED: deque[ev.Answer] = deque(maxlen=0)  # shared: one of its own would take 600 bytes of each execution
+
 
 class Requests:
     """Open requests by task id: attempts of activities, children, and those of features."""
+
+    __slots__ = ("_calls", "_kept", "activities", "children", "latest", "others", "recalled")
 
     def __init__(self) -> None:
         self.activities: dict[int, ev.ActivityScheduled] = {}
         self.children: dict[int, ev.SubOrchestrationScheduled] = {}
         self.others: dict[int, HistoryEvent] = {}
-        self.recalled: deque[ev.Answer] = deque()  # kept answers that were asked for just now
+        self.recalled: deque[ev.Answer] = NONE_RECALLED  # kept answers that were asked for just now
         self.latest: Call | None = None  # the one that was taken last
         self._calls: dict[int, Call] = {}
         self._kept: dict[bytes | None, ev.AnswerKept] = {}
@@ -50,12 +57,13 @@ class Requests:
 
     def recall(self, request: Any, digest: Callable[[bytes], bytes], *, is_replaying: bool) -> None:
         """Let a request have the answer that is kept for it, if there is one; in a replay it comes by itself."""
-        if not self._kept or not isinstance(request, ev.ActivityScheduled | ev.SubOrchestrationScheduled):
+        if not self._kept or not isinstance(request, (ev.ActivityScheduled, ev.SubOrchestrationScheduled)):
             return
         kept = self._kept.pop(mark_of(request, digest), None)
         if kept is not None and not is_replaying:
             is_activity = isinstance(request, ev.ActivityScheduled)
             answer = ev.ActivityCompleted if is_activity else ev.SubOrchestrationCompleted
+            self.recalled = self.recalled or deque()
             self.recalled.append(answer(request.task_id, kept.result))
 
     def take_call(self, task_id: int) -> Call | None:
@@ -63,8 +71,12 @@ class Requests:
         self.latest = self._calls.pop(task_id, None)
         return self.latest
 
+    def forget(self) -> None:
+        """Forget the calls: their execution is closed, to which each of them refers."""
+        self._calls.clear()
+        self.latest = None
+
     def _like(self, answer: ev.Answer) -> dict[int, Any]:
-        if isinstance(answer, ev.ActivityCompleted | ev.ActivityFailed):
+        if isinstance(answer, _OF_ATTEMPTS):
             return self.activities
-        is_of_child = isinstance(answer, ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed)
-        return self.children if is_of_child else self.others
+        return self.children if isinstance(answer, _OF_CHILDREN) else self.others

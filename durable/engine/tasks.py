@@ -1,6 +1,6 @@
 """What orchestrator code awaits: `Task`.
 
-A `Task` is an asyncio future of the execution's own loop, so that asyncio's tools take it as it is; `yield task` and
+It is an asyncio future of the execution's own loop, so that asyncio's tools take it as it is; `yield task` and
 `yield from task` in a generator orchestrator are the same wait.
 """
 

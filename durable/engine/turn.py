@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 from durable import events as ev
@@ -11,6 +10,7 @@ from durable.events import HistoryEvent
 from durable.outgoing import Outgoing
 from durable.records import Record
 from durable.retry import FailedAttempt
+from durable.value_objects import value_object
 
 
 class Unchanged:
@@ -21,7 +21,7 @@ UNCHANGED = Unchanged()
 """Says that a turn did not touch a value (None is a value)."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value_object
 class Turn:
     """The answer of the engine to some arrivals. The comments say what must be durable before what."""
 

@@ -11,8 +11,9 @@ import asyncio
 import collections
 import contextvars
 import dataclasses
+import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -37,28 +38,39 @@ HEARTBEAT_INTERVAL_S = 1.0
 """Heartbeats of one attempt are stored at most this often; the latest one at the end of each such span, or with the outcome."""
 
 
-@dataclasses.dataclass(eq=False, slots=True)
 class Attempt:
     """One delivery of one attempt. It is also what its `ActivityContext` talks to."""
 
-    runner: ActivityRunner
-    address: TaskAddress
-    partition: int
-    request: ActivityScheduled
-    idempotency_key: str
-    requested_at: int
-    is_claimed: bool = False
-    is_repeated: bool = False  # delivered before: it has had its start, so its queue_timeout is met
+    is_claimed = False
+    is_repeated = False  # delivered before: it has had its start, so its queue_timeout is met
     deadline: datetime | None = None
     heartbeat_details: bytes | None = None  # the latest beat's, encoded
-    is_cancelled: bool = False
-    is_settled: bool = False
-    is_given_up: bool = False  # the worker stops: it will be delivered again, with the heartbeats that it still gives
-    is_started: bool = False
+    is_cancelled = False
+    is_settled = False
+    is_given_up = False  # the worker stops: it will be delivered again, with the heartbeats that it still gives
+    is_started = False
+    has_left = False  # its slot is free again
     task: asyncio.Task[None] | None = None
-    timers: dict[str, asyncio.TimerHandle] = dataclasses.field(default_factory=dict)
-    beaten_at: float = 0.0
+    unentered: Callable[[object], None] | None = None  # called if the task ends without having begun
+    timers: dict[str, asyncio.TimerHandle] | None = None  # few have any
+    beaten_at = 0.0
     stored_at: float | None = None
+
+    def __init__(
+        self,
+        runner: ActivityRunner,
+        address: TaskAddress,
+        partition: int,
+        request: ActivityScheduled,
+        idempotency_key: str,
+        requested_at: int,
+    ) -> None:
+        self.runner = runner
+        self.address = address
+        self.partition = partition
+        self.request = request
+        self.idempotency_key = idempotency_key
+        self.requested_at = requested_at
 
     @property
     def last_heartbeat(self) -> Any:
@@ -188,7 +200,7 @@ class ActivityRunner:
         given_up = [attempt for attempt in left if not attempt.is_settled]
         for attempt in left:
             attempt.is_given_up = not attempt.is_settled
-            if "store" in attempt.timers:
+            if attempt.timers and "store" in attempt.timers:
                 self._store_beat(attempt)
             self._settle(attempt)
             self._stop(attempt)
@@ -226,8 +238,12 @@ class ActivityRunner:
         finally:
             self._is_filling = False
 
-    def _leave(self, attempt: Attempt) -> None:
+    def _leave(self, attempt: Attempt, _: object = None) -> None:
         """The function of an attempt has returned: its slot is free."""
+        if attempt.has_left:
+            return
+        attempt.has_left = True
+        attempt.task = attempt.unentered = None  # which refer to it: a circle would be left to the garbage collector
         self.free_slots += 1
         if self.attempts.get(attempt.address) is attempt:
             del self.attempts[attempt.address]
@@ -261,7 +277,7 @@ class ActivityRunner:
             return
         context = self._context.copy()
         if definition.is_async:
-            self._run_in_loop(attempt, definition, lambda: definition.function(*arguments), context)
+            self._run_in_loop(attempt, definition, arguments, None, context)
         else:
             self._threads.submit(lambda: context.run(self._run_in_thread, attempt, definition, arguments))
 
@@ -283,7 +299,7 @@ class ActivityRunner:
                     value = definition.default_input()
             else:
                 definition.check_accepts(payloads.decode(plain))
-        return definition.arguments(ActivityContext(attempt), value)
+        return definition.arguments(ActivityContext(attempt) if definition.takes_context else None, value)
 
     # ---- the two styles
 
@@ -291,24 +307,37 @@ class ActivityRunner:
         self,
         attempt: Attempt,
         definition: ActivityDefinition,
-        call: Callable[[], Awaitable[Any]],
+        arguments: tuple[Any, ...],
+        begun: Coroutine[Any, Any, Any] | None,
         context: contextvars.Context,
     ) -> None:
-        attempt.task = self._loop.create_task(self._run_async(attempt, definition, call), context=context)
+        run = self._run_async(attempt, definition, arguments, begun)
+        attempt.task = self._loop.create_task(run, name=definition.name, context=context)
         # A task that is cancelled before its first step never enters its coroutine: the slot is freed from outside.
-        attempt.task.add_done_callback(lambda _: self._leave(attempt), context=self._context)
+        attempt.unentered = functools.partial(self._leave, attempt)
+        attempt.task.add_done_callback(attempt.unentered, context=self._context)
 
     async def _run_async(
-        self, attempt: Attempt, definition: ActivityDefinition, call: Callable[[], Awaitable[Any]]
+        self,
+        attempt: Attempt,
+        definition: ActivityDefinition,
+        arguments: tuple[Any, ...],
+        begun: Coroutine[Any, Any, Any] | None,
     ) -> None:
+        """Call the function, unless a call of it has `begun`."""
+        if attempt.task is not None and attempt.unentered is not None:
+            attempt.task.remove_done_callback(attempt.unentered)
         running_activity.set(attempt)
         try:
-            result = await call()
+            result = await (definition.function(*arguments) if begun is None else begun)
         except BaseException as error:  # noqa: BLE001 (an activity may raise anything; the worker lives)
             outcome = self._failure(attempt, error)
         else:
             outcome = self._completion(attempt, definition, result)
-        self._end(attempt, outcome)
+        try:
+            self._end(attempt, outcome)
+        finally:
+            self._leave(attempt)
 
     def _run_in_thread(self, attempt: Attempt, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> None:
         if attempt.is_settled:  # over before a thread came to it
@@ -337,7 +366,7 @@ class ActivityRunner:
             coroutine.close()
             self._leave(attempt)
         else:
-            self._run_in_loop(attempt, definition, lambda: coroutine, context)
+            self._run_in_loop(attempt, definition, (), coroutine, context)
 
     def _return_from_thread(self, attempt: Attempt, outcome: HistoryEvent) -> None:
         self._end(attempt, outcome)
@@ -397,6 +426,8 @@ class ActivityRunner:
     # ---- time
 
     def _set_timer(self, attempt: Attempt, name: str, left_s: float, function: Callable[[Attempt], None]) -> None:
+        if attempt.timers is None:
+            attempt.timers = {}
         attempt.timers[name] = self._loop.call_later(left_s, function, attempt, context=self._context)
 
     def _fail_by_time(self, attempt: Attempt, message: str, *, is_final: bool = False) -> None:
@@ -442,7 +473,7 @@ class ActivityRunner:
         attempt.heartbeat_details = details
         if attempt.is_given_up:
             self._store_beat(attempt)
-        elif "store" not in attempt.timers:
+        elif not attempt.timers or "store" not in attempt.timers:
             wait_s = 0.0 if attempt.stored_at is None else attempt.stored_at + HEARTBEAT_INTERVAL_S - attempt.beaten_at
             if wait_s > 0:
                 self._set_timer(attempt, "store", wait_s, self._store_beat)
@@ -450,15 +481,17 @@ class ActivityRunner:
                 self._store_beat(attempt)
 
     def _store_beat(self, attempt: Attempt) -> None:
-        attempt.timers.pop("store", None)
+        if attempt.timers:
+            attempt.timers.pop("store", None)
         attempt.stored_at = self._loop.time()
         self._on_beat(attempt)
 
 
 def _stop_timers(attempt: Attempt) -> None:
-    for timer in attempt.timers.values():
-        timer.cancel()
-    attempt.timers.clear()
+    if attempt.timers:
+        for timer in attempt.timers.values():
+            timer.cancel()
+        attempt.timers.clear()
 
 
 def _latest_heartbeat(attempt: Attempt) -> bytes | None:

@@ -9,6 +9,7 @@ commit that drops the old one. So a run of generations that consume what is left
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -36,17 +37,20 @@ class JournalStep:
     """What a commit does to the journal: where it stands then, the entries to append, the numbers to drop."""
 
     journal: Journal | None
-    appends: list[tuple[int, RecordRow]]
+    appends: Sequence[tuple[int, RecordRow]]
     drops: tuple[int, ...] = ()
+
+
+NO_JOURNAL = JournalStep(None, ())
+"""Nothing is carried, and nothing was: as for most turns."""
 
 
 def journal_step(row: InstanceRow, journal: Journal | None, carried: Carried, change: CarriedChange) -> JournalStep:
     """Say how a change of the carried events is stored; `carried` are those that are left after it."""
-    drops = () if journal is None else (journal.number,)
     if not carried.count:
-        return JournalStep(None, [], drops)
+        return NO_JOURNAL if journal is None else JournalStep(None, [], (journal.number,))
     if not change:
-        return JournalStep(journal, [])
+        return JournalStep(journal, ())
     if journal is not None and journal.changes <= 2 * carried.count + GONE_MAX:
         return _appended(journal, [change])
     number = FIRST_NUMBER if journal is None or journal.number != FIRST_NUMBER else FIRST_NUMBER + 1
@@ -54,7 +58,7 @@ def journal_step(row: InstanceRow, journal: Journal | None, carried: Carried, ch
     left = tuple(carried)
     parts = [left[at : at + ENTRY_EVENTS_MAX] for at in range(0, len(left), ENTRY_EVENTS_MAX)]
     written = _appended(anew, [CarriedChange(part) for part in parts])
-    return dataclasses.replace(written, drops=drops)
+    return dataclasses.replace(written, drops=() if journal is None else (journal.number,))
 
 
 def _appended(journal: Journal, changes: list[CarriedChange]) -> JournalStep:

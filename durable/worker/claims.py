@@ -194,16 +194,9 @@ class Claims:
             return
         if row.heartbeat is not None:
             request = _with_heartbeat(request, row.heartbeat)
-        attempt = Attempt(
-            self._runner,
-            row.task,
-            row.partition,
-            request,
-            idempotency_key,
-            requested_at,
-            is_claimed=True,
-            is_repeated=row.deliveries > 1,
-        )
+        attempt = Attempt(self._runner, row.task, row.partition, request, idempotency_key, requested_at)
+        attempt.is_claimed = True
+        attempt.is_repeated = row.deliveries > 1
         span = self._clock.now() - row.first_claimed_at
         if row.deliveries > DELIVERIES_MAX and span >= DELIVERIES_SPAN_US:
             self.report(attempt, worker_lost(request, row.deliveries - 1))

@@ -61,7 +61,9 @@ class GroupCommits:
     def add(self, prepared: Prepared) -> None:
         """Write this with the next commit."""
         self._waiting.append(prepared)
-        self._bytes += prepared.record_bytes + sum(len(message.data) for message in prepared.messages)
+        self._bytes += prepared.record_bytes
+        if prepared.messages:
+            self._bytes += sum(len(message.data) for message in prepared.messages)
         self._wake.set()
 
     def add_memo(self, memo: Memo) -> None:
@@ -168,12 +170,14 @@ def _batch_of(number: int, prepared: Sequence[Prepared], memos: list[Memo], *, a
     messages: list[Message] = []
     consumed: list[int] = []
     for item in prepared:
+        if item.step is None:
+            consumed += item.consumed
+        if not (item.messages or item.memos):
+            continue
         sent, noted = len(messages), len(memos)
         messages += item.messages
         memos += item.memos
-        if item.step is None:
-            consumed += item.consumed
-        elif item.messages or item.memos:
+        if item.step is not None:
             item.step = dataclasses.replace(
                 item.step, messages=range(sent, len(messages)), memos=range(noted, len(memos))
             )
@@ -184,4 +188,5 @@ def _batch_of(number: int, prepared: Sequence[Prepared], memos: list[Memo], *, a
         memos=memos,
         consumed=consumed,
         alone=alone,
+        rows=[item.row for item in prepared if item.step is not None and item.row is not None],
     )

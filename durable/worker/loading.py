@@ -84,10 +84,13 @@ class Loader:
         row = live.row
         if row is None or live.is_row_stale:
             return True
-        if row.status.is_finished or blind_arrival(live, row) is not None:
+        if row.status.is_finished:
             return False
-        if ending(live, row) is not None:
-            return live.children is None and not live.outbox
+        if live.control:
+            if blind_arrival(live, row) is not None:
+                return False
+            if ending(live, row) is not None:
+                return live.children is None and not live.outbox
         if not live.is_recovered and row.open_work:
             return True
         if live.beginning() is not None:

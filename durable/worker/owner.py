@@ -200,7 +200,9 @@ class Owner:
         """Consume a message that nobody can read, and say so."""
         run_id = message.run_id or (live.row.run_id if live.row else "unknown")
         memo = dropped_memo(run_id, "message", str(message.sequence), reason, self._clock.now())
-        self.commits.add(Prepared(live, memos=[memo], consumed=[message.sequence]))
+        prepared = Prepared(live, consumed=[message.sequence])
+        prepared.add_memos([memo])
+        self.commits.add(prepared)
 
     # ---- the ready queue
 
@@ -312,8 +314,7 @@ class Owner:
     def _drop_unknown(self, live: LiveInstance) -> None:
         """Consume messages to an instance that is not there (purged)."""
         consumed = [item.message.sequence for item in live.waiting if item.message is not None and item.is_last]
-        live.control.clear()
-        live.normal.clear()
+        live.control, live.normal = [], []
         live.wants_turn = False
         if consumed:
             logger.info("%d messages to '%s' were dropped: there is no such instance", len(consumed), live.key.id)
@@ -466,7 +467,8 @@ class Owner:
         if live.execution is not None:
             live.execution.recorded(item.record_bytes)
         if item.turn is not None:
-            log_failed_attempts(row, item.turn.failed_attempts)
+            if item.turn.failed_attempts:
+                log_failed_attempts(row, item.turn.failed_attempts)
             for task_id in item.turn.dropped_activities:
                 self.attempts.stop(live, TaskAddress(live.key, step.run_id, step.before[0], task_id))
         if item.is_outcome:

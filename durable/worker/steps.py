@@ -69,30 +69,40 @@ class StallError(DurableError):
     """Something that is not the orchestration's own failure keeps an instance from going on."""
 
 
-@dataclasses.dataclass(slots=True)
 class Prepared:
-    """What is to be committed for one instance, and what follows."""
+    """What is to be committed for one instance, and what follows. One is made for each turn: what is not said costs nothing."""
 
-    live: LiveInstance
     step: Step | None = None
     row: InstanceRow | None = None  # the row as the step leaves it
     state: OwnerState | None = None
-    messages: list[Message] = dataclasses.field(default_factory=list)
-    memos: list[Memo] = dataclasses.field(default_factory=list)
-    consumed: list[int] = dataclasses.field(default_factory=list)
-    taken: list[Pending] = dataclasses.field(default_factory=list)
+    memos: Sequence[Memo] = ()
     turn: Turn | None = None
-    held: list[tuple[ev.ActivityScheduled, str]] = dataclasses.field(
-        default_factory=list
-    )  # with their idempotency keys
-    carried: list[HistoryEvent] = dataclasses.field(
-        default_factory=list
-    )  # consumed, though the generation did not get to it
+    held: Sequence[tuple[ev.ActivityScheduled, str]] = ()  # with their idempotency keys
+    carried: Sequence[HistoryEvent] = ()  # consumed, though the generation did not get to it
     opening: Record | None = None  # what the next generation begins with
     opening_bytes: int = 0
     record_bytes: int = 0
     is_outcome: bool = False
     children: list[InstanceRow] | None = None  # those still to be terminated
+
+    def __init__(
+        self,
+        live: LiveInstance,
+        taken: Sequence[Pending] = (),
+        *,
+        messages: Sequence[Message] = (),
+        consumed: Sequence[int] = (),
+    ) -> None:
+        self.live = live
+        self.taken = taken
+        self.messages = messages
+        self.consumed = consumed
+
+    def add_memos(self, memos: Iterable[Memo]) -> None:
+        """Write memos with it."""
+        if not isinstance(self.memos, list):
+            self.memos = list(self.memos)
+        self.memos.extend(memos)
 
 
 class Steps:
@@ -135,21 +145,7 @@ class Steps:
         return Step(row.key, row.run_id, (row.generation, row.records), Progress(**found))
 
     def complete(self, prepared: Prepared, row: InstanceRow, state: OwnerState, step: Step) -> Prepared:
-        progress = step.progress
-        columns: dict[str, Any] = {
-            "generation": progress.generation,
-            "records": progress.records,
-            "chain": progress.chain,
-            "status": progress.status,
-            "updated_at": progress.updated_at,
-            "due_at": progress.due_at,
-            "open_work": progress.open_work,
-            "parked_until": progress.parked_until,
-            "state": progress.state,
-            "slow_turns": 0,
-            "slow_since": 0,
-        }
-        after = dataclasses.replace(row, **columns, **step.changes)
+        after = row.after(step.progress, step.changes)
         prepared.step = step
         prepared.row = after
         prepared.state = state
@@ -193,7 +189,7 @@ class Steps:
             self._noted_at = max(self._clock.now(), self._noted_at + 1)
             memos = dropped_memos(run_id or row.run_id, kind.__name__, names, reason, self._noted_at)
             self._noted_at += len(memos) - 1
-            prepared.memos += memos
+            prepared.add_memos(memos)
 
     def note_pending(self, prepared: Prepared, row: InstanceRow, dropped: Iterable[Pending], reason: str) -> None:
         """Record that these arrivals were dropped, each under the run that it was meant for."""
@@ -309,8 +305,8 @@ class Steps:
         now = max(self._clock.now(), row.updated_at)
         appends, chain = self.append(row, Record(now, [event]))
         goodbyes = [*outcome_messages(event, sender_of(row)), *live.state.farewells.values()]
-        prepared.messages = [to_message(item, row, 0, self._partitions, now) for item in goodbyes]
-        prepared.messages += [end_of_child(child, row) for child in live.children or ()]
+        messages = [to_message(item, row, 0, self._partitions, now) for item in goodbyes]
+        prepared.messages = [*messages, *(end_of_child(child, row) for child in live.children or ())]
         changes: dict[str, Any] = {"stall_reason": None}
         progress = Progress(
             generation=row.generation,
@@ -368,11 +364,11 @@ class Steps:
         prepared = Prepared(live, taken=own)
         self.note_pending(prepared, row, own, f"the instance had ended ({row.status.name})")
         if start is not None:
-            prepared.messages.append(begin_again(start, successor_row(start, row)))
+            prepared.messages = [begin_again(start, successor_row(start, row))]
             live.put_back(later)
         found = self.without_step(prepared)
         if start is not None:
-            prepared.consumed.append(start.sequence)
+            prepared.consumed = [*prepared.consumed, start.sequence]
             return prepared
         return found
 
@@ -441,7 +437,7 @@ def chained(chain: bytes, index: int, record: Record) -> tuple[bytes, RecordRow]
     return checksum, RecordRow(index, data, checksum)
 
 
-def consumed_by(taken: list[Pending]) -> list[int]:
+def consumed_by(taken: Sequence[Pending]) -> list[int]:
     return [pending.message.sequence for pending in taken if pending.message is not None and pending.is_last]
 
 

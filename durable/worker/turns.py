@@ -146,7 +146,7 @@ class Turns:
 
     def feed(self, execution: Execution, record: Record, size_bytes: int) -> None:
         """Replay one record, watched."""
-        self.watched(execution, lambda: execution.feed(record, size_bytes))
+        self.watched(execution, execution.feed, record, size_bytes)
 
     def close(self, execution: Execution | None) -> None:
         """Close an execution that is no longer needed, watched: its `finally` blocks may do anything."""
@@ -156,13 +156,13 @@ class Turns:
             except DurableError:
                 logger.debug("closing '%s' was interrupted", execution.key.id)
 
-    def watched(self, execution: Execution, function: Callable[[], T]) -> T:
+    def watched(self, execution: Execution, function: Callable[..., T], *args: Any) -> T:
         """Run a piece of an execution under the watch, and leave the thread as it was."""
         outer = asyncio._get_running_loop()
         hooks = sys.get_asyncgen_hooks()
         self._watch.begin(execution)
         try:
-            return function()
+            return function(*args)
         except TurnInterrupted:
             raise TurnBudgetExceededError(execution.interruption or "the turn was interrupted") from None
         finally:
@@ -187,10 +187,10 @@ class Turns:
         if live.children is not None and len(live.children) > INLINE_MESSAGES_MAX and ending(live, row) is not None:
             return self.steps.end_children(live, row, INLINE_MESSAGES_MAX)
         live.wants_turn = False
-        if lets_go_first(live, row):
+        if live.control and lets_go_first(live, row):
             live.awaits_read = True
             return self.steps.let_go(live, row)
-        blind = blind_arrival(live, row)
+        blind = blind_arrival(live, row) if live.control else None
         if blind is not None:
             self.close(live.drop_execution())
             return self.steps.blind(live, row, blind)
@@ -213,14 +213,17 @@ class Turns:
     def _take(self, live: LiveInstance, row: InstanceRow) -> list[Pending]:
         """Take what this turn is about; leave a start that has replaced a run and is not yet due itself."""
         limit = ARRIVALS_MAX
-        is_early = is_cancelled_early(live, row) and not _has_begun(live, row)
-        is_ending = is_early or ending(live, row) is not None
+        has_begun = _has_begun(live, row)
+        is_early = bool(live.control) and not has_begun and is_cancelled_early(live, row)
+        is_ending = is_early or (bool(live.control) and ending(live, row) is not None)
         if is_ending:  # everything, so that the end is among it, and what it leaves is listed with it
             limit = max(limit, len(live.control) + len(live.normal))
         is_ending = is_ending or row.status.is_finished
-        if live.state.former is not None or not _has_begun(live, row):
+        if live.state.former is not None or not has_begun:
             name_former_run(live, row)
-        taken = list(live.take(limit))
+        taken = live.take(limit)
+        if has_begun:
+            return taken
         if is_early and self._due_later(live, row):  # steering comes before a start that is there already
             taken.sort(key=lambda item: not item.is_control or item.starts(row.run_id))
         if not is_ending and self._due_later(live, row):
@@ -231,7 +234,7 @@ class Turns:
     def _due_later(self, live: LiveInstance, row: InstanceRow) -> int:
         """Return when a run that has not begun is due; 0 if it has begun, or is due now."""
         # A start for now is due, whatever the clock says since: it may have been set back.
-        is_later = row.scheduled_at > max(self._clock.now(), row.created_at)
+        is_later = row.scheduled_at > row.created_at and row.scheduled_at > self._clock.now()
         return row.scheduled_at if is_later and not _has_begun(live, row) else 0
 
     def is_ahead_of_its_start(self, live: LiveInstance) -> bool:
@@ -275,24 +278,23 @@ class Turns:
             arrivals = [begun.first, *begun.arrivals, *others]
         elif execution.held and not execution.is_suspended:
             arrivals = [ev.OrchestrationResumed(at_most=ARRIVALS_MAX), *arrivals]
-        arrivals = self._fit(row, execution, arrivals)
+        if execution.started is None or execution.held:
+            arrivals = self._fit(row, execution, arrivals)
         now = self._clock.now()
-        due = (
-            execution.due_timers(now, ARRIVALS_MAX) if begun is None else []
-        )  # a timeout begins anew in that very turn
+        due = [] if begun is not None else execution.due_timers(now, ARRIVALS_MAX)  # timeouts begin anew in that turn
         live.wants_turn = live.wants_turn or len(due) == ARRIVALS_MAX
         if not (arrivals or due or opens or execution.goes_on):
             parked_until = self._due_later(live, row)
             if row.parked_until != parked_until or row.status is Status.STALLED:
                 return self.steps.recovered(live, row, prepared, execution, parked_until)
             return self.steps.without_step(prepared)
-        turn: Turn = self.watched(execution, lambda: execution.turn([*due, *arrivals], now))
+        turn = self.watched(execution, execution.turn, [*due, *arrivals] if due else arrivals, now)
         prepared.turn = turn
         live.wants_turn = live.wants_turn or turn.goes_on
-        kept = _leave_unreached(prepared, turn)
+        kept = _leave_unreached(prepared, turn) if turn.leftover or turn.outcome is not None else ()
         if begun is not None:
             left = {id(event) for event in turn.leftover if isinstance(event, ev.EventRaised)}
-            prepared.carried += [event for event in begun.arrivals if id(event) in left]
+            prepared.carried = [*prepared.carried, *(event for event in begun.arrivals if id(event) in left)]
         for event, reason in turn.refused:
             self.steps.note_dropped(prepared, row, event, reason)
         is_empty = not (turn.record.events or turn.memos or turn.carried) and isinstance(turn.custom_status, Unchanged)
@@ -301,27 +303,25 @@ class Turns:
             made = self.steps.without_step(prepared)
         else:
             made = self._step(live, row, prepared, turn, execution)
-        live.put_back(kept)
+        if kept:
+            live.put_back(kept)
         return made
 
     def _fit(self, row: InstanceRow, execution: Execution, arrivals: list[HistoryEvent]) -> list[HistoryEvent]:
         """Complete arrivals with what only the owner knows: a start's version and Python, how much a resumption delivers."""
-        fitted: list[HistoryEvent] = []
-        for event in arrivals:
+        for index, event in enumerate(arrivals):
             if isinstance(event, ev.OrchestrationStarted):
                 definition = self._definition_of(row, row.version)
-                fitted.append(dataclasses.replace(event, version=definition.exact_version, python=PYTHON))
+                arrivals[index] = dataclasses.replace(event, version=definition.exact_version, python=PYTHON)
             elif isinstance(event, ev.OrchestrationResumed) and len(execution.held) > ARRIVALS_MAX:
-                fitted.append(dataclasses.replace(event, at_most=ARRIVALS_MAX))
-            else:
-                fitted.append(event)
-        return fitted
+                arrivals[index] = dataclasses.replace(event, at_most=ARRIVALS_MAX)
+        return arrivals
 
     def _step(
         self, live: LiveInstance, row: InstanceRow, prepared: Prepared, turn: Turn, execution: Execution
     ) -> Prepared:
         now = max(turn.record.time, row.updated_at)
-        state = dataclasses.replace(live.state.unhindered(), farewells=dict(turn.farewells))
+        state = live.state if _leaves_nothing_to_note(live.state, turn) else live.state.after_turn(turn.farewells)
         changes = changes_of(row, turn)
         begun = live.begun
         placed = row if begun is None else begun.placed(row)
@@ -348,7 +348,7 @@ class Turns:
         adds = self._place_messages(live, placed, prepared, turn, state, execution, offers)
         if begun is not None:
             sent = [to_message(item, row, live.depth, self._partitions, now) for item in begun.outgoing]
-            prepared.messages += [*sent, *begun.messages]
+            prepared.messages = [*prepared.messages, *sent, *begun.messages]
         is_over = turn.outcome is not None
         if turn.outcome is not None:
             if turn.next_generation is None and not state.cursor:
@@ -377,7 +377,7 @@ class Turns:
                 progress=progress,
                 changes=changes,
                 appends=appends,
-                consumed=consumed_by(prepared.taken),
+                consumed=consumed_by(prepared.taken) or (),
                 drop_generations_below=drop_below,
                 drop_generations=journal.drops,
                 queue_adds=adds,
@@ -431,27 +431,28 @@ class Turns:
         turn: Turn,
         state: OwnerState,
         execution: Execution,
-    ) -> tuple[list[Offer], list[TaskAddress]]:
+    ) -> tuple[Sequence[Offer], Sequence[TaskAddress]]:
         """Decide who runs the turn's activities; return those that go to the queue, and queue rows to drop."""
         offers: list[Offer] = []
-        drops = [
-            TaskAddress(row.key, row.run_id, row.generation, task_id)
-            for task_id in turn.dropped_activities
-            if task_id in state.queued
-        ]
+        drops: Sequence[TaskAddress] = ()
         if state.queued:
+            dropped = (task_id for task_id in turn.dropped_activities if task_id in state.queued)
+            drops = [TaskAddress(row.key, row.run_id, row.generation, task_id) for task_id in dropped]
             for event in turn.record.events:
                 if isinstance(event, ATTEMPT_ENDS):
                     state.queued.close(event.task_id)
+        held: list[tuple[ev.ActivityScheduled, str]] = []
+        prepared.held = held  # from now on: if one of them fails, the slots of those before it are given back
+        queued = state.queued
         # Those that were open where a prefix ends are asked for once more: nobody runs them.
         asked = turn.activities if live.begun is None else list(execution.open_activities.values())
         for request in asked:
             key = execution.derived_id("activity", request.call_id)
             if self._is_held(live.partition, request):
-                state.queued.skip()
-                prepared.held.append((request, key))
+                queued.skip()
+                held.append((request, key))
             else:
-                state.queued.add(request.task_id)
+                queued.add(request.task_id)
                 offers.append(Offer(request, key))
         if state.deliveries:
             state.deliveries = {k: v for k, v in state.deliveries.items() if k in execution.open_activities}
@@ -508,24 +509,24 @@ class Turns:
         state: OwnerState,
         execution: Execution,
         offers: Sequence[Offer],
-    ) -> list[ActivityRow]:
+    ) -> Sequence[ActivityRow]:
         """Send the turn's messages and return its rows for the queue; or put all of it aside, if it is much.
 
         A run that ends with much to send is final once all of it is sent: a finished instance is written no more. What is sent
         for a prefix goes at once, however much it is: no record of its own tells of it.
         """
+        if not (offers or turn.messages or turn.memos or turn.outcome is not None or live.begun is not None):
+            return ()
         live.depth = depth = execution.started.depth if execution.started else 0
         now = turn.record.time
-        prepared.memos += [Memo(key, data, expires_at) for key, data, expires_at in turn.memos]
+        prepared.add_memos(Memo(key, data, expires_at) for key, data, expires_at in turn.memos)
         if len(turn.messages) + len(offers) > INLINE_MESSAGES_MAX and live.begun is None:
             live.outbox.extend((*turn.messages, *offers))
             live.ending = turn.outcome if turn.next_generation is None else None
             state.cursor = (row.generation, row.records, 0)
             return []
         messages = turn.messages
-        if (
-            turn.outcome is not None and execution.started is None
-        ):  # cancelled before its start: only the row knows the parent
+        if turn.outcome is not None and execution.started is None:  # ended early: only the row knows the parent
             messages = [*messages, *outcome_messages(turn.outcome, sender_of(row))]
         prepared.messages = [to_message(item, row, depth, self._partitions, now) for item in messages]
         return [self.queue_row(row, offer, now) for offer in offers]
@@ -533,7 +534,7 @@ class Turns:
     def _send_more(self, live: LiveInstance, row: InstanceRow) -> Prepared:
         """Send the next part of a large turn, and move the cursor in the same commit."""
         count = min(INLINE_MESSAGES_MAX, len(live.outbox))
-        sending = [live.outbox.popleft() for _ in range(count)]
+        sending, live.outbox = live.outbox[:count], live.outbox[count:]
         state = dataclasses.replace(live.state)
         assert state.cursor is not None, "an outbox has a cursor"
         generation, index, sent = state.cursor
@@ -589,3 +590,10 @@ def _has_begun(live: LiveInstance, row: InstanceRow) -> bool:
         return False
     execution = live.execution
     return execution is None or execution.started is not None or bool(execution.held)
+
+
+def _leaves_nothing_to_note(state: OwnerState, turn: Turn) -> bool:
+    """Tell whether an owner has nothing to note, neither before a turn nor after it: as for most turns."""
+    if state.is_noteworthy or turn.farewells or turn.carried or turn.outcome is not None:
+        return False
+    return len(turn.messages) + len(turn.activities) <= INLINE_MESSAGES_MAX

@@ -63,6 +63,13 @@ def refusal_of_memo(memo: Memo, *, is_careful: bool) -> str | None:
 
 def why_too_large(step: Step) -> str | None:
     """Return why a step is over the limit, or None. Records have none: they are cut into parts."""
+    if (
+        not step.changes
+        and not step.queue_adds
+        and step.replaced_by is None
+        and len(step.progress.state) <= VALUE_BYTES_MAX
+    ):
+        return None
     if step.queue_adds or step.replaced_by is not None:
         leaves = _leaves((step.progress.state, step.changes, step.queue_adds, step.replaced_by))
     else:

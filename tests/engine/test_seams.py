@@ -155,10 +155,10 @@ def test_memos_are_written_with_the_turn_and_not_again_on_replay(play: MakePlay)
         await ctx.wait_for_external_event("end")
 
     one = play(main)
-    assert one.start().memos == [("answer/1", b"42", one.now + 60_000_000)]
+    assert list(one.start().memos) == [("answer/1", b"42", one.now + 60_000_000)]
     fresh = one.new_execution()
     fresh.feed(one.records[0])
-    assert fresh.turn([one.event("end")], one.now).memos == []
+    assert not fresh.turn([one.event("end")], one.now).memos
 
 
 def test_a_custom_status_is_not_written_again_on_replay(play: MakePlay) -> None:

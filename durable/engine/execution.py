@@ -22,9 +22,10 @@ from typing import Any, NoReturn, TypeVar
 
 from durable import events as ev
 from durable.carried import CARRIED_MAX
+from durable.differences import same_values
 from durable.engine.calls import Call, TimerPurpose
 from durable.engine.deliveries import deliver
-from durable.engine.divergence import explain, same_values
+from durable.engine.divergence import explain
 from durable.engine.driver import TurnInterrupted, outcome_of
 from durable.engine.loop import DurableLoop, GenerationEnded, run_inside, user_place
 from durable.engine.mailbox import DecodeEvent, Mailbox
@@ -54,9 +55,9 @@ class Execution:
     # fmt: off
     __slots__ = (
         "__weakref__", "_carried_left", "_cursor", "_custom_status", "_events", "_events_before", "_failure",
-        "_inherited", "_memos", "_opening", "attachment", "cancel_reason", "failed_attempts", "farewells",
+        "_inherited", "_memos", "_opening", "_patches", "attachment", "cancel_reason", "failed_attempts", "farewells",
         "generation", "held", "history_bytes", "interruption", "is_at_rest", "is_dispensable", "is_replaying",
-        "is_suspended", "key", "loop", "mailbox", "main", "next_task_id", "observer", "open_activities",
+        "is_suspended", "key", "loop", "mailbox", "main", "matched", "next_task_id", "observer", "open_activities",
         "open_children", "outcome", "ports", "program", "renewals", "renewed_us", "requests", "run_id", "seeds",
         "started", "stored_status", "time_us", "timers", "writer",
     )

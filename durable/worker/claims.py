@@ -19,7 +19,7 @@ from durable.errors import (
 )
 from durable.events import HistoryEvent
 from durable.messages import decode_activity, encode_arrivals
-from durable.provider import ActivityRow, Beat, Message, Provider, Report, TaskAddress
+from durable.provider import ActivityRow, Beat, Lease, Message, Provider, Report, TaskAddress
 from durable.worker.activities import ActivityRunner, Attempt
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import LeaseKeeper
@@ -165,7 +165,7 @@ class Claims:
         self._is_claim_in_doubt = True
         lease = self._keeper.current
         rows = await self._provider.claim(lease, queues, self._served, limit, held=held)
-        if rows and not (self._keeper.is_valid and self._keeper.lease is lease):
+        if rows and not self._is_still_ours(lease):
             return False  # this worker stood still meanwhile: somebody else may run them, or have run them
         self._is_claim_in_doubt = False
         if held is not None:
@@ -175,6 +175,9 @@ class Claims:
         is_cut = len(rows) == limit
         self._is_hungry = self._is_hungry or is_cut
         return is_cut
+
+    def _is_still_ours(self, lease: Lease) -> bool:
+        return self._keeper.is_valid and self._keeper.lease is lease
 
     def _held(self) -> set[TaskAddress]:
         """Name the claimed attempts that this worker knows of: those in its hands, and those whose outcome is on its way."""

@@ -164,7 +164,9 @@ class Commits:
             transaction.changes,
             is_careful=transaction.is_careful,
         )
-        steps = zip(batch.steps, batch.rows, strict=False)  # of an idle instance only the store knows whether it is still there
+        steps = zip(
+            batch.steps, batch.rows, strict=False
+        )  # of an idle instance only the store knows whether it is still there
         known = {step.key: row for step, row in steps if not step.removes_if_idle} if told else {}
         for key in told:
             row = known.get(key) or deliveries.read_current(key)

@@ -14,6 +14,7 @@ TOP_LEVEL = {"durable": ROOT, "providers": ROOT / "providers"}
 PURE = (
     "durable.engine",
     "durable.carried",
+    "durable.differences",
     "durable.events",
     "durable.outgoing",
     "durable.prefixes",

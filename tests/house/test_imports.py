@@ -52,6 +52,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset(
             {
                 "durable.carried",
+                "durable.differences",
                 "durable.events",
                 "durable.outgoing",
                 "durable.prefixes",

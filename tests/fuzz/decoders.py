@@ -284,7 +284,7 @@ entry_points_read_once = functools.cache(entry_points)
 
 def read_store_url(data: bytes) -> str:
     """Return the kind of store that a URL names."""
-    with mock.patch.object(stores, "entry_points", entry_points_read_once):
+    with mock.patch("importlib.metadata.entry_points", entry_points_read_once):
         return type(stores.connect(text_of(data), PORTS)).__name__
 
 

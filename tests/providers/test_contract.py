@@ -32,7 +32,13 @@ def test_stored_numbers_keep_their_meaning() -> None:
         *("STORED", "ABSENT", "FINISHED", "EXISTS", "ADOPTED", "TOO_LARGE", "REFUSED")
     ]
     assert [priority.name for priority in sorted(Priority)] == ["CONTROL", "NORMAL"]
-    assert [expects.name for expects in sorted(Expects)] == ["UNFINISHED", "ABSENT", "ABSENT_OR_FINISHED", "ANY"]
+    assert [expects.name for expects in sorted(Expects)] == [
+        "UNFINISHED",
+        "ABSENT",
+        "ABSENT_OR_FINISHED",
+        "ANY",
+        "ENDED",
+    ]
     for numbers in (Status, Verdict, Priority, Expects):
         assert sorted(numbers) == list(range(len(numbers)))
 

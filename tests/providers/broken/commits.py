@@ -82,8 +82,8 @@ hub(
 hub(
     "the time of a repeated answer is another",
     "commit",
-    "return row.commit_answer\n    _check",
-    "return dataclasses.replace(row.commit_answer, now=self._now_us())\n    _check",
+    "return row.commit_answer\n    check",
+    "return dataclasses.replace(row.commit_answer, now=self._now_us())\n    check",
 )
 hub(
     "all leases share a count",

@@ -73,8 +73,8 @@ hub(
 hub(
     "what was refused is not told again",
     "commit",
-    "return row.commit_answer\n    _check",
-    "return dataclasses.replace(row.commit_answer, refused={})\n    _check",
+    "return row.commit_answer\n    check",
+    "return dataclasses.replace(row.commit_answer, refused={})\n    check",
 )
 hub(
     "what stands in for a refused step's messages is written",
@@ -90,8 +90,8 @@ hub("a refused memo of no step is not named", "commit", "refused_memos[index] = 
 hub(
     "a refused memo is not told again",
     "commit",
-    "return row.commit_answer\n    _check",
-    "return dataclasses.replace(row.commit_answer, refused_memos={})\n    _check",
+    "return row.commit_answer\n    check",
+    "return dataclasses.replace(row.commit_answer, refused_memos={})\n    check",
 )
 hub("a refused memo is written", "commit", "refused_memos[index] = refusal.reason", "self._memos[memo.key] = memo")
 hub(

@@ -1,7 +1,8 @@
 """A user's own test file, with the installed package and nothing of this repository.
 
 Goal: twenty lines are enough to find a compensation that is missing only when a worker dies at the wrong moment. Method: the
-file is written into an empty folder and run by pytest in a process of its own.
+file is written into an empty folder and run by pytest in a process of its own; its seed is fixed, so that the fewest faults
+that show the bug are the same each time.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ async def scenario(client):
     assert held == ({"1A"} if await client.run(trip) else set())
 
 def test_a_seat_is_held_only_for_who_travels():
-    simulate(app, scenario)
+    simulate(app, scenario, seed=7)
 """
 
 

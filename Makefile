@@ -24,9 +24,9 @@ endif
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Tests of one worker process each; more than four gain nothing and starve the tests that start processes.
+# Three at a time on two cores: tests wait more than they compute; more than that starve those that start processes.
 PYTEST := $(BIN)/python -m pytest -q
-PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+PARALLEL := -n 3 --dist worksteal
 # Where workers run: with the cache off nothing else can behave differently (tests/engine replays every prefix by itself),
 # and a replay is the same whichever store its records came from (the conformance suite holds both to that).
 WITH_WORKERS := tests/client tests/entities tests/samples tests/worker

@@ -7,7 +7,8 @@ ordinary adjustment explain, it has jumped: then the correction takes the jump b
 time, until the store's clock agrees again or an operator confirms it.
 
 A store keeps a `HubClock` per hub as three numbers, and asks it; what its methods return takes its place. Whenever its `number`
-changes by that, each worker's lease whose epoch is intact expires LEASE_US from then, by the new time.
+changes by that, each worker's lease whose epoch is intact expires LEASE_US from then, by the new time, and so does each
+client's: the numbers by which a repeated submit is known outlive a jump.
 """
 
 from __future__ import annotations

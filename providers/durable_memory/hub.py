@@ -118,12 +118,12 @@ class MemoryHub:
         return Lease(lease_id, row.epoch, row.expires_at, now, self._clock.number)
 
     def _set_clock(self, clock: HubClock) -> None:
-        """Go by this clock; if it was set, no worker's lease has run out by that."""
+        """Go by this clock; if it was set, no lease has run out by that, and no client is forgotten."""
         before, self._clock = self._clock, clock
         if clock.number == before.number:
             return
         for row in self._leases.values():
-            if row.is_worker and row.epoch == 1:
+            if row.epoch == 1 or not row.is_worker:
                 row.expires_at = self._now_us() + LEASE_US
 
     def _row_of(self, lease: Lease) -> LeaseRow:

@@ -9,7 +9,7 @@ from durable.provider import LEASE_US, HubClock
 
 _READ = "SELECT clock_number, clock_correction, clock_seen FROM hubs WHERE hub = ?"
 _SET = "UPDATE hubs SET clock_number = ?, clock_correction = ?, clock_seen = ? WHERE hub = ?"
-_BEGIN_LEASES_ANEW = "UPDATE leases SET expires_at = ? WHERE hub = ? AND is_worker = 1 AND epoch = 1"
+_BEGIN_LEASES_ANEW = "UPDATE leases SET expires_at = ? WHERE hub = ? AND (epoch = 1 OR is_worker = 0)"
 
 
 class HubTime:

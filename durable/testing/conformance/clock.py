@@ -237,6 +237,17 @@ class HubClocks(Promises):
         assert set(await session.memos()) == {"kept"}
         await idle.provider.renew(idle.lease)
 
+    async def test_a_client_that_submitted_before_a_correction_is_known_after_it(self, store: Store) -> None:
+        session, client = await store.worker(), await store.client()
+        await session.start("instance")
+        now = (await session.provider.renew(session.lease)).now
+        sent = [event_to("instance")]
+        first = await client.provider.submit(client.lease, 1, sent)
+        for number in (0, 1):
+            await _renewed(session, now + JUMP_US, number)
+        again = await client.provider.submit(client.lease, 1, sent)
+        assert again[0].sequence == first[0].sequence
+
     async def test_what_has_expired_is_removed(self, store: Store) -> None:
         session = await store.worker()
         await session.commit(memos=[memo("old", expires_at=store.now + LATER_US)])

@@ -48,7 +48,7 @@ BEGIN
     IF correction <> before.clock_correction THEN
         UPDATE hub SET clock_number = clock_number + 1, clock_correction = correction, clock_seen = seen WHERE only_one;
         UPDATE leases SET expires_at = p_store + correction + p_span WHERE lease_id = ANY (ARRAY(
-            SELECT lease_id FROM leases WHERE is_worker AND epoch = 1 ORDER BY lease_id FOR NO KEY UPDATE
+            SELECT lease_id FROM leases WHERE epoch = 1 OR NOT is_worker ORDER BY lease_id FOR NO KEY UPDATE
         ));
     ELSIF seen <> before.clock_seen THEN
         UPDATE hub SET clock_seen = seen WHERE only_one;

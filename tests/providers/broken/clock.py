@@ -36,6 +36,12 @@ hub("a lease does not know the clock's number", "begin_lease", ", self._clock.nu
 # ---- what a correction does beside
 
 hub("leases run out by a correction", "_set_clock", "row.expires_at = self._now_us() + LEASE_US", "pass")
+hub(
+    "a correction forgets clients",
+    "_set_clock",
+    "row.epoch == 1 or not row.is_worker",
+    "row.epoch == 1 and row.is_worker",
+)
 hub("what has expired is never removed", "renew", "if is_witness:", "if False:")
 hub("what has expired is removed whoever asks", "renew", "if is_witness:", "if True:")
 hub("what has expired is removed by an outdated belief", "renew", " and believed.number == self._clock.number", "")

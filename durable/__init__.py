@@ -1,6 +1,6 @@
 """Durable orchestration: ordinary Python code that is replayed over its history, and so survives crashes and waits for years.
 
-    entities                      features, on the public seams of what stands below
+    entities, jobs, schedules     features, on the public seams of what stands below
     client, worker                the only places with tasks, threads and timeouts
     context, orchestrations       what an orchestrator sees; between it and the engine
     activity_context              what an activity sees
@@ -95,9 +95,20 @@ from durable.events import (
     TimerFired,
 )
 from durable.history import History
-from durable.model import ActivityState, DroppedItem, OrchestrationState, OrchestrationStatus, ReusePolicy
+from durable.jobs import JobFailed
+from durable.jobs import register as _register_jobs
+from durable.model import (
+    ActivityState,
+    DroppedItem,
+    OrchestrationState,
+    OrchestrationStatus,
+    OverlapPolicy,
+    ReusePolicy,
+)
 from durable.payloads import EncodingError, PayloadError
 from durable.retry import RetryPolicy
+from durable.schedules import OccurrenceToldToEnd
+from durable.schedules import register as _register_schedules
 from durable.worker import Worker
 
 __all__ = [
@@ -147,10 +158,12 @@ __all__ = [
     "InstanceNotFoundError",
     "InstanceRunningError",
     "InvalidInputError",
+    "JobFailed",
     "LeaseLostError",
     "LimitExceededError",
     "NonDurableAwaitError",
     "NonRetryableError",
+    "OccurrenceToldToEnd",
     "Orchestration",
     "OrchestrationCancelRequested",
     "OrchestrationCancelled",
@@ -167,6 +180,7 @@ __all__ = [
     "OrchestrationSuspended",
     "OrchestrationTerminated",
     "OrchestrationTerminatedError",
+    "OverlapPolicy",
     "PayloadError",
     "RetryPolicy",
     "ReusePolicy",
@@ -196,6 +210,8 @@ __all__ = [
 
 # The features take their places on what stands below them.
 _register_entities()
+_register_jobs()
+_register_schedules()
 
 # Quiet unless the program configures logging: without a handler Python would print warnings by itself.
 logging.getLogger(__name__).addHandler(logging.NullHandler())

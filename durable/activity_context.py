@@ -1,13 +1,14 @@
 """What an activity sees of itself and of the world around it: `ActivityContext`.
 
 The context is a thin face over a port, which whoever runs the activity hands in: the worker, or a test. It may be used
-from any thread for as long as the attempt runs, and is harmless afterwards.
+from any thread for as long as the attempt runs, and is harmless afterwards. A feature registers a context of its own, for
+attempts that it has sent something along with, and for functions that name its class.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Callable, Collection, Coroutine, MutableMapping
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 from durable.errors import DurableError
 
 if TYPE_CHECKING:
+    from durable.app import App
     from durable.client import Client, SyncClient
-    from durable.events import ActivityScheduled
-    from durable.provider import TaskAddress
+    from durable.events import ActivityScheduled, HistoryEvent
+    from durable.payloads import Sealer
+    from durable.provider import Memo, TaskAddress
 
 
 class ActivityPort(Protocol):
@@ -58,8 +61,32 @@ class ActivityPort(Protocol):
         """A client of the same hub, the one that fits where it is asked for."""
         ...
 
+    @property
+    def context(self) -> ActivityContext | None:
+        """The context that was made for the attempt."""
+        ...
+
+    @property
+    def started_us(self) -> int:
+        """When it began, by the store's clock, in microseconds since 1970 UTC."""
+        ...
+
+    @property
+    def app(self) -> App:
+        """The app of the worker that runs it. For features."""
+        ...
+
+    @property
+    def sealer(self) -> Sealer:
+        """What payloads go through on their way to the store. For features."""
+        ...
+
     def heartbeat(self, details: Any = None) -> None:
         """Take a sign of life, throttled. Raises for details that cannot be stored."""
+        ...
+
+    def spawn(self, send: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+        """Let something be sent meanwhile, from the worker's event loop; it may be lost with the worker. For features."""
         ...
 
 
@@ -75,6 +102,25 @@ class ActivityContext:
     def __init__(self, port: ActivityPort) -> None:
         self._port = port
         self._logger: logging.LoggerAdapter[logging.Logger] | None = None
+
+    # ---- for whoever runs it; what a feature makes of it
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the function may begin at once; else `prepare` is awaited first."""
+        return True
+
+    async def prepare(self) -> None:
+        """Get ready, in the worker's event loop. What it raises fails the attempt."""
+
+    def start_note(self) -> Memo | None:
+        """Return a note of the start that others can see; asked for where any worker could have claimed the attempt."""
+
+    def outcome(self, outcome: HistoryEvent) -> HistoryEvent:
+        """Return what is reported as the attempt's outcome, given what its function did or why it was ended."""
+        return outcome
+
+    # ---- what it tells
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of activity '{self.name}', attempt {self.attempt}, for '{self.instance_id}'>"
@@ -162,4 +208,24 @@ def current_activity() -> ActivityContext:
         raise DurableError(
             "no activity is running here: current_activity() is for code that an activity calls, in its own task or thread"
         )
-    return ActivityContext(port)
+    return port.context or ActivityContext(port)
+
+
+_features: dict[bytes, type[ActivityContext]] = {}
+
+
+def register_context(mark: bytes, cls: type[ActivityContext]) -> None:
+    """Make `cls` the context of attempts whose attachment begins with this byte, and of functions that name it.
+
+    Features call it for their own. Raises ValueError for a mark that is taken.
+    """
+    if len(mark) != 1 or _features.setdefault(mark, cls) is not cls:
+        raise ValueError(f"attachments marked {mark!r} belong to {_features.get(mark)}")
+
+
+def context_for(port: ActivityPort, named: Collection[str]) -> ActivityContext:
+    """Return the context of an attempt: of the feature that asked for it, or that its function's annotation names."""
+    attachment = port.request.options.attachment
+    if attachment:
+        return _features.get(attachment[:1], ActivityContext)(port)
+    return next((cls for cls in _features.values() if cls.__name__ in named), ActivityContext)(port)

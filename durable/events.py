@@ -105,7 +105,7 @@ class ActivityOptions:
     """How an attempt is to be run. Times in microseconds; None: no limit.
 
     `timeout`: one attempt from its start; `heartbeat_timeout`: from beat to beat; `queue_timeout`: from the request of the
-    attempt to its start.
+    attempt to its start. `attachment`: what a feature sends along to the attempt, for the context that it makes of it.
     """
 
     queue: str = "default"
@@ -113,6 +113,7 @@ class ActivityOptions:
     heartbeat_timeout: int | None = None
     queue_timeout: int | None = None
     priority: int = 1
+    attachment: Payload = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

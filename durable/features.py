@@ -6,16 +6,20 @@ So `@app.entity` is found where users look for it, and no layer knows the one ab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, overload
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypedDict, TypeVar, overload
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from durable.app import ServedName
+    from durable.app import App, ServedName
+    from durable.client import Client
 
 C = TypeVar("C")
 E = TypeVar("E")
+F = TypeVar("F", bound=Callable[..., Any])
+
+Preparation: TypeAlias = "Callable[[App, Client], Coroutine[Any, Any, None]]"
 
 _registered: dict[str, Any] = {}
 
@@ -30,6 +34,20 @@ def feature(name: str) -> Any:
     """Return what a feature has registered."""
     assert name in _registered, f"the feature '{name}' registers itself when the package is imported"
     return _registered[name]
+
+
+_preparations: list[Preparation] = []
+
+
+def register_preparation(prepare: Preparation) -> None:
+    """Let something be done whenever a worker that runs orchestrations starts, before it is ready."""
+    if prepare not in _preparations:
+        _preparations.append(prepare)
+
+
+def preparations() -> Iterable[Preparation]:
+    """Return what is to be done when a worker starts. What it raises keeps the worker from starting."""
+    return tuple(_preparations)
 
 
 class Feature(Protocol):
@@ -75,3 +93,20 @@ class AppFeatures:
         entity, ValueError for a bad name, DuplicateNameError.
         """
         return feature("entities").declare(self, cls, name)
+
+    def cron(
+        self,
+        expression: str,
+        *,
+        timezone: str = "UTC",
+        input: Any = None,  # noqa: A002 (the interface's name)
+        id: str | None = None,  # noqa: A002 (as above)
+    ) -> Callable[[F], F]:
+        """Declare a schedule for an activity or an orchestrator, above or below its own decorator; return the function itself.
+
+        `expression` has 5 fields, or 6 with seconds first, and is read in `timezone`. The schedule's id is the function's name
+        unless given. Workers bring the store in step with it when they start; what an operator has changed meanwhile stays.
+        Raises ValueError for an expression, a zone or an id that is none.
+        """
+        declare: Callable[[F], F] = feature("schedules").cron(self, expression, timezone=timezone, input=input, id=id)
+        return declare

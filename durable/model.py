@@ -58,6 +58,22 @@ class ReusePolicy(enum.Enum):
     TERMINATE_AND_REPLACE = "terminate and replace"
 
 
+class OverlapPolicy(enum.Enum):
+    """What a schedule does at a time at which what it has started before still runs.
+
+    SKIP leaves the time out. BUFFER_ONE starts it when the former has ended, and leaves out further times until then;
+    BUFFER_ALL starts all of them, one after the other. CANCEL_OTHER and TERMINATE_OTHER end the former, and then start.
+    ALLOW_ALL starts it beside the former.
+    """
+
+    SKIP = "skip"
+    BUFFER_ONE = "buffer one"
+    BUFFER_ALL = "buffer all"
+    CANCEL_OTHER = "cancel other"
+    TERMINATE_OTHER = "terminate other"
+    ALLOW_ALL = "allow all"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ActivityState:
     """An activity that an instance has asked for and that has no outcome yet.

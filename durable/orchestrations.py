@@ -8,17 +8,19 @@ registered by the feature that they belong to.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from durable.app import App, OrchestratorDefinition
+from durable.app import App, OrchestratorDefinition, OrchestratorOptions, ServedName
 from durable.context import OrchestrationContext, Plans
 from durable.engine.execution import Execution
 from durable.errors import FailureDetails, InvalidInputError, StoredValueError, UnknownNameError
 from durable.events import ORCHESTRATION, InstanceKey, OrchestrationFailed, OrchestrationStarted
 from durable.failures import describe
 from durable.payloads import PayloadError, Sealer, check, digest
+from durable.signatures import read_orchestrator
 
 LOGGER_NAME: Final = "durable.orchestration"
 
@@ -168,11 +170,39 @@ def _orchestration_runner(app: App, definition: OrchestratorDefinition, sealer: 
     return OrchestrationRunner(app, definition, sealer, strict=strict)
 
 
+_built_in: dict[tuple[str, str], OrchestratorDefinition] = {}
+
+
+def register_built_in(function: Callable[..., Any], name: str, version: str, *, kind: str = ORCHESTRATION) -> None:
+    """Let every worker run an orchestrator of a feature's own, whatever its app: one of users' kind, or of a kind of its own.
+
+    Raises ValueError for a name or a kind that is taken.
+    """
+    definition = OrchestratorDefinition(name, version, function, read_orchestrator(function), OrchestratorOptions())
+    if _built_in.setdefault((kind, name), definition) is not definition:
+        raise ValueError(f"the orchestrator '{name}' belongs to another feature")
+    if kind != ORCHESTRATION:
+        register_kind(kind, InstanceKind(kind, functools.partial(_find, kind), _orchestration_runner))
+
+
+def served_by(app: App) -> list[ServedName]:
+    """Return all that a worker with this app can run: what the app serves, and the orchestrators of features."""
+    built_in = [ServedName(_kinds[kind].served, one.name, one.exact_version) for (kind, _), one in _built_in.items()]
+    return [*app.served(), *built_in]
+
+
+def _find(kind: str, app: App, name: str, version: str | None) -> Runnable:
+    known = _built_in.get((kind, name))
+    if known is not None and version in (None, known.exact_version):
+        return known
+    if kind != ORCHESTRATION:
+        raise UnknownNameError(f"this version of the package runs no '{name}' in version {version}")
+    return app.find_orchestrator(name, version)
+
+
 _kinds = {
     ORCHESTRATION: InstanceKind(
-        OrchestratorDefinition.kind,
-        lambda app, name, version: app.find_orchestrator(name, version),
-        _orchestration_runner,
+        OrchestratorDefinition.kind, functools.partial(_find, ORCHESTRATION), _orchestration_runner
     )
 }
 

@@ -104,15 +104,18 @@ def details_from_plain(plain: Any) -> FailureDetails | None:
 
 
 def _options_to_plain(options: ActivityOptions) -> list[Any]:
-    return [options.queue, options.timeout, options.heartbeat_timeout, options.queue_timeout, options.priority]
+    plain = [options.queue, options.timeout, options.heartbeat_timeout, options.queue_timeout, options.priority]
+    return plain if options.attachment is None else [*plain, options.attachment]
 
 
 def _options_from_plain(plain: Any) -> ActivityOptions:
     queue, timeout, heartbeat_timeout, queue_timeout, priority = plain[:5]
+    attachment = plain[5] if len(plain) > 5 else None
     require(str, queue)
     require((int, NoneType), timeout, heartbeat_timeout, queue_timeout)
     require(int, priority)
-    return ActivityOptions(queue, timeout, heartbeat_timeout, queue_timeout, priority)
+    require((bytes, NoneType), attachment)
+    return ActivityOptions(queue, timeout, heartbeat_timeout, queue_timeout, priority, attachment)
 
 
 def _task_ref_from_plain(plain: Any) -> TaskRef | None:

@@ -251,6 +251,15 @@ class Signature:
             return self.context_first
         return self.scope.names_context(self.positional[0].annotation)
 
+    @functools.cached_property
+    def context_names(self) -> frozenset[str]:
+        """The names of the classes that the context's annotation names, and of their bases where they can be seen here."""
+        if not self.takes_context:
+            return frozenset()
+        annotation = self.positional[0].annotation
+        bases = getattr(self._resolved(annotation), "__mro__", ())
+        return frozenset((*_words(annotation), *(base.__name__ for base in bases)))
+
     @property
     def input_parameter(self) -> inspect.Parameter | None:
         """The parameter that takes the input, if there is one."""

@@ -69,6 +69,10 @@ BATTERIES = (
     Battery("planted bugs", "tests.planted_bugs", (), {"planted": 40, "found": 40}, is_drawn=False),
     Battery("generated", "tests.generated", ("--orchestrators", "2000"), {"orchestrators": 2_000}),
     Battery("money", "tests.money", ("--schedules", "2000", "--kills", "20"), {"schedules": 2_000, "kills": 20}),
+    Battery("job trees", "tests.job_trees", ("--trees", "2000"), {"trees": 2_000}),
+    Battery("kills between jobs", "tests.job_kills", (), {"runs": 1}, is_drawn=False),
+    Battery("schedules under kills", "tests.schedule_kills", (), {"kills": 5}, is_drawn=False),
+    Battery("zones of cron", "tests.cron_zones", (), {"years": 20, "zones": 100}, is_drawn=False),
     Battery("fuzz", "tests.fuzz", ("--inputs", "100000"), {"inputs": 100_000 * len(DECODERS)}),
     Battery("power loss", "tests.power_loss", ("--images", "2000"), {"images": 2_000}),
 )

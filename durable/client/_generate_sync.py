@@ -1,4 +1,4 @@
-"""Writes `sync_types.pyi`: what `SyncClient` and `SyncHandle` look like to type checkers, made from `Client` and `Handle`.
+"""Writes `sync_types.pyi`: what `SyncClient`, `SyncHandle` and so on look like to type checkers, made from their originals.
 
     python -m durable.client._generate_sync
 
@@ -18,15 +18,17 @@ STUB: Final = HERE / "sync_types.pyi"
 NAMES: Final = {
     "Handle": "SyncHandle",
     "Client": "SyncClient",
+    "JobHandle": "SyncJobHandle",
+    "Schedules": "SyncSchedules",
     "AsyncGenerator": "Generator",
 }
-NOT_SHOWN: Final = frozenset({"close", "connection", "sharing", "sync"})
+NOT_SHOWN: Final = frozenset({"close", "connection", "declare", "sharing", "sync"})
 """What `Client` has and its face has not, or has in a form of its own."""
 
-DOCSTRING: Final = '"""Made by `durable/client/_generate_sync.py` from `Client` and `Handle`. Do not edit."""'
+DOCSTRING: Final = '"""Made by `durable/client/_generate_sync.py` from `Client`, `Handle` and so on. Do not edit."""'
 
 SOURCES: Final = {
-    "collections.abc": ("Callable", "Generator", "Iterable", "Mapping"),
+    "collections.abc": ("Callable", "Generator", "Iterable", "Mapping", "Sequence"),
     "datetime": ("datetime", "timedelta"),
     "types": ("TracebackType",),
     "typing": ("Any", "Generic", "Self", "TypeVar", "Unpack", "overload"),
@@ -41,13 +43,19 @@ SOURCES: Final = {
         "StartOptions",
     ),
     "durable.client.times": ("Timeout",),
+    "durable.context.options": ("Span",),
     "durable.entities.clients": ("EntityState",),
     "durable.entities.ids": ("EntityId",),
     "durable.features": ("E", "EntityFilters"),
     "durable.history": ("History",),
-    "durable.model": ("DroppedItem", "OrchestrationState", "ReusePolicy"),
+    "durable.jobs.handle": ("ANSWER_SECONDS", "JobChanges"),
+    "durable.jobs.model": ("Job", "JobNode"),
+    "durable.model": ("DroppedItem", "OrchestrationState", "OverlapPolicy", "ReusePolicy"),
     "durable.ports": ("Ports",),
     "durable.provider": ("Provider",),
+    "durable.schedules.client": ("ScheduleChanges", "ScheduleOptions"),
+    "durable.schedules.model": ("ScheduleState",),
+    "durable.schedules.wire": ("ScheduleSpec",),
 }
 """Where the names in annotations come from; those that are used are imported."""
 
@@ -78,8 +86,12 @@ class _Blocking(ast.NodeTransformer):
 def generate() -> str:
     """Return the text of the stub, not yet formatted."""
     handle = _face(_class(HERE / "handle.py", "Handle"), [])
+    job_handle = _face(_class(HERE.parent / "jobs" / "handle.py", "JobHandle"), [])
     client = _face(_class(HERE / "client.py", "Client"), ast.parse(OWN).body)
-    body = ast.Module([*ast.parse('T_co = TypeVar("T_co", covariant=True)').body, handle, client], [])
+    schedules = _face(_class(HERE.parent / "schedules" / "client.py", "Schedules"), [])
+    body = ast.Module(
+        [*ast.parse('T_co = TypeVar("T_co", covariant=True)').body, handle, job_handle, schedules, client], []
+    )
     used = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
     imports = {source: [name for name in names if name in used] for source, names in SOURCES.items()}
     lines = [f"from {source} import {', '.join(names)}" for source, names in imports.items() if names]
@@ -107,7 +119,8 @@ def _face(source: ast.ClassDef, own: list[ast.stmt]) -> ast.ClassDef:
             overloaded.add(node.name)
         if is_overload or node.name not in overloaded:  # a stub leaves the implementation behind overloads out
             methods.append(_declaration(node))
-    face = ast.ClassDef(NAMES[source.name], source.bases, [], [*own, *methods], [])
+    bases = [_Blocking().visit(base) for base in source.bases]
+    face = ast.ClassDef(NAMES[source.name], bases, [], [*own, *methods], [])
     return ast.fix_missing_locations(face)
 
 

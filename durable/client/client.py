@@ -66,6 +66,9 @@ from durable.stores import connect
 if TYPE_CHECKING:
     from durable.entities.clients import EntityState
     from durable.entities.ids import EntityId
+    from durable.jobs.handle import JobHandle
+    from durable.jobs.model import Job
+    from durable.schedules.client import Schedules
 
 
 class Client:
@@ -348,6 +351,51 @@ class Client:
         """
         found: list[DroppedItem] = await feature("entities").read_dropped(self, entity)
         return found
+
+    # ---- jobs and schedules
+
+    async def schedule(
+        self,
+        job: Job,
+        *,
+        at: datetime | timedelta | None = None,
+        instance_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        reuse_policy: ReusePolicy = ReusePolicy.REJECT,
+    ) -> JobHandle:
+        """Start a tree of jobs; on return it is durable. `at`, an aware datetime or a timedelta, is when its root is due.
+
+        Raises UnknownNameError for a function that was never registered, and, before anything is stored,
+        InvalidInputError for a request that does not fit its function, LimitExceededError; and what `start` raises.
+        """
+        options = {"at": at, "instance_id": instance_id, "tags": tags, "reuse_policy": reuse_policy}
+        handle: JobHandle = await feature("jobs").schedule(self, job, **options)
+        return handle
+
+    async def schedule_many(
+        self,
+        jobs: Iterable[Job],
+        *,
+        at: datetime | timedelta | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> list[JobHandle]:
+        """Start a tree for each job, up to 1,000 in one commit; return their handles in order. Raises what `schedule` raises.
+
+        A job that is refused before anything is stored refuses all of them.
+        """
+        handles: list[JobHandle] = await feature("jobs").schedule_many(self, jobs, at=at, tags=tags)
+        return handles
+
+    def get_job(self, instance_id: str) -> JobHandle:
+        """Return a handle to whichever job tree is current under an instance id; nothing is looked up."""
+        handle: JobHandle = feature("jobs").get_job(self, instance_id)
+        return handle
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules of the hub: cron expressions, intervals and single times."""
+        schedules: Schedules = feature("schedules").of(self)
+        return schedules
 
     # ---- many instances
 

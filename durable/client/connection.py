@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from durable.app import App
 from durable.client.running import RunningActivities
@@ -16,6 +16,8 @@ from durable.messages import encode_arrivals
 from durable.payloads import Sealer
 from durable.ports import Ports
 from durable.provider import Delivery, Hub, InstanceRow, Message, Priority, Provider, Verdict, partition_of
+
+F = TypeVar("F")
 
 
 class Connection:
@@ -31,6 +33,14 @@ class Connection:
         self.submitter = Submitter(provider, ports)
         self.waiters = Waiters(provider)
         self.running = RunningActivities(provider)
+        self._features: dict[Any, Any] = {}
+
+    def feature(self, make: Callable[[Connection], F]) -> F:
+        """Return what a feature keeps for this connection, made by its class, or by a function of it, when first asked for."""
+        found: F | None = self._features.get(make)
+        if found is None:
+            found = self._features[make] = make(self)
+        return found
 
     async def close(self) -> None:
         """End everything that runs for the client; whoever still waits gets a DurableError."""

@@ -44,7 +44,9 @@ class Face:
         raise NotImplementedError
 
     def _shown(self, answer: Any) -> Any:
-        """Return an answer as users of a face see it: an asynchronous object with a face behind that face."""
+        """Return an answer as users of a face see it: an asynchronous object, or each of a list, behind a face of its own."""
+        if type(answer) is list and answer and type(answer[0]) in self.faces:
+            return [self._shown(item) for item in answer]
         for kind in type(answer).__mro__:
             if kind in self.faces:
                 return self.faces[kind](self._portal, answer)

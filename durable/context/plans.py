@@ -77,9 +77,9 @@ class Plans:
         others = (found for found in self.app.orchestrators if found.name == plan.name and found.exact_version == exact)
         return dataclasses.replace(plan, version=exact, definition=next(others, None))
 
-    def own(self, definition: OrchestratorDefinition) -> Plan:
-        """Return what a start of this very definition means."""
-        return self._plan("orchestrator", definition.function, definition)
+    def own(self, definition: ActivityDefinition | OrchestratorDefinition) -> Plan:
+        """Return what a call or a start of this very definition means."""
+        return self._plan(definition.kind, definition.function, definition)
 
     def _plan(self, kind: str, target: Callable[..., Any] | str, definition: Definition | None) -> Plan:
         by_function = not isinstance(target, str)
@@ -126,8 +126,12 @@ class Plans:
 
     def decode(self, stored: bytes | None, annotation: Any, what: str) -> Any:
         """Return a stored value as the annotation makes it. Raises PayloadError."""
-        plain = NO_VALUE if stored is None else self._sealer.unseal(stored)
+        plain = NO_VALUE if stored is None else self.unseal(stored)
         return decode(plain, annotation, what=what)
+
+    def unseal(self, stored: bytes) -> bytes:
+        """Return the plain form of what is stored. Raises PayloadError."""
+        return self._sealer.unseal(stored)
 
 
 def refusal(kind: type[TaskFailedError], error: Exception, task_name: str, instance_id: str) -> TaskFailedError:

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from durable import events as ev
 from durable import payloads
-from durable.activity_context import ActivityContext, running_activity
+from durable.activity_context import ActivityContext, context_for, running_activity
 from durable.app import ActivityDefinition, App
 from durable.errors import FailureDetails, UnknownNameError, qualified_name
 from durable.events import ActivityScheduled, HistoryEvent
 from durable.failures import describe
-from durable.provider import TaskAddress
+from durable.provider import Memo, TaskAddress
 from durable.worker.clock import StoreClock
 from durable.worker.failure_log import log_failed_here
 from durable.worker.threads import Threads
@@ -55,6 +55,8 @@ class Attempt:
     timers: dict[str, asyncio.TimerHandle] | None = None  # few have any
     beaten_at = 0.0
     stored_at: float | None = None
+    started_us: int = 0
+    context: ActivityContext | None = None
 
     def __init__(
         self,
@@ -83,6 +85,20 @@ class Attempt:
         """A client of the same hub: in the worker's loop the asynchronous one, in a thread its blocking face."""
         return self.runner.client()
 
+    @property
+    def app(self) -> App:
+        """The app that knows the function."""
+        return self.runner.app
+
+    @property
+    def sealer(self) -> payloads.Sealer:
+        """What payloads go through."""
+        return self.runner.sealer
+
+    def spawn(self, send: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+        """Send something in the worker's loop. Called from there or from the attempt's thread."""
+        self.runner.call_in_loop(self.runner.spawn, send)
+
     def heartbeat(self, details: Any = None) -> None:
         """Note a sign of life. Called from the loop or from the attempt's thread."""
         encoded = None
@@ -98,6 +114,7 @@ class ActivityRunner:
 
     `on_outcome(attempt, event)`: the attempt's one outcome. `on_late(attempt, event)`: a function has ended after its attempt
     had an outcome, or was cancelled. `on_beat(attempt)`: a heartbeat is to be stored. `on_free()`: a slot is free.
+    `on_note(memo)`: a context wants it stored.
     """
 
     def __init__(
@@ -112,6 +129,7 @@ class ActivityRunner:
         on_late: Callable[[Attempt, HistoryEvent], None],
         on_beat: Callable[[Attempt], None],
         on_free: Callable[[], None],
+        on_note: Callable[[Memo], None],
         client: Callable[[], Client | SyncClient],
     ) -> None:
         self.app = app
@@ -125,6 +143,7 @@ class ActivityRunner:
         self._on_late = on_late
         self._on_beat = on_beat
         self._on_free = on_free
+        self._on_note = on_note
         self._waiting: collections.deque[Attempt] = collections.deque()
         self._threads = threads
         self._loop = asyncio.get_running_loop()
@@ -133,6 +152,7 @@ class ActivityRunner:
         self._is_closed = False
         self._is_filling = False
         self._idle: asyncio.Future[None] | None = None
+        self._sending: set[asyncio.Task[None]] = set()  # what attempts have spawned
 
     @property
     def waiting(self) -> int:
@@ -190,6 +210,9 @@ class ActivityRunner:
             given_up = self._give_up()
             self._threads.close()
         tasks = [attempt.task for attempt in self.attempts.values() if attempt.task is not None]
+        tasks += self._sending  # the outcome of an attempt says once more what it has sent
+        for task in self._sending:
+            task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
         return given_up
@@ -221,6 +244,13 @@ class ActivityRunner:
             self._loop.call_soon_threadsafe(function, *arguments, context=self._context)
         except RuntimeError:
             pass  # the loop is closed: the worker has stopped, and did not wait for this thread
+
+    def spawn(self, send: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+        """Let an attempt's context send something, in the loop."""
+        client: Any = self.client()
+        task = self._loop.create_task(send(client), context=self._context.copy())
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     # ---- slots
 
@@ -256,6 +286,7 @@ class ActivityRunner:
     def _begin(self, attempt: Attempt) -> None:
         _stop_timers(attempt)
         attempt.is_started = True
+        attempt.started_us = self._clock.now()
         options = attempt.request.options
         attempt.beaten_at = self._loop.time()
         if options.timeout is not None:
@@ -265,6 +296,7 @@ class ActivityRunner:
             self._watch_beats(attempt)
         try:
             definition = self.app.find_activity(attempt.request.name, attempt.request.version)
+            attempt.context = context_for(attempt, definition.signature.context_names)
             try:
                 arguments = self._arguments(definition, attempt)
             except Exception as misfit:  # noqa: BLE001 (validators are the user's code and may raise anything)
@@ -275,6 +307,35 @@ class ActivityRunner:
             self._end(attempt, self._failure(attempt, error))
             self._leave(attempt)
             return
+        if attempt.is_claimed:
+            note = attempt.context.start_note()
+            if note is not None:
+                self._on_note(note)
+        is_named = type(attempt.context).__name__ in definition.signature.context_names
+        if attempt.context.is_ready or not is_named:  # else nothing asks for what would be got ready
+            self._call(attempt, definition, arguments)
+            return
+        attempt.task = self._loop.create_task(attempt.context.prepare(), context=self._context.copy())
+        prepared = functools.partial(self._prepared, attempt, definition, arguments)
+        attempt.task.add_done_callback(prepared, context=self._context)
+
+    def _prepared(
+        self,
+        attempt: Attempt,
+        definition: ActivityDefinition,
+        arguments: tuple[Any, ...],
+        preparing: asyncio.Task[None],
+    ) -> None:
+        attempt.task = None
+        error = None if preparing.cancelled() else preparing.exception()
+        if error is not None:
+            self._end(attempt, self._failure(attempt, error))
+        if attempt.is_settled or preparing.cancelled():
+            self._leave(attempt)
+        else:
+            self._call(attempt, definition, arguments)
+
+    def _call(self, attempt: Attempt, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> None:
         context = self._context.copy()
         if definition.is_async:
             self._run_in_loop(attempt, definition, arguments, None, context)
@@ -299,7 +360,7 @@ class ActivityRunner:
                     value = definition.default_input()
             else:
                 definition.check_accepts(payloads.decode(plain))
-        return definition.arguments(ActivityContext(attempt) if definition.takes_context else None, value)
+        return definition.arguments(attempt.context, value)
 
     # ---- the two styles
 
@@ -406,6 +467,8 @@ class ActivityRunner:
             self._give(attempt, outcome)
 
     def _give(self, attempt: Attempt, outcome: HistoryEvent) -> None:
+        if attempt.context is not None:
+            outcome = attempt.context.outcome(outcome)
         if attempt.is_claimed and isinstance(outcome, ev.ActivityFailed):
             log_failed_here(attempt.address, attempt.request, outcome.details)  # it may have its owner elsewhere
         self._settle(attempt)

@@ -28,6 +28,10 @@ logger = logging.getLogger("durable.worker")
 INVALID_S = 0.2
 """How long an attempt waits before it is looked whether the lease was renewed."""
 
+RANKED_FREE_MIN = 8
+"""Slots that must be free for an attempt with a feature's attachment (a job's) to be kept here. While fewer are, they wait by
+priority, each with its row in the one queue of all workers: with only one slot, none ever goes ahead of another by luck."""
+
 HEARTBEAT_KEPT_US = 24 * 3600 * 1_000_000
 
 
@@ -66,11 +70,15 @@ class OwnerAttempts:
     def is_held(self, partition: int, request: ev.ActivityScheduled) -> bool:
         """Decide whether this worker keeps an activity, and reserve a slot for it, or any worker may claim it."""
         options = request.options
-        if options.priority != 1 or not self._claims.accepts(options.queue) or self.is_draining:
+        if not self._claims.accepts(options.queue) or self.is_draining:
             return False
         if partition in self._keeper.parting or not self._runner.serves(request.name, request.version):
             return False
-        if self._keeper.others and self._runner.free_slots - self._runner.waiting <= len(self._reserved):
+        free = self._runner.free_slots - self._runner.waiting - len(self._reserved)
+        if options.attachment is not None:
+            if free < RANKED_FREE_MIN:
+                return False
+        elif options.priority != 1 or (self._keeper.others and free <= 0):
             return False
         self._reserved[id(request)] = request
         return True

@@ -99,6 +99,10 @@ def _start_message(
             data=encode_arrivals([refused], sender.generation),
             run_id=row.run_id,
         )
+    elif start.end_event is not None:
+        # Its end is waited for, and will not come: that it never began is told by the same event.
+        ended = ev.EventRaised(start.end_event, None, FailureDetails(qualified_name(InstanceAlreadyExistsError), text))
+        otherwise = Message(row.key, row.partition, encode_arrivals([ended]), run_id=row.run_id)
     else:
         otherwise = dropped_memo(row.run_id, "start", start.name, text, now + sender.task_id)
     return Message(

@@ -19,6 +19,8 @@ from durable.client import Client, GuestPortal, SyncClient, blocking_face
 from durable.engine.execution import Execution
 from durable.errors import DurableError, StoreError
 from durable.failures import forget_own_frames
+from durable.features import preparations
+from durable.orchestrations import served_by
 from durable.payloads import Sealer
 from durable.ports import Ports, system_ports
 from durable.provider import Hub, Provider
@@ -123,6 +125,8 @@ class Worker:
         try:
             self._parts = _Parts(self.app, self._provider, self._ports, self._settings, hub)
             await self._parts.begin()
+            for prepare in preparations() if self._settings.orchestrations else ():
+                await prepare(self.app, self._parts.client)
         except BaseException:
             if self._parts is not None:
                 await self._parts.abandon()
@@ -278,7 +282,7 @@ class _Parts:
         self.blocking_client = blocking_face(self.client, self.portal)
         self._loop = asyncio.get_running_loop()
         self.watch: TurnWatch = Watchdog(self._mark_slow) if ports.may_start_threads else Unwatched()
-        announcement = Announcement.of(app.served(), settings.queues, orchestrations=settings.orchestrations)
+        announcement = Announcement.of(served_by(app), settings.queues, orchestrations=settings.orchestrations)
         self.keeper = LeaseKeeper(
             provider,
             self.clock,
@@ -301,6 +305,7 @@ class _Parts:
             on_late=lambda attempt, event: self.owner.attempts.late(attempt, event),
             on_beat=lambda attempt: self.owner.attempts.beat(attempt),
             on_free=lambda: self.claims.slot_freed(),
+            on_note=lambda memo: self.owner.commits.add_memo(memo),
             client=self._client_here,
         )
         self.claims = Claims(

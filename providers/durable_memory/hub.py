@@ -51,6 +51,7 @@ from durable.provider import (
     partition_of,
 )
 from durable_memory.listings import is_wanted, page_of
+from durable_memory.memos import Memos
 from durable_memory.refusal import REFUSALS, refusal_of_all, refusal_of_memo, refusal_of_message, refusal_of_step
 from durable_memory.rows import Changes, LeaseRow, QueueEntry, check_number, is_expired, is_unknown, judge_going_on
 
@@ -83,7 +84,7 @@ class MemoryHub:
         self._records: dict[tuple[str, int], dict[int, RecordRow]] = {}
         self._inbox: dict[int, StoredMessage] = {}
         self._queue: dict[TaskAddress, QueueEntry] = {}
-        self._memos: dict[str, Memo] = {}
+        self._memos = Memos()
 
     @contextlib.contextmanager
     def visit(self) -> Iterator[MemoryHub]:
@@ -571,7 +572,7 @@ class MemoryHub:
         for run_id in run_ids:
             self._ended.pop(run_id, None)
             self._drop_history(run_id)
-            for memo_key in [memo_key for memo_key in self._memos if memo_key.startswith(f"run/{run_id}/")]:
+            for memo_key in self._memos.below(f"run/{run_id}/"):
                 del self._memos[memo_key]
 
     def _is_awaited(self, key: InstanceKey, run_id: str) -> bool:
@@ -582,7 +583,7 @@ class MemoryHub:
     def read_memos(self, prefix: str, limit: int, after: str) -> list[Memo]:
         """Return what has not expired, by key."""
         now = self._now_us()
-        wanted = sorted(key for key in self._memos if key.startswith(prefix) and key > after)
+        wanted = self._memos.below(prefix, after)
         return [memo for key in wanted if (memo := self._memos[key]).expires_at > now][:limit]
 
 

@@ -28,6 +28,7 @@ class FakePort:
     last_heartbeat: Any = None
     is_cancelled: bool = False
     client: Any = None
+    context: Any = None
     beats: list[Any] = dataclasses.field(default_factory=list)
 
     def heartbeat(self, details: Any = None) -> None:

@@ -45,8 +45,10 @@ from durable.versions import canonical_version
 from durable.worker.announcement import Announcement, Offer
 from durable.worker.live import OwnerState
 from durable.worker.queued import QueuedAttempts
+from tests.fuzz.job_decoders import JOB_DECODERS
 from tests.fuzz.mutation import Mutator, bytes_changed, data_mutator, packed, text_mutator, text_of, value_changed
 from tests.fuzz.running import Decoder
+from tests.fuzz.schedule_decoders import SCHEDULE_DECODERS
 from tests.payloads.shop import Line, Order, Parcel, Priority
 from tests.payloads.test_values_arrive import ORDER, PARCEL
 
@@ -66,7 +68,7 @@ SAMPLES: dict[str, Any] = {
     "Payload": encode({"a": [1, "two"]}),
     "FailureDetails": DETAILS,
     "FailureDetails | None": DETAILS,
-    "ActivityOptions": ev.ActivityOptions("slow", 5_000_000, 1, None, 2),
+    "ActivityOptions": ev.ActivityOptions("slow", 5_000_000, 1, None, 2, b"jticket"),
     "Mapping[str, str] | None": {"team": "red"},
     "TaskRef": ev.TaskRef("holder", "o", "run", 1, 2),
     "TaskRef | None": ev.TaskRef("parent", "o", "run", 3, 9),
@@ -412,3 +414,4 @@ DECODERS: dict[str, Decoder] = dict(
         ),
     )
 )
+DECODERS |= JOB_DECODERS | SCHEDULE_DECODERS

@@ -117,7 +117,9 @@ DRIVERS = {
     "durable_sqlite": frozenset({"aiosqlite"}),
 }
 
-THIRD_PARTY_OF_THE_CORE = frozenset({"aiosqlite", "msgpack", "pydantic", "pydantic_core", "typing_extensions"})
+THIRD_PARTY_OF_THE_CORE = frozenset(
+    {"aiosqlite", "cronsim", "msgpack", "pydantic", "pydantic_core", "typing_extensions"}
+)
 # The conformance suite is for authors of storage engines, who have the `testing` extra.
 THIRD_PARTY_OF_TESTING = THIRD_PARTY_OF_THE_CORE | {"hypothesis", "pytest"}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from durable.jobs import JobStatus
 from samples import (
     bank_transfer,
     both_styles,
@@ -20,7 +21,12 @@ from samples import (
     fan_out_fan_in,
     function_chaining,
     human_approval,
+    job_adds_a_job,
+    job_chain,
+    job_recovery,
+    jobs_side_by_side,
     monitor,
+    nightly_chain,
     retries_and_heartbeats,
     saga,
     tested_saga,
@@ -95,6 +101,43 @@ def test_both_styles_leave_the_same_history(capsys: pytest.CaptureFixture[str]) 
     histories = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(" ")]
     assert len(histories) == 2
     assert Counter(histories[0]) == Counter(histories[1])
+
+
+async def test_a_chain_of_jobs_hands_on_what_it_found(store_url: str) -> None:
+    tree = await job_chain.main(store_url, "0.05")
+    [payment] = tree.children
+    [confirmation] = payment.children
+    assert payment.result.endswith(" over 15.50")
+    assert confirmation.result == f"order 7: {payment.result}"
+
+
+async def test_a_job_adds_the_shipment_only_where_there_are_goods(store_url: str) -> None:
+    shipped, empty = await job_adds_a_job.main(store_url, "0.01")
+    assert [child.result for child in shipped.children] == ["a kettle on the way for order 7"]
+    assert (empty.status, empty.result, empty.children) == (JobStatus.DONE, False, ())
+
+
+async def test_a_failed_payment_tells_the_customer_and_confirms_nothing(store_url: str) -> None:
+    payment = await job_recovery.main(store_url, "0.05")
+    assert (payment.status, payment.attempts) == (JobStatus.FAILED, 3)
+    assert {child.function: child.status for child in payment.children} == {
+        "send_confirmation": JobStatus.SKIPPED,
+        "notify_payment_failure": JobStatus.DONE,
+    }
+
+
+async def test_jobs_side_by_side_run_while_their_parent_does(store_url: str) -> None:
+    tree = await jobs_side_by_side.main(store_url)
+    told, _, _ = tree.children
+    assert told.result == "told the customer while order 7 was IN_PROGRESS"
+    assert {child.status for child in tree.children} == {JobStatus.DONE}
+
+
+async def test_the_nightly_chain_reports_what_it_collected(store_url: str) -> None:
+    tree = await nightly_chain.main(store_url)
+    report, call = tree.children
+    assert report.children[0].result == "to ada@example.org: 3 kettles, 12 cups"
+    assert call.status is JobStatus.SKIPPED
 
 
 def test_each_sample_is_run_by_this_file() -> None:

@@ -29,6 +29,7 @@ from durable import (
     OrchestrationFailedError,
     OrchestrationStatus,
     OrchestrationTerminatedError,
+    OverlapPolicy,
     RetryPolicy,
     ReusePolicy,
     SubOrchestrationFailedError,
@@ -36,6 +37,8 @@ from durable import (
     when_all,
     when_any,
 )
+from durable.history import utc_datetime
+from durable.jobs import Job, JobContext, JobNode, RunCondition
 from durable.provider import InstanceFilter
 from durable.testing.simulation.machines import Role
 
@@ -1182,3 +1185,138 @@ async def forked_at_every_point(client: Client) -> None:
     for fork in forks:
         assert await fork.result() == ["A", "X", "Y", "P", "Q"]
     assert await handle.history() == history
+
+
+# ---- jobs
+
+
+@app.activity
+async def job_that_adds(ctx: JobContext, name: str) -> str:
+    ctx.schedule_child(Job(job_beside, ctx.attempt, run_condition=RunCondition.IN_PROGRESS))
+    ctx.schedule_child(Job(job_below, ctx.attempt, run_condition=RunCondition.ON_ANY_COMPLETED_STATUS))
+    await asyncio.sleep(0.5)
+    if ctx.retry_count < 1 or name == "fails":
+        raise ValueError(name)
+    return name
+
+
+@app.activity
+def job_beside(number: int) -> int:
+    return -number
+
+
+@app.activity
+def job_below(ctx: JobContext, number: int) -> list[Any]:
+    assert ctx.parent is not None
+    return [ctx.parent.status.removeprefix("DUE_"), ctx.parent.request, ctx.parent.result, number]
+
+
+@app.activity
+def job_that_skips(ctx: JobContext) -> None:
+    ctx.skip("nothing to do")
+
+
+@app.activity
+async def job_that_lasts() -> None:
+    await asyncio.sleep(3600)
+
+
+def told(tree: JobNode) -> list[list[Any]]:
+    """Tell of each job; one that was late for a clock that jumped is done all the same."""
+    return sorted([node.function, node.status.removeprefix("DUE_"), node.attempts, node.result] for node in tree.walk())
+
+
+@case()
+async def a_job_tree_that_grows(client: Client) -> None:
+    handles = [await client.schedule(Job(job_that_adds, name, retries=1)) for name in ("works", "fails")]
+    for handle, status in zip(handles, ("DONE", "FAILED"), strict=True):
+        tree = await handle.result()
+        name = {"DONE": "works", "FAILED": "fails"}[status]
+        result = name if status == "DONE" else None
+        assert told(tree) == [
+            ["job_below", "DONE", 1, [status, name, result, 2]],
+            ["job_beside", "DONE", 1, -2],
+            ["job_beside", "DONE", 1, -1],
+            ["job_that_adds", status, 2, result],
+        ]
+
+
+@case(Role(activities=False), Role(orchestrations=False, max_activities=2))
+async def job_trees_decided_here_and_run_there(client: Client) -> None:
+    chain = Job(sequence, 1).then(Job(add_one, 5, delay=2 * SECOND).then(Job(job_that_skips).then(Job(add_one, 9))))
+    trees = [await handle.result() for handle in await client.schedule_many([chain, chain, chain])]
+    assert [told(tree) for tree in trees] == 3 * [
+        [
+            ["add_one", "DONE", 1, 6],
+            ["add_one", "SKIPPED", 0, None],
+            ["job_that_skips", "SKIPPED", 1, None],
+            ["sequence", "DONE", 1, 6],
+        ]
+    ]
+
+
+@case()
+async def a_job_tree_that_is_cancelled(client: Client) -> None:
+    clean_up = Job(add_one, 1, run_condition=RunCondition.ON_CANCELLED)
+    handle = await client.schedule(Job(job_that_lasts).then(clean_up).then(Job(add_one, 2)), instance_id="tree")
+    await asyncio.sleep(1)
+    await handle.cancel("enough")
+    tree = await handle.result()
+    assert [(node.status.value, node.result) for node in tree.walk()] == [
+        ("CANCELLED", None),
+        ("DONE", 2),
+        ("SKIPPED", None),
+    ]
+
+
+# ---- schedules
+
+
+async def all_times_of(client: Client, policy: OverlapPolicy) -> tuple[int, int]:
+    """Let a schedule go for five times; return how many were started and left out."""
+    schedules, name, long = client.schedules, policy.name, timedelta(days=9)
+    start = utc_datetime(await client.connection.clock.now(client.connection.provider)) + SECOND
+    bounds: Any = {"start": start, "end": start + 4 * SECOND}
+    await schedules.create(name, sequence_async, 1, interval=SECOND, overlap=policy, catch_up=long, **bounds)
+    while not (state := await schedules.get(name)).is_finished:
+        await asyncio.sleep(2)
+    await client.wait(prefix=f"{name}/")
+    assert await client.count(prefix=f"{name}/") == state.started
+    assert (state.running_count, state.buffered, state.missed) == (0, 0, 0)
+    return state.started, state.skipped
+
+
+@case()
+async def a_schedule_starts_each_time_once(client: Client) -> None:
+    found = await asyncio.gather(
+        *(all_times_of(client, policy) for policy in (OverlapPolicy.ALLOW_ALL, OverlapPolicy.BUFFER_ALL))
+    )
+    assert found == [(5, 0), (5, 0)]
+
+
+@case()
+async def schedules_that_end_or_leave_out(client: Client) -> None:
+    policies = (OverlapPolicy.SKIP, OverlapPolicy.CANCEL_OTHER, OverlapPolicy.TERMINATE_OTHER)
+    found = await asyncio.gather(*(all_times_of(client, policy) for policy in policies))
+    assert [started + skipped for started, skipped in found] == [5, 5, 5]
+    assert all(started for started, _ in found)
+
+
+@case()
+async def a_schedule_that_is_steered(client: Client) -> None:
+    schedules = client.schedules
+    await schedules.create("steered", sequence, 1, cron="0 0 1 1 *")
+    await schedules.pause("steered", "for now")
+    for number in (1, 2):
+        await schedules.update("steered", input=number)
+        handle = await schedules.trigger("steered")
+        while not await client.count(prefix=handle.instance_id):  # the worker may be away
+            await asyncio.sleep(2)
+        assert await handle.result() == number + 5
+    while (await schedules.get("steered")).running_count:
+        await asyncio.sleep(2)
+    state = await schedules.get("steered")
+    assert (state.is_paused, state.started, state.skipped, state.input) == (True, 2, 0, 2)
+    await schedules.delete("steered")
+    while await schedules.list():
+        await asyncio.sleep(2)

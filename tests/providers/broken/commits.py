@@ -201,9 +201,14 @@ hub(
     "memos are written before messages",
     "commit",
     "unsent_messages = {",
-    "self._memos |= {memo.key: memo for memo in batch.memos}\n    batch = dataclasses.replace(batch, memos=())\n    unsent_messages = {",
+    "[self._memos.__setitem__(memo.key, memo) for memo in batch.memos]\n    batch = dataclasses.replace(batch, memos=())\n    unsent_messages = {",
 )
-hub("a memo is not replaced", "commit", "self._memos[memo.key] = memo", "self._memos.setdefault(memo.key, memo)")
+hub(
+    "a memo is not replaced",
+    "commit",
+    "self._memos[memo.key] = memo",
+    "self._memos[memo.key] = self._memos.get(memo.key, memo)",
+)
 hub(
     "a memo keeps its first time",
     "commit",

@@ -183,21 +183,17 @@ hub(
     "(memo := self._memos[key]) is not None",
 )
 hub("a memo expires a moment late", "read_memos", ".expires_at > now", ".expires_at >= now")
-hub("memos come in any order", "read_memos", "sorted(key for", "list(key for")
-hub(
-    "the newest memos come first",
-    "read_memos",
-    "sorted(key for key in self._memos if key.startswith(prefix) and key > after)",
-    "[key for key in reversed(self._memos) if key.startswith(prefix) and key > after]",
-)
-hub("a memo's prefix is found anywhere", "read_memos", "key.startswith(prefix)", "prefix in key")
-hub(
-    "a memo's prefix is told apart without case",
-    "read_memos",
-    "key.startswith(prefix)",
-    "key.lower().startswith(prefix.lower())",
-)
+BELOW = "self._memos.below(prefix, after)"
+for _name, _keys in {
+    "memos come in any order": "[key for key in self._memos if key.startswith(prefix) and key > after]",
+    "the newest memos come first": "[key for key in reversed(self._memos) if key.startswith(prefix) and key > after]",
+    "a memo's prefix is found anywhere": "sorted(key for key in self._memos if prefix in key and key > after)",
+    "a memo's prefix is told apart without case": (
+        "sorted(key for key in self._memos if key.lower().startswith(prefix.lower()) and key > after)"
+    ),
+    "memos are read from the beginning": "self._memos.below(prefix)",
+    "the last memo is read again": "sorted(key for key in self._memos if key.startswith(prefix) and key >= after)",
+}.items():
+    hub(_name, "read_memos", BELOW, _keys)
 hub("more memos are read than were asked for", "read_memos", "[:limit]", "")
 hub("expired memos count for the limit", "read_memos", "for key in wanted if", "for key in wanted[:limit] if")
-hub("memos are read from the beginning", "read_memos", " and key > after", "")
-hub("the last memo is read again", "read_memos", "key > after", "key >= after")

@@ -8,7 +8,6 @@ Invariant: `start` is called only for attempts whose request is durable.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextvars
 import dataclasses
 import functools
@@ -22,17 +21,21 @@ from durable import payloads
 from durable.activity_context import ActivityContext, context_for, running_activity
 from durable.app import ActivityDefinition, App
 from durable.errors import FailureDetails, UnknownNameError, qualified_name
-from durable.events import ActivityScheduled, HistoryEvent
+from durable.events import ActivityScheduled, HistoryEvent, InstanceKey
 from durable.failures import describe
 from durable.provider import Memo, TaskAddress
 from durable.worker.clock import StoreClock
 from durable.worker.failure_log import log_failed_here
+from durable.worker.fairness import TakingTurns
 from durable.worker.threads import Threads
 
 if TYPE_CHECKING:
     from durable.client import Client, SyncClient
 
 CANCELLED = qualified_name(asyncio.CancelledError)
+
+INVALID_S = 0.2
+"""How long an attempt waits before it is looked whether the lease was renewed."""
 
 HEARTBEAT_INTERVAL_S = 1.0
 """Heartbeats of one attempt are stored at most this often; the latest one at the end of each such span, or with the outcome."""
@@ -114,6 +117,7 @@ class ActivityRunner:
 
     `on_outcome(attempt, event)`: the attempt's one outcome. `on_late(attempt, event)`: a function has ended after its attempt
     had an outcome, or was cancelled. `on_beat(attempt)`: a heartbeat is to be stored. `on_free()`: a slot is free.
+    `may_begin()`: nothing begins while the worker's lease may be lost; for others may run it then, or have run it.
     `on_note(memo)`: a context wants it stored.
     """
 
@@ -129,6 +133,7 @@ class ActivityRunner:
         on_late: Callable[[Attempt, HistoryEvent], None],
         on_beat: Callable[[Attempt], None],
         on_free: Callable[[], None],
+        may_begin: Callable[[], bool],
         on_note: Callable[[Memo], None],
         client: Callable[[], Client | SyncClient],
     ) -> None:
@@ -143,14 +148,16 @@ class ActivityRunner:
         self._on_late = on_late
         self._on_beat = on_beat
         self._on_free = on_free
+        self._may_begin = may_begin
         self._on_note = on_note
-        self._waiting: collections.deque[Attempt] = collections.deque()
+        self._waiting: TakingTurns[InstanceKey, Attempt] = TakingTurns()
         self._threads = threads
         self._loop = asyncio.get_running_loop()
         # What the worker was started in. Each attempt gets a copy: none sees what another one, or a client, has set.
         self._context = contextvars.copy_context()
         self._is_closed = False
         self._is_filling = False
+        self._asking: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()  # what attempts have spawned
 
@@ -183,7 +190,7 @@ class ActivityRunner:
                 self._loop.call_soon(self._out_of_queue, attempt, context=self._context)
                 return
             self._set_timer(attempt, "queue", left, self._out_of_queue)
-        self._waiting.append(attempt)
+        self._waiting.append(attempt.address.key, attempt)
         self._fill()
 
     def cancel(self, address: TaskAddress) -> None:
@@ -196,6 +203,12 @@ class ActivityRunner:
     def close(self) -> None:
         """Begin no more attempts; those that wait for a slot are left to whoever comes next."""
         self._is_closed = True
+        if self._asking is not None:
+            self._asking.cancel()
+        self.leave_waiting()
+
+    def leave_waiting(self) -> None:
+        """Leave what waits for a slot to whoever comes next."""
         for attempt in self._waiting:
             self._settle(attempt)
         self._waiting.clear()
@@ -261,12 +274,24 @@ class ActivityRunner:
         self._is_filling = True
         try:
             while self._waiting and self.free_slots > 0:
-                attempt = self._waiting.popleft()
+                if not self._may_begin():
+                    self._ask_again()
+                    return
+                attempt = self._waiting.pop()
                 if not attempt.is_settled:
                     self.free_slots -= 1
                     self._begin(attempt)
         finally:
             self._is_filling = False
+
+    def _ask_again(self) -> None:
+        """Look a little later whether attempts may begin again."""
+        if self._asking is None:
+            self._asking = self._loop.call_later(INVALID_S, self._fill_again, context=self._context)
+
+    def _fill_again(self) -> None:
+        self._asking = None
+        self._fill()
 
     def _leave(self, attempt: Attempt, _: object = None) -> None:
         """The function of an attempt has returned: its slot is free."""

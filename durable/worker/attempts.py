@@ -16,7 +16,7 @@ from durable.errors import StoreError
 from durable.events import HistoryEvent, InstanceKey
 from durable.messages import dropped_memo, encode_arrivals, heartbeat_key
 from durable.provider import ActivityRow, Memo, Message, Provider, TaskAddress
-from durable.worker.activities import ActivityRunner, Attempt
+from durable.worker.activities import INVALID_S, ActivityRunner, Attempt
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
@@ -24,9 +24,6 @@ from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, Pending
 
 logger = logging.getLogger("durable.worker")
-
-INVALID_S = 0.2
-"""How long an attempt waits before it is looked whether the lease was renewed."""
 
 RANKED_FREE_MIN = 8
 """Slots that must be free for an attempt with a feature's attachment (a job's) to be kept here. While fewer are, they wait by
@@ -88,9 +85,10 @@ class OwnerAttempts:
         for request, _ in held:
             self._reserved.pop(id(request), None)
 
-    def unreserve_all(self) -> None:
-        """Give all of them back: nothing that was prepared will be written."""
+    def lose_everything(self) -> None:
+        """Nothing that was prepared will be written, and what waits for a slot is for the next owner. What runs goes on."""
         self._reserved.clear()
+        self._runner.leave_waiting()
 
     @property
     def reserved(self) -> int:

@@ -377,7 +377,7 @@ class Owner:
         for live in list(self._lives.values()):
             self._abandon(live)
         self.commits.forget()
-        self.attempts.unreserve_all()
+        self.attempts.lose_everything()
         self._unserved.forget()
         self.receiver.held.clear()
         self._backlog.forget()

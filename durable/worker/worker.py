@@ -305,6 +305,7 @@ class _Parts:
             on_late=lambda attempt, event: self.owner.attempts.late(attempt, event),
             on_beat=lambda attempt: self.owner.attempts.beat(attempt),
             on_free=lambda: self.claims.slot_freed(),
+            may_begin=lambda: self.keeper.is_valid,
             on_note=lambda memo: self.owner.commits.add_memo(memo),
             client=self._client_here,
         )

@@ -1,0 +1,47 @@
+"""Attempts that wait for a slot: the instances take turns, so that a wide fan-out holds up nobody else."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+class TakingTurns(Generic[K, T]):
+    """A queue of many lines. Of each line in order; from line to line one at a time, a new line at the end."""
+
+    def __init__(self) -> None:
+        self._lines: collections.OrderedDict[K, collections.deque[T]] = collections.OrderedDict()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        for line in self._lines.values():
+            yield from line
+
+    def append(self, key: K, item: T) -> None:
+        """Add an item to the end of its line."""
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = collections.deque()
+        line.append(item)
+        self._count += 1
+
+    def pop(self) -> T:
+        """Take the first item of the line whose turn it is."""
+        key, line = self._lines.popitem(last=False)
+        item = line.popleft()
+        if line:
+            self._lines[key] = line
+        self._count -= 1
+        return item
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._lines.clear()
+        self._count = 0

@@ -19,12 +19,6 @@ SCHEDULES = {"memory": 47, "sqlite": 2}
 LONG = {"wider_than_a_turn_sends_at_once": 6}
 """Schedules of each case: together over 2,000."""
 
-KNOWN = {
-    # A worker that began under a clock ten years ahead; the system is not at rest after 400,000 steps.
-    ("signaled_for_later", 55033),
-}
-"""Schedules that break a promise, and that nobody has mended yet; one that is mended must leave this table."""
-
 SHORT = (
     "events_with_the_start_and_at_once",
     "a_child_that_ends_after_its_parent",
@@ -48,10 +42,7 @@ def test_a_case_survives_whatever_is_drawn(name: str, engine: str) -> None:
     place = list(CASES).index(name) * 1000
     for seed in range(place, place + min(SCHEDULES[engine], LONG.get(name, 1_000))):
         outcome = play(case, draw_schedule(seed, CALLS), engine)
-        if engine == "memory" and (name, seed) in KNOWN:
-            assert not outcome.is_good, "it is mended: take it out of the table"
-        else:
-            assert outcome.is_good, told(case, outcome.schedule, engine, outcome)
+        assert outcome.is_good, told(case, outcome.schedule, engine, outcome)
 
 
 @pytest.mark.parametrize("name", SHORT)

@@ -232,16 +232,22 @@ class World:
         self._is_over = True
         running = list(self.machines.values())
         found: list[str] = []
+        if any(self._kept_by(machine) for machine in running):
+            await asyncio.sleep(2 * LOOK_AROUND_S)  # one may not have heard yet that its lease is lost
         for machine in running:
-            if machine.worker is not None and machine.stop is not None:
-                endless = len(self.monitor.endless)
-                found += kept_in_memory(machine.worker, machine.process, self.loop, endless=endless)
+            found += self._kept_by(machine)
+            if machine.stop is not None:
                 machine.stop.set()
         until = self.loop.time() + STOP_S_MAX
         while any(machine.stop is not None for machine in self.machines.values()) and self.loop.time() < until:
             await asyncio.sleep(0.1)
         await asyncio.sleep(2 * ECHO_S)
         return found + [text for machine in running for text in left_of(machine.process, self.loop)]
+
+    def _kept_by(self, machine: Machine) -> list[str]:
+        if machine.worker is None:
+            return []
+        return [*kept_in_memory(machine.worker, machine.process, self.loop, endless=len(self.monitor.endless))]
 
     async def end(self) -> None:
         """Kill what still runs, and open the store for whoever wants to look at what is left."""

@@ -1,0 +1,41 @@
+"""Nothing has become slower, in a sense that a noisy machine cannot blur: what a workload costs is counted, not timed.
+
+A bound is the figure of today with a little room. Whoever lowers a figure lowers its bound in the same commit; whoever must
+raise one says why beside it.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.benchmarks.counts import UNITS, count
+
+N = 100
+
+BOUNDS = {  # for each instance, or each activity of one: commits, statements, rows, steps, decoded bytes
+    "seq5": (0.15, 18.5, 15.5, 15, 0),
+    "seq1_latency": (3, 31, 11, 28, 0),
+    "fanout": (0.04, 0.4, 0.15, 2.4, 0),
+    "long": (1.03, 8.5, 3.1, 6, 0),
+    "timers": (0.2, 14.5, 7.2, 6.5, 0),
+    "events": (0.12, 13.5, 9.2, 10.8, 0),
+    "starts": (0.08, 9.8, 7.1, 5.5, 0),
+}
+
+
+@pytest.mark.parametrize("workload", BOUNDS)
+def test_a_workload_costs_no_more_than_it_did_and_twice_as_much_of_it_twice_that(workload: str) -> None:
+    once, twice = count(workload, N), count(workload, 2 * N)
+    each = once.each(N)
+    assert not {unit: each[unit] for unit, bound in zip(UNITS, BOUNDS[workload], strict=True) if each[unit] > bound}
+    assert all(getattr(twice, unit) <= 2.05 * getattr(once, unit) for unit in UNITS), (once, twice)
+
+
+def test_a_history_is_decoded_only_where_nothing_is_cached() -> None:
+    once, twice = (count("long", n, is_cached=False).decoded_bytes for n in (20, 40))
+    assert once > 0
+    assert twice > 3 * once  # the whole of it in each turn
+
+
+def test_the_counts_are_the_same_every_time() -> None:
+    assert count("seq5", 20) == count("seq5", 20)

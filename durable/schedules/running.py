@@ -130,12 +130,16 @@ class ScheduleRun:
             timer = self._execution.create_timer(self._due[0][0]) if self._due else None
             self._woken = self._execution.loop.create_future()
             if timer is not None:
-                timer.add_done_callback(lambda _: self._wake())
+                timer.add_done_callback(self._wake_on_time)
             await self._woken
             if timer is not None:
                 timer.cancel()
         while self._happened:
             self._happened.popleft()()
+
+    def _wake_on_time(self, timer: asyncio.Future[None]) -> None:
+        if not timer.cancelled():  # or it would wake up whoever has come to wait since
+            self._wake()
 
     def _wake(self) -> None:
         if self._woken is not None and not self._woken.done():

@@ -293,6 +293,19 @@ class ActivityRunner:
         self._asking = None
         self._fill()
 
+    def _put_back(self, attempt: Attempt) -> None:
+        """Let an attempt wait again whose function was about to be called: meanwhile the process stood still for too long."""
+        if attempt.is_settled or self._is_closed:
+            self._settle(attempt)
+            self._leave(attempt)
+            return
+        _stop_timers(attempt)
+        attempt.is_started = False
+        attempt.task = attempt.unentered = attempt.context = attempt.deadline = None
+        self.free_slots += 1
+        self._waiting.append(attempt.address.key, attempt)
+        self._ask_again()
+
     def _leave(self, attempt: Attempt, _: object = None) -> None:
         """The function of an attempt has returned: its slot is free."""
         if attempt.has_left:
@@ -413,6 +426,9 @@ class ActivityRunner:
         """Call the function, unless a call of it has `begun`."""
         if attempt.task is not None and attempt.unentered is not None:
             attempt.task.remove_done_callback(attempt.unentered)
+        if begun is None and not self._may_begin():
+            self._put_back(attempt)
+            return
         running_activity.set(attempt)
         try:
             result = await (definition.function(*arguments) if begun is None else begun)
@@ -426,8 +442,8 @@ class ActivityRunner:
             self._leave(attempt)
 
     def _run_in_thread(self, attempt: Attempt, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> None:
-        if attempt.is_settled:  # over before a thread came to it
-            self.call_in_loop(self._leave, attempt)
+        if attempt.is_settled or not self._may_begin():  # until a thread came to it
+            self.call_in_loop(self._put_back, attempt)
             return
         running_activity.set(attempt)
         try:
@@ -483,7 +499,7 @@ class ActivityRunner:
             if error_type == CANCELLED and (attempt.is_settled or self._is_closed):
                 self._settle(
                     attempt
-                )  # it has stopped, as it was asked to; or the program, as it ends, cancels all there is
+                )  # it has stopped as it was asked to; or the program ends, and cancels all there is
                 return
             outcome = dataclasses.replace(outcome, last_heartbeat=_latest_heartbeat(attempt))
         if attempt.is_settled:
@@ -545,9 +561,8 @@ class ActivityRunner:
         left = attempt.beaten_at + span_s - self._loop.time()
         if left < 1e-6:  # what is left of a span by the loop's float may be too small to pass
             name = attempt.request.name
-            self._fail_by_time(
-                attempt, f"activity '{name}' gave no heartbeat within its heartbeat_timeout of {span_s:g} s"
-            )
+            message = f"activity '{name}' gave no heartbeat within its heartbeat_timeout of {span_s:g} s"
+            self._fail_by_time(attempt, message)
         elif not attempt.is_settled:
             self._set_timer(attempt, "heartbeat", left, self._watch_beats)
 

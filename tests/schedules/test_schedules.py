@@ -20,6 +20,7 @@ from durable import (
     OrchestrationStatus,
     OverlapPolicy,
 )
+from durable.engine.execution import Execution
 from durable.jobs import Job, JobContext, JobHandle
 from durable.testing import Environment
 
@@ -105,13 +106,31 @@ def test_each_kind_of_target_is_started_at_its_times() -> None:
 def test_a_schedule_goes_on_for_ever_in_a_history_that_does_not_grow() -> None:
     async def test(env: Environment) -> None:
         await env.client.schedules.create("often", process, [0], interval=SECOND)
-        await env.advance(10 * MINUTE)
+        await env.advance(5 * MINUTE)
         state = await env.client.schedules.get("often")
-        assert state.started == 600
-        assert len(await started(env, "often")) == 600
-        assert state.recent[-1].scheduled_for == MIDNIGHT + 10 * MINUTE
-        assert state.recent[-1].instance_id == "often/2026-01-01T00:10:00Z"
+        assert state.started == 300
+        assert len(await started(env, "often")) == 300
+        assert state.recent[-1].scheduled_for == MIDNIGHT + 5 * MINUTE
+        assert state.recent[-1].instance_id == "often/2026-01-01T00:05:00Z"
 
+    simulated(test)
+
+
+def test_a_schedule_does_no_more_than_wait_between_its_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[int] = []
+    create_timer = Execution.create_timer
+
+    def create_and_note(execution: Execution, due: int) -> Any:
+        timers.append(due)
+        return create_timer(execution, due)
+
+    async def test(env: Environment) -> None:
+        await env.client.schedules.create("often", process, [0], interval=SECOND)
+        await env.advance(10 * SECOND)
+        assert (await env.client.schedules.get("often")).started == 10
+        assert len(timers) <= 3 * 10, "one for each time, and one after each end of what it started"
+
+    monkeypatch.setattr(Execution, "create_timer", create_and_note)
     simulated(test)
 
 

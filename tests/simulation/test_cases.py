@@ -15,8 +15,14 @@ from tests.simulation.cases import CASES
 from tests.single_faults import violations_of
 
 CALLS = 60
-SCHEDULES = {"memory": 47, "sqlite": 2}
-LONG = {"wider_than_a_turn_sends_at_once": 6}
+SCHEDULES = {"memory": 32, "sqlite": 2}
+LONG = {
+    "wider_than_a_turn_sends_at_once": 6,
+    "schedules_that_end_or_leave_out": 6,
+    "money_moves": 12,
+    "signaled_for_later": 12,
+    "a_schedule_starts_each_time_once": 12,
+}
 """Schedules of each case: together over 2,000."""
 
 SHORT = (

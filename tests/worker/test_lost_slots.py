@@ -61,3 +61,37 @@ async def test_nothing_begins_while_the_lease_may_be_lost(store_url: str) -> Non
         may_end.set()
         assert await handle.result(timeout=20) == [0, 1, 2]
     assert begun == [(0, True), (1, True), (2, True)]
+
+
+async def test_nothing_is_called_that_was_let_in_before_the_process_stood_still(store_url: str) -> None:
+    """Between the look at the lease and the call a process may be stopped for as long as it takes to lose it."""
+    app, begun = App(), []
+
+    @app.activity
+    async def in_the_loop(number: int) -> int:
+        begun.append(is_lost)
+        return number
+
+    @app.activity
+    def in_a_thread(number: int) -> int:
+        begun.append(is_lost)
+        return number
+
+    @app.orchestrator
+    async def main(ctx: OrchestrationContext) -> Any:
+        return await when_all([ctx.call_activity(in_the_loop, 1), ctx.call_activity(in_a_thread, 2)])
+
+    is_lost, looks = False, 0
+
+    def may_begin() -> bool:
+        nonlocal is_lost, looks
+        looks += 1
+        is_lost = looks in (2, 3, 4, 7)  # let in, and lost by the time of the call
+        return not is_lost
+
+    async with Worker(app, store_url) as worker:
+        assert worker._parts is not None
+        worker._parts.runner._may_begin = may_begin
+        assert await worker.client.run(main, timeout=20) == [1, 2]
+    assert begun == [False, False]
+    assert looks > 7

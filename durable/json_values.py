@@ -51,6 +51,8 @@ def _key(key: Any) -> str:
     return shown if isinstance(shown, str) else str(shown)
 
 
+_INFINITE: Final = {True: "Infinity", False: "-Infinity"}
+
 _CONVERSIONS: Final[tuple[tuple[Any, Callable[[Any], Any]], ...]] = (
     (enum.Enum, lambda value: value.value),
     (str, str),
@@ -65,4 +67,3 @@ _CONVERSIONS: Final[tuple[tuple[Any, Callable[[Any], Any]], ...]] = (
     (type, lambda value: value.__qualname__),
     (object, lambda value: _fields(value) if dataclasses.is_dataclass(value) else str(value)),
 )
-_INFINITE: Final = {True: "Infinity", False: "-Infinity"}

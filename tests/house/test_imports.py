@@ -17,6 +17,7 @@ from tests.house.source_tree import Import, Module, installed_modules, is_pure, 
 # Each layer imports from itself and from those below it. A module belongs to the layer that names it or its package.
 LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("faces", frozenset({"durable.cli", "durable.web"})),
+    ("what the faces show", frozenset({"durable.json_values", "durable.timeline"})),
     ("features", frozenset({"durable.jobs", "durable.schedules", "durable.entities"})),
     ("client and worker", frozenset({"durable.client", "durable.worker", "durable.testing"})),
     ("context", frozenset({"durable.context", "durable.orchestrations"})),

@@ -497,9 +497,7 @@ class ActivityRunner:
         if isinstance(outcome, ev.ActivityFailed):
             error_type = outcome.details.error_type
             if error_type == CANCELLED and (attempt.is_settled or self._is_closed):
-                self._settle(
-                    attempt
-                )  # it has stopped as it was asked to; or the program ends, and cancels all there is
+                self._settle(attempt)  # it has stopped as it was asked to; or the program ends and cancels all
                 return
             outcome = dataclasses.replace(outcome, last_heartbeat=_latest_heartbeat(attempt))
         if attempt.is_settled:

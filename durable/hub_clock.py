@@ -20,14 +20,21 @@ CLOCK_JUMP_US = 3600 * 1_000_000
 """A difference that no drift explains, and no adjustment of a clock that was about right."""
 
 
+UNBROKEN_US = 600 * 1_000_000
+"""So long a worker's time must have passed without a leap before what has expired by it is removed for good."""
+
+
 class Belief(NamedTuple):
     """What a worker takes for the hub's time, in microseconds since 1970 UTC, by its monotonic clock.
 
     `number` is that of the correction which it goes by: a belief that is older than the last correction says nothing.
+    `since`: the hub's time from which on it has passed evenly for this worker. A worker that owned nothing when the clock
+    jumped, or began its lease after that, believes the wrong time as firmly as any other; but not for as long.
     """
 
     number: int
     now: int
+    since: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +72,10 @@ class HubClock:
             elif abs(belief.now - self.time(store)) > CLOCK_JUMP_US:
                 clock = self._corrected(belief.now - store)
         return dataclasses.replace(clock, seen=clock.time(store))
+
+    def is_witnessed(self, belief: Belief) -> bool:
+        """Tell whether an owner's belief is proof that what has expired by it has done so: nobody needs it any more."""
+        return belief.number == self.number and belief.now - belief.since >= UNBROKEN_US
 
     def confirmed(self, store: int) -> HubClock:
         """An operator says that the store's clock is right."""

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 
 from durable.events import InstanceKey as InstanceKey
 from durable.hub_clock import CLOCK_JUMP_US as CLOCK_JUMP_US
+from durable.hub_clock import UNBROKEN_US as UNBROKEN_US
 from durable.hub_clock import Belief as Belief
 from durable.hub_clock import HubClock as HubClock
 from durable.leases import LEASE_AHEAD_US as LEASE_AHEAD_US
@@ -350,7 +351,7 @@ class Ownership(Protocol):
         An expired lease whose epoch nobody raised is alive again: nobody took anything from it.
         First the hub's clock hears an owner's `belief` (`HubClock.renewed`; asked for next to the store's clock: told late it
         would look like a jump), or with `confirms_clock` an operator, through any lease (`HubClock.confirmed`). Renewals of
-        owners whose belief goes by the correction in force remove what has expired: memos; an hour after, idle leases.
+        owners whose belief proves it (`HubClock.is_witnessed`) remove what has expired: memos; an hour after, idle leases.
         """
         ...
 

@@ -28,7 +28,7 @@ class StoreClock:
         self.is_sure = False  # the time was told in an answer that came soon
         self._number = 0
         self._correction = 0
-        self._set(now)
+        self._begin_anew(now)
 
     def now(self) -> int:
         """Return the hub's time in microseconds since 1970 UTC."""
@@ -37,21 +37,23 @@ class StoreClock:
 
     def belief(self) -> Belief:
         """Return what this worker takes for the hub's time."""
-        return Belief(self._number, self.now())
+        return Belief(self._number, self.now(), self._since)
 
     def begin(self, lease: Lease, asked_at: float) -> None:
         """Go by the time of a new lease: whoever has lost one may have stood still for longer than it knows."""
         if self.is_sure and not self._is_near(lease.now, asked_at):
             logger.error("the store's clock has moved wildly; timers go by it, for this worker had lost its lease")
         self._number = lease.clock_number
-        self._set(lease.now)
+        self._begin_anew(lease.now)
         self.is_sure = self._is_soon(asked_at)
 
     def agree(self, now: int, asked_at: float) -> bool:
         """Take the hub's time from an answer of the store. False: it cannot be, and the lease is to be renewed."""
         if not self._is_near(now, asked_at):
             return False
-        if now > self.now():
+        ahead = now - self.now()
+        if ahead > 0:
+            self._since += ahead  # that much of the time since has not passed
             self._set(now)
         self.is_sure = self.is_sure or self._is_soon(asked_at)
         return True
@@ -62,7 +64,7 @@ class StoreClock:
         if is_set or not self.agree(view.now, asked_at):
             if not self._is_soon(asked_at):
                 return False
-            self._set(view.now)
+            self._begin_anew(view.now)
             self.is_sure = True
         self._number = view.clock.number
         if view.clock.correction != self._correction:
@@ -78,6 +80,10 @@ class StoreClock:
 
     def _is_soon(self, asked_at: float) -> bool:
         return self.monotonic() - asked_at <= SURE_S
+
+    def _begin_anew(self, now: int) -> None:
+        self._set(now)
+        self._since = now
 
     def _set(self, now: int) -> None:
         self._base_us, self._base_monotonic = now, self.monotonic()

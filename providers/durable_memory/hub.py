@@ -156,7 +156,7 @@ class MemoryHub:
         row = self._row_of(lease)
         owned = self._owned_by(lease)
         believed = belief() if owned and belief is not None else None
-        is_witness = believed is not None and believed.number == self._clock.number
+        is_witness = believed is not None and self._clock.is_witnessed(believed)
         if confirms_clock:
             self._set_clock(self._clock.confirmed(self._store_now_us()))
         elif believed is not None:

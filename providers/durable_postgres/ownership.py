@@ -9,6 +9,7 @@ from durable.provider import (
     CLOCK_JUMP_US,
     LEASE_AHEAD_US,
     LEASE_US,
+    UNBROKEN_US,
     Belief,
     HubClock,
     Lease,
@@ -41,13 +42,13 @@ async def renew(
 ) -> LeaseView:
     """See `durable.provider.Ownership.renew`."""
 
-    def believed() -> tuple[int | None, int | None]:
+    def believed() -> tuple[int | None, int | None, int | None]:
         # As late as can be, and anew for each try: the server compares it with its clock when it gets it.
-        return (None, None) if belief is None else belief()
+        return (None, None, None) if belief is None else belief()
 
-    spans = (LEASE_US, LEASE_AHEAD_US, CLOCK_JUMP_US, FORGOTTEN_AFTER_US)
+    spans = (LEASE_US, LEASE_AHEAD_US, CLOCK_JUMP_US, FORGOTTEN_AFTER_US, UNBROKEN_US)
     found = await hub.call(
-        "renew_v1", lease.lease_id, lease.epoch, announcement, confirms_clock, *spans, hub.at(), late=(believed, 2)
+        "renew_v1", lease.lease_id, lease.epoch, announcement, confirms_clock, *spans, hub.at(), late=(believed, 3)
     )
     if announcement is not None:
         hub.tell(Changes(anything=True, leases=True))

@@ -201,13 +201,13 @@ class Ownership:
         return LeaseView(now, expires_at, mine, frozenset(unowned), others, self._time.clock(database))
 
     def _set_clock(self, transaction: Transaction, lease: Lease, belief: Callable[[], Belief]) -> bool:
-        """Let the hub's clock hear what an owner takes for the time; return whether it goes by the correction in force."""
+        """Let the hub's clock hear what an owner takes for the time; return whether that proves what has expired."""
         database = transaction.database
         if database.execute(_READ_OWNED + " LIMIT 1", (self._hub, lease.lease_id)).fetchone() is None:
             return False
-        number, believed = self._time.clock(database).number, belief()
+        before, believed = self._time.clock(database), belief()
         _, transaction.now = self._time.update(database, lambda clock, store: clock.renewed(store, believed))
-        return believed.number == number
+        return before.is_witnessed(believed)
 
     def _forget(self, database: sqlite3.Connection, now: int) -> None:
         """Remove a few of the leases and memos that nobody needs any more."""

@@ -34,7 +34,7 @@ async def test_the_clock_in_sql_says_what_the_clock_in_python_says(postgres_url:
                 *(before.number, before.correction, before.seen),
             )
             now = await connection.fetchval(
-                "SELECT set_clock($1, $2, $3, $4, $5, $6)", name, store, *belief, CLOCK_JUMP_US, LEASE_US
+                "SELECT set_clock($1, $2, $3, $4, $5, $6)", name, store, *belief[:2], CLOCK_JUMP_US, LEASE_US
             )
             row = await connection.fetchrow("SELECT clock_number, clock_correction, clock_seen FROM hub")
             assert row is not None

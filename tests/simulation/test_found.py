@@ -12,6 +12,12 @@ def _check(name: str, schedule: Schedule, engine: str = "memory") -> None:
     assert outcome.is_good, told(CASES[name], schedule, engine, outcome)
 
 
+def test_a_repeated_submit_is_known_after_a_jump_that_somebody_without_partitions_takes_for_the_time() -> None:
+    """It took the partitions of the one who knew better, and forgot the client, whose lease had run out by that time."""
+    faults = (Fault(6, FaultKind.ANSWER_LOST), Fault(8, FaultKind.CLOCK_JUMP, 36000.0))
+    _check("signals_come_once_and_in_order", Schedule(1005770, workers=2, faults=faults, latency_s_max=0.0001))
+
+
 def test_what_a_stopped_process_was_told_comes_before_what_it_asks() -> None:
     """The simulator's own part: a message that was told, and then consumed by another, is not new after a takeover."""
     faults = (

@@ -138,7 +138,18 @@ def test_small_differences_are_followed_forward_only() -> None:
     assert hand.clock.agree(0, hand.now_s)
     assert hand.clock.now() == CLOCK_JUMP_US
     hand.now_s += 1
-    assert hand.clock.belief() == (0, CLOCK_JUMP_US + SECOND_US)
+    assert hand.clock.belief() == (0, CLOCK_JUMP_US + SECOND_US, CLOCK_JUMP_US)
+
+
+def test_only_time_that_has_passed_counts_for_what_has_expired() -> None:
+    hand = Hand()
+    hand.now_s += 5
+    assert hand.clock.agree(SECOND_US + CLOCK_JUMP_US, hand.now_s)
+    now, since = hand.clock.belief()[1:]
+    assert now - since == 5 * SECOND_US
+    hand.clock.renewed(hand.view(YEARS_US), hand.now_s)
+    hand.now_s += 1
+    assert hand.clock.belief() == (0, YEARS_US + SECOND_US, YEARS_US)
 
 
 @pytest.mark.parametrize("now", [2 * CLOCK_JUMP_US, -2 * CLOCK_JUMP_US])
@@ -166,7 +177,7 @@ def test_an_answer_that_was_long_on_its_way_does_not_set_the_clock() -> None:
     assert not hand.clock.renewed(hand.view(YEARS_US, HubClock(1, 0, 0)), asked_at)
     assert hand.clock.belief().number == 0
     assert hand.clock.renewed(hand.view(YEARS_US, HubClock(1, 0, 0)), hand.now_s)
-    assert hand.clock.belief() == (1, YEARS_US)
+    assert hand.clock.belief() == (1, YEARS_US, YEARS_US)
 
 
 def test_who_was_told_the_time_late_believes_nothing_until_it_is_told_again() -> None:

@@ -256,3 +256,19 @@ class HubClocks(Promises):
             await _renewed(session, store.now)
         store.turn_clock(-2 * LATER_US)
         assert not await session.memos()
+
+    async def test_what_has_expired_by_a_time_that_may_have_leapt_stays(self, store: Store) -> None:
+        """A worker that owned nothing when the clock jumped takes it for right; what was not repeated yet must be known."""
+        session, client = await store.worker(), await store.client()
+        await session.start("instance")
+        await session.commit(memos=[memo("old", expires_at=store.now + LATER_US)])
+        sent = [event_to("instance")]
+        first = await client.provider.submit(client.lease, 1, sent)
+        store.turn_clock(JUMP_US)
+        leapt = store.now
+        for _ in range(3):
+            await session.provider.renew(session.lease, belief=lambda: Belief(0, store.now, since=leapt))
+        again = await client.provider.submit(client.lease, 1, sent)
+        assert again[0].sequence == first[0].sequence
+        store.turn_clock(-JUMP_US)
+        assert await session.memos()

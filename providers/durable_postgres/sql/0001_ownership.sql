@@ -120,7 +120,7 @@ END $$;
 -- (`what` 0), for each worker (`what` 1, with the end of its lease), and for the clock (`what` 2, with its numbers).
 CREATE FUNCTION renew_v1(
     p_lease text, p_epoch bigint, p_announcement bytea, p_confirms boolean, p_span bigint, p_ahead bigint, p_jump bigint,
-    p_forgotten_after bigint, p_at bigint, p_number bigint, p_belief bigint
+    p_forgotten_after bigint, p_unbroken bigint, p_at bigint, p_number bigint, p_belief bigint, p_since bigint
 ) RETURNS TABLE (
     now bigint, what smallint, partition bigint, lease_id text, is_live boolean, name text, announcement bytea,
     numbers bigint[]
@@ -135,7 +135,8 @@ BEGIN
     ELSIF p_confirms THEN
         at := set_clock('confirmed', clock_us(p_at), NULL, NULL, p_jump, p_span);
     ELSIF p_belief IS NOT NULL AND EXISTS (SELECT 1 FROM partitions p WHERE p.lease_id = p_lease) THEN
-        is_witness := p_number = (SELECT h.clock_number FROM hub h WHERE h.only_one FOR NO KEY UPDATE);
+        is_witness := p_number = (SELECT h.clock_number FROM hub h WHERE h.only_one FOR NO KEY UPDATE)
+            AND p_belief - p_since >= p_unbroken;
         at := set_clock('renewed', clock_us(p_at), p_number, p_belief, p_jump, p_span);
     ELSE
         at := now_us(p_at);

@@ -44,7 +44,6 @@ hub(
 )
 hub("what has expired is never removed", "renew", "if is_witness:", "if False:")
 hub("what has expired is removed whoever asks", "renew", "if is_witness:", "if True:")
-hub("what has expired is removed by an outdated belief", "renew", " and believed.number == self._clock.number", "")
 hub(
     "what has expired is removed before the clock is asked",
     "renew",
@@ -56,6 +55,13 @@ hub(
 
 for _name, _method, _old, _new in (
     ("an outdated belief is heard", "renewed", "if belief.number == self.number:", "if True:"),
+    (
+        "what has expired by a time that leapt is removed",
+        "is_witnessed",
+        "belief.now - belief.since >= UNBROKEN_US",
+        "True",
+    ),
+    ("what has expired is removed by an outdated belief", "is_witnessed", "belief.number == self.number", "True"),
     ("a correction is never ended", "renewed", "if abs(belief.now - store) <= CLOCK_JUMP_US:", "if False:"),
     ("every difference is corrected", "renewed", "elif abs(belief.now - self.time(store)) > CLOCK_JUMP_US:", "else:"),
     ("corrections are not counted", "_corrected", "number=self.number + 1", "number=self.number"),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
 import click
 
-from durable.cli.options import Refused, existing, store_option
+from durable.cli.options import Refused, existing, json_option, store_option
 from durable.cli.reloading import serve_and_reload
+from durable.cli.texts import print_json, safe_lines
 from durable.cli.values import app_of, span
 from durable.worker import Worker
 
@@ -21,6 +22,16 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 PORT_DEFAULT: Final = 8765
+
+ROLES: Final = click.Choice(["viewer", "operator", "admin"])
+
+
+class SafeFormatter(logging.Formatter):
+    """Logs tell of users' texts too: what a terminal would obey in them is written as an escape."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as lines of text."""
+        return safe_lines(super().format(record))
 
 
 @click.command(short_help="Serve an app: run its orchestrations and activities.")
@@ -55,7 +66,9 @@ def worker(app: str, *, store: str, reloads: bool, log_level: str, **options: An
         serve_and_reload()
         return
     # What the code itself has configured stays: this adds a handler only where there is none.
-    logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter(LOG_FORMAT))
+    logging.basicConfig(level=log_level.upper(), handlers=[handler])
     made = make_worker(app, store, **options)
     asyncio.run(made.run())
 
@@ -94,22 +107,43 @@ def make_worker(
 
 
 @click.command(short_help="Serve the dashboard and its HTTP API.")
-@click.option("--host", default="127.0.0.1", help="The address to listen at. Default: 127.0.0.1.")
+@click.option("--host", default="127.0.0.1", help="The address to listen at. Default: 127.0.0.1, this machine only.")
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT_DEFAULT, help=f"Default: {PORT_DEFAULT}; 0: any.")
+@click.option("--tokens", metavar="FILE", help="Who may do what; needed for any address that others can reach.")
+@click.option(
+    "--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="A further name that it is reached by."
+)
+@click.option("--read-only", is_flag=True, help="Nothing can be changed.")
+@click.option(
+    "--payloads-for", "payload_role", type=ROLES, default="viewer", help="Who sees inputs and outputs. Default: viewer."
+)
+@click.option("--certificate", metavar="FILE", help="For HTTPS, in PEM.")
+@click.option("--certificate-key", metavar="FILE", help="Its key, where that is another file.")
+@click.option("--app", metavar="MODULE:APP", help="The app, so that names and versions are checked at a start.")
 @store_option
-def dashboard(store: str, *, host: str, port: int) -> None:
-    """Serve the dashboard of a store, and the HTTP API under it, until SIGINT or SIGTERM. It needs the extra `web`."""
-    serve = _serve_of_web()
-    serve(existing(store), host=host, port=port)
+@json_option
+def dashboard(*, store: str, payload_role: str, app: str | None, as_json: bool, **options: Any) -> None:
+    """Serve the dashboard of a store, and the HTTP API under it, until SIGINT or SIGTERM. It needs the extra `web`.
+
+    Without --tokens it listens on this machine only, and whoever is on this machine may do everything.
+
+    \b
+      durable dashboard --store sqlite:///orders.db
+      durable dashboard --host 0.0.0.0 --tokens tokens.json --allowed-host durable.example.org --certificate site.pem
+    """
+    web = _web()
+    options["payload_role"] = web.Role[payload_role.upper()]
+    options["app"] = None if app is None else app_of(app)
+    if as_json:
+        options["announce"] = lambda address: print_json({"address": address})
+    web.serve(existing(store), **options)
 
 
-def _serve_of_web() -> Callable[..., None]:
-    """Return `durable.web.serve`. It is looked for only now: what it needs is an extra of its own."""
+def _web() -> Any:
+    """Return the package `durable.web`. It is looked for only now: what it needs is an extra of its own."""
     try:
-        found = importlib.import_module("durable.web")
+        return importlib.import_module("durable.web")
     except ModuleNotFoundError as error:
         raise Refused(
             f"the dashboard needs '{error.name}', which is not installed: pip install 'durable-orchestration[web]'"
         ) from error
-    serve: Callable[..., None] = found.serve
-    return serve

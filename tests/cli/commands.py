@@ -12,7 +12,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from durable import App, OrchestrationContext, RetryPolicy, Worker
+from durable import ActivityFailedError, App, OrchestrationContext, RetryPolicy, Worker, when_all
 from durable.cli.program import program
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\u202eevil\u2028 [red]id[/red] \x9b31m\n"
@@ -48,6 +48,17 @@ async def odd(ctx: OrchestrationContext, text: str) -> None:
     ctx.set_custom_status(text)
     await ctx.wait_for_external_event(HOSTILE)
     raise RuntimeError(text)
+
+
+@app.orchestrator
+async def many(ctx: OrchestrationContext, count: int) -> None:
+    await when_all([ctx.call_activity(charge, f"A-{number}") for number in range(count)])
+    for order_id in ("B-1", "unlucky", "B-2"):
+        try:
+            await ctx.call_activity(charge, order_id)
+        except ActivityFailedError:
+            await ctx.call_sub_orchestrator(ship)
+        await ctx.create_timer(timedelta(0))
 
 
 def run(store: str | None, *arguments: str, input: str | None = None, **environment: str) -> Result:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from durable.cli import main
 from durable.cli.program import program
-from tests.cli.commands import done, run
+from tests.cli.commands import done, from_json, run
 
 DURABLE = str(Path(sys.executable).with_name("durable"))
 
@@ -63,6 +66,26 @@ def test_the_dashboard_is_another_extra(monkeypatch: pytest.MonkeyPatch) -> None
     result = run("sqlite:///none.db", "dashboard")
     assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
     assert "durable-orchestration[web]" in result.stderr
+
+
+def test_the_dashboard_is_served_as_the_options_say(filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: dict[str, Any] = {}
+
+    class Role(enum.Enum):
+        OPERATOR = 2
+
+    def serve(store: str, *, announce: Callable[[str], None], **options: Any) -> None:
+        served.update(options, store=store)
+        announce("http://127.0.0.1:1/")
+
+    module = types.ModuleType("durable.web")
+    module.__dict__.update(serve=serve, Role=Role)
+    monkeypatch.setitem(sys.modules, "durable.web", module)
+    result = from_json(filled, "dashboard", "--port", "0", "--read-only", "--payloads-for", "operator")
+    assert result == {"address": "http://127.0.0.1:1/"}
+    assert served["store"] == f"{filled}?mode=rw", "it shows what is there, and makes no store"
+    assert (served["port"], served["read_only"], served["payload_role"]) == (0, True, Role.OPERATOR)
+    assert (served["host"], served["tokens"], served["allowed_hosts"]) == ("127.0.0.1", None, ())
 
 
 def test_shells_can_complete_commands() -> None:

@@ -6,6 +6,7 @@ Method: the commands run in this process, on one store that holds each kind of i
 from __future__ import annotations
 
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 
 from durable import History
-from tests.cli.commands import HOSTILE, done, from_json, run
+from durable.cli.serving import SafeFormatter
+from tests.cli.commands import HOSTILE, done, from_json, run, worker_on
 
 LOOKS = [
     ["ls"],
@@ -67,6 +69,20 @@ def test_an_instance_is_shown_with_its_timeline_and_what_it_waits_for(filled: st
     assert re.search(r"\n\nwaits for\n  event 'approved', time limit in [23] d.*\n$", named)
 
 
+def test_of_many_rows_those_that_tell_something_stay_on_the_screen(store: str) -> None:
+    done(store, "start", "many", "120", "--id", "many-1")
+    with worker_on(store):
+        done(store, "watch", "many-1")
+    text = done(store, "show", "many-1")
+    assert re.search(r"^activity charge x 121 +█", text, re.MULTILINE)
+    assert re.search(r"^activity charge +.*✗ +2 tries, ", text, re.MULTILINE)
+    assert len(done(store, "show", "many-1", "--rows", "0").splitlines()) > 120
+    few = done(store, "show", "many-1", "--rows", "4")
+    assert re.search(r"^  … \d+ more \(--rows 0 draws all\)$", few, re.MULTILINE)
+    assert "2 tries" in few
+    assert len(from_json(store, "show", "many-1")["timeline"]["rows"]) > 120
+
+
 def test_a_failure_is_shown_with_its_attempts_and_its_stack(filled: str) -> None:
     text = done(filled, "show", "order-3")
     assert re.search(r"^activity charge +.*✗ +2 tries, ", text, re.MULTILINE)
@@ -107,6 +123,17 @@ def test_nothing_that_users_control_can_command_a_terminal(filled: str, argument
     assert all(character == "\n" or unicodedata.category(character) != "Cc" for character in left), repr(left)
     assert "\x1b]" not in coloured.output
     assert "\x1b[2J" not in coloured.output.replace("\\x1b[2J", "")
+
+
+def test_the_log_of_a_worker_cannot_either() -> None:
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError as error:
+        raised = (ValueError, error, error.__traceback__)
+    record = logging.LogRecord("durable.activity", logging.ERROR, "", 1, "instance '%s'", (HOSTILE,), raised)
+    text = SafeFormatter("%(message)s").format(record)
+    assert "Traceback" in text
+    assert all(character == "\n" or character.isprintable() for character in text)
 
 
 def test_json_is_ascii_and_complete(filled: str) -> None:

@@ -3,6 +3,7 @@
 program      the commands together; errors, exit codes, completion
 options      what commands have in common: the store, filters, --json
 values       what is written on the command line: inputs, times, spans, tags
+apps         the app that MODULE:APP names
 texts        what is shown: text that a terminal cannot mistake for a command, ages, tables, JSON
 drawing      the timeline of an instance, in columns of a terminal
 looking      ls, history

@@ -10,9 +10,9 @@ from typing import Any, Final
 import click
 
 from durable.app import App
+from durable.cli.apps import app_of
 from durable.cli.options import Exit, Refused, json_option, opened, opened_provider, store_option, waiting
 from durable.cli.texts import print_json, safe, safe_lines, span_text
-from durable.cli.values import app_of
 from durable.errors import DivergenceError, DurableError, StoredValueError, UnknownNameError
 from durable.history import History
 from durable.invariants import violations

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import click
 
+from durable.cli.apps import app_of
 from durable.cli.options import Refused, existing, json_option, store_option
 from durable.cli.reloading import serve_and_reload
 from durable.cli.texts import print_json, safe_lines
-from durable.cli.values import app_of, span
+from durable.cli.values import span
 from durable.worker import Worker
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -89,9 +90,10 @@ def make_worker(
     """Return the worker that the options describe."""
     if activities_only and orchestrations_only:
         raise click.UsageError("--activities-only and --orchestrations-only together leave nothing to do")
+    found = app_of(app)
     try:
         return Worker(
-            app_of(app),
+            found,
             store,
             name=name,
             queues=tuple(queues) or ("default",),

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from durable.app import App
+from durable.cli.apps import app_of
 from durable.cli.drawing import AN_EVENT, ASCII, ROWS_MAX, UNICODE, drawn_lines, waits
 from durable.cli.looking import note, without_activities
 from durable.cli.options import id_argument, json_option, opened, store_option, waiting
@@ -29,7 +30,6 @@ from durable.cli.texts import (
     status_text,
     value_text,
 )
-from durable.cli.values import app_of
 from durable.client import Handle
 from durable.errors import DurableError, FailureDetails
 from durable.json_values import json_value

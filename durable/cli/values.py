@@ -1,10 +1,8 @@
-"""What is written on the command line, as values: inputs, times, spans, tags, functions. What does not fit is a usage error."""
+"""What is written on the command line, as values: inputs, times, spans, tags. What does not fit is a usage error."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -13,8 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-
-from durable.app import App
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)\s*", re.IGNORECASE)
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
@@ -112,28 +108,3 @@ def _moment(text: str, direction: int, example: str) -> datetime:
         raise click.BadParameter(
             f"{shown(text)} is no time: write 2026-01-31T09:00, with +02:00 or Z for a zone, or {example}"
         ) from None
-
-
-def app_of(text: str) -> App:
-    """Return the app that `MODULE:NAME` names; without a name it is the module's `app`. The current folder comes first."""
-    module_name, _, name = text.partition(":")
-    if not module_name or module_name.endswith(".py") or "/" in module_name:
-        raise click.UsageError(f"an app is MODULE:NAME, such as orders.worker:app, not {shown(text)}")
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise click.UsageError(
-                f"there is no module {shown(module_name)} in {folder} or among what is installed"
-            ) from error
-        raise
-    for part in (name or "app").split("."):
-        found = getattr(found, part, None)
-    if not isinstance(found, App):
-        apps = sorted(key for key, item in vars(sys.modules[module_name]).items() if isinstance(item, App))
-        hint = f"; it has {', '.join(apps)}" if apps else ""
-        raise click.UsageError(f"module {shown(module_name)} has no App named {shown(name or 'app')}{hint}")
-    return found

@@ -66,6 +66,17 @@ def test_what_is_no_app_or_no_history_is_a_mistake_in_one_line(filled: str, tmp_
         assert expected in result.stderr
 
 
+def test_a_module_that_fails_shows_where(filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing_orders.py").write_text("import json\n\nrate = 1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = run(filled, "replay", "order-1", "failing_orders:app")
+    lines = result.stderr.splitlines()
+    assert result.exit_code == 1
+    assert lines[-1] == "durable: module 'failing_orders' cannot be imported: ZeroDivisionError: division by zero"
+    assert lines[1].endswith('failing_orders.py", line 3, in <module>')
+    assert not [line for line in lines if "durable/cli" in line or "importlib" in line]
+
+
 def test_the_doctor_finds_nothing_where_nothing_is_wrong(filled: str) -> None:
     text = done(filled, "doctor")
     assert text.startswith("instances: 1 RUNNING, 3 COMPLETED, 2 FAILED\n")

@@ -6,7 +6,7 @@ values       what is written on the command line: inputs, times, spans, tags
 apps         the app that MODULE:APP names
 texts        what is shown: text that a terminal cannot mistake for a command, ages, tables, JSON
 drawing      the timeline of an instance, in columns of a terminal
-looking      ls, history
+looking      ls, history, schedules
 showing      show, watch
 steering     start, raise, cancel, terminate, suspend, resume, rewind, restart, purge
 serving      worker, dashboard

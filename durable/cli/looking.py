@@ -1,4 +1,4 @@
-"""`ls` and `history`: which instances there are, and what one has on record."""
+"""`ls`, `history` and `schedules`: which instances and schedules there are, and what an instance has on record."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from durable.cli.texts import (
     print_table,
     safe,
     short,
+    span_text,
     status_text,
     value_text,
 )
@@ -43,6 +44,7 @@ from durable.events import HistoryEvent
 from durable.history import History, utc_datetime
 from durable.json_values import json_value
 from durable.model import OrchestrationState
+from durable.schedules.model import ScheduleState
 
 LISTED_MAX: Final = 100
 """Instances that `ls` shows unless more are asked for: a screen or two."""
@@ -246,3 +248,57 @@ _COLOURS: Final = (("Failed", "red"), ("Cancelled", "yellow"), ("Terminated", "r
 
 def _colour_of(event: HistoryEvent) -> str:
     return next((colour for word, colour in _COLOURS if type(event).__name__.endswith(word)), "")
+
+
+# ---- schedules
+
+
+@click.command(short_help="List schedules and their next times.")
+@store_option
+@json_option
+@waiting
+async def schedules(*, store: str, as_json: bool) -> None:
+    """List the schedules of a store: what they start, when, and what is next."""
+    async with opened(store) as client:
+        found = await client.schedules.list()
+    if as_json:
+        print_json(found)
+        return
+    now = datetime.now(UTC)
+    rows = [
+        [
+            Text(safe(one.id)),
+            Text(safe(one.target)),
+            Text(safe(_times_of(one))),
+            Text(age_text(one.next_times[0], now) if one.next_times else "-"),
+            Text(f"{one.started:,}"),
+            Text(_standing_of(one)),
+        ]
+        for one in found
+    ]
+    if rows:
+        titles = ("ID", "STARTS", "WHEN", "NEXT", "STARTED", "NOTE")
+        print_table(console(), titles, rows, shrinks=(5, 1, 0))
+    else:
+        click.echo("there are no schedules", err=True)
+
+
+def _times_of(schedule: ScheduleState) -> str:
+    if schedule.cron is not None:
+        return f"{schedule.cron} {schedule.timezone}"
+    if schedule.interval is not None:
+        return f"every {span_text(schedule.interval)}"
+    return moment_text(schedule.at)
+
+
+def _standing_of(schedule: ScheduleState) -> str:
+    """Return what is worth knowing of a schedule at a glance."""
+    told = (
+        (schedule.stall_reason is not None, f"stalled: {schedule.stall_reason}"),
+        (schedule.error is not None, f"failed: {schedule.error}"),
+        (schedule.is_finished, "finished"),
+        (schedule.is_paused, f"paused: {schedule.note}" if schedule.note else "paused"),
+        (schedule.running_count > 0, f"{schedule.running_count:,} running"),
+        (schedule.missed > 0, f"{schedule.missed:,} missed"),
+    )
+    return safe(short(", ".join(text for holds, text in told if holds), 200))

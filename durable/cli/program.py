@@ -111,6 +111,7 @@ for command in (
     showing.show,
     showing.watch,
     looking.history,
+    looking.schedules,
     steering.start,
     steering.raise_event,
     *steering.STEERING,

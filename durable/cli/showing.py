@@ -30,8 +30,10 @@ from durable.cli.texts import (
     status_text,
     value_text,
 )
-from durable.client import Handle
+from durable.client import Client, Handle
 from durable.errors import DurableError, FailureDetails
+from durable.jobs.model import JobNode
+from durable.jobs.wire import TREE
 from durable.json_values import json_value
 from durable.model import DroppedItem, OrchestrationState, OrchestrationStatus
 from durable.replaying import awaited
@@ -58,7 +60,7 @@ DROPPED_SHOWN_MAX: Final = 10
 class Look:
     """An instance as it was at one moment. `drawn` is None where `unreadable` says why there is none.
 
-    `events`: those that its code waits for, where that was asked.
+    `events`: those that its code waits for, where that was asked. `jobs`: of a job tree, its root.
     """
 
     state: OrchestrationState
@@ -66,21 +68,25 @@ class Look:
     dropped: list[DroppedItem]
     unreadable: str = ""
     events: tuple[str, ...] = ()
+    jobs: JobNode | None = None
 
 
-async def look_at(handle: Handle[Any], app: App | None = None) -> Look:
+async def look_at(client: Client, instance_id: str, app: App | None = None) -> Look:
     """Read all that `show` shows; with its app, also what only the code knows. What is damaged does not hide the rest."""
+    handle = client.get(instance_id)
     state = await handle.state()
-    drawn, unreadable = None, ""
+    drawn, unreadable, jobs = None, "", None
     events: tuple[str, ...] = ()
     try:
         history = await handle.history()
         drawn = timeline(history)
         if app is not None and not state.status.is_finished and drawn.outcome is None:
             events = tuple(name for name in awaited(app, history) if name.startswith(EVENT_TASK))
+        if state.name == TREE:
+            jobs = await client.get_job(instance_id).tree()
     except DurableError as error:
         unreadable = str(error)
-    return Look(state, drawn, await handle.dropped(), unreadable, events)
+    return Look(state, drawn, await handle.dropped(), unreadable, events, jobs)
 
 
 @click.command(short_help="Draw what an instance has done, and what it waits for.")
@@ -99,7 +105,7 @@ async def show(instance_id: str, *, rows_max: int, app: str | None, store: str, 
     what goes on. Times are those of the history: when something was asked for, and when its outcome was recorded.
     """
     async with opened(store) as client:
-        look = await look_at(client.get(instance_id), None if app is None else app_of(app))
+        look = await look_at(client, instance_id, None if app is None else app_of(app))
     if as_json:
         print_json(_look_json(look))
         return
@@ -116,6 +122,8 @@ def _look_json(look: Look) -> dict[str, Any]:
     shown["dropped"] = json_value(look.dropped)
     if look.unreadable:
         shown["unreadable"] = look.unreadable
+    if look.jobs is not None:  # a flat list: a tree may be deeper than whatever reads it
+        shown["jobs"] = [json_value(dataclasses.replace(job, children=())) for job in look.jobs.walk()]
     return shown
 
 
@@ -129,6 +137,9 @@ def look_lines(look: Look, now: datetime, screen: Console, rows_max: int) -> Ite
         yield Text()
         signs = ASCII if is_plain_ascii(screen) else UNICODE
         yield from drawn_lines(look.drawn, now, columns, rows_max=rows_max, signs=signs)
+    if look.jobs is not None:
+        yield Text()
+        yield from (Text(safe(line)) for line in str(look.jobs).split("\n"))
     if look.unreadable:
         yield Text()
         yield Text(f"no timeline: {safe(look.unreadable)}", "red")
@@ -239,7 +250,7 @@ async def watch(instance_id: str, *, store: str, as_json: bool) -> None:
     async with opened(store) as client:
         screen = console()
         if screen.is_terminal and not as_json:
-            await _watch_on(screen, client.get(instance_id))
+            await _watch_on(screen, client, instance_id)
             return
         async with contextlib.aclosing(client.get(instance_id).watch()) as states:
             async for state in states:
@@ -249,16 +260,16 @@ async def watch(instance_id: str, *, store: str, as_json: bool) -> None:
                     click.echo(f"{moment_text(datetime.now(UTC))}  {state.status}  {note(state)}".rstrip())
 
 
-async def _watch_on(screen: Console, handle: Handle[Any]) -> None:
-    look = await look_at(handle)
+async def _watch_on(screen: Console, client: Client, instance_id: str) -> None:
+    look = await look_at(client, instance_id)
     with Live(console=screen, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
         while True:
             lines = look_lines(look, datetime.now(UTC), screen, WATCHED_ROWS_MAX)
             live.update(Group(*(line for line in lines)), refresh=True)
             if look.state.status.is_finished:
                 break
-            await _change_of(handle)
-            look = await look_at(handle)
+            await _change_of(client.get(instance_id))
+            look = await look_at(client, instance_id)
     for line in look_lines(look, datetime.now(UTC), screen, ROWS_MAX):
         screen.print(line, soft_wrap=True)
 

@@ -5,6 +5,7 @@ Method: the commands run in this process, on one store that holds each kind of i
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -15,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from durable import History
+from durable import Client, History
 from durable.cli.serving import SafeFormatter
-from tests.cli.commands import HOSTILE, done, from_json, run, worker_on
+from durable.jobs import Job
+from tests.cli.commands import HOSTILE, app, charge, done, from_json, run, ship, worker_on
 
 LOOKS = [
     ["ls"],
@@ -104,6 +106,26 @@ def test_a_history_is_printed_exported_and_read_back(filled: str, tmp_path: Path
     refused = run(filled, "history", "order-2", "--export", str(file))
     assert refused.exit_code == 1
     assert "--force" in refused.stderr
+
+
+def test_job_trees_and_schedules_are_shown(store: str) -> None:
+    async def make() -> None:
+        async with Client(store, app) as client:
+            tree = Job(charge, "A-1").then(Job(charge, "A-2", description=f"second {HOSTILE}"))
+            await client.schedule(tree, instance_id="tree-1")
+            await client.schedules.create("nightly", ship, cron="0 3 * * *", timezone="Europe/Berlin")
+
+    asyncio.run(make())
+    with worker_on(store):
+        done(store, "watch", "tree-1")
+    text = done(store, "show", "tree-1")
+    assert '\n\ncharge DONE\n└─ charge DONE "second \\x1b]0;owned' in text
+    jobs = from_json(store, "show", "tree-1")["jobs"]
+    assert [(job["id"], job["status"], job["parent_id"]) for job in jobs] == [("0", "DONE", None), ("1", "DONE", "0")]
+    lines = done(store, "schedules").splitlines()
+    assert lines[0].split() == ["ID", "STARTS", "WHEN", "NEXT", "STARTED", "NOTE"]
+    assert lines[1].startswith("nightly  ship    0 3 * * * Europe/Berlin  in ")
+    assert from_json(store, "schedules")[0]["cron"] == "0 3 * * *"
 
 
 def test_what_is_watched_is_told_until_it_ends(filled: str) -> None:

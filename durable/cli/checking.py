@@ -15,7 +15,7 @@ from durable.cli.options import Exit, Refused, json_option, opened, opened_provi
 from durable.cli.texts import print_json, safe, safe_lines, span_text
 from durable.errors import DivergenceError, DurableError, StoredValueError, UnknownNameError
 from durable.history import History
-from durable.invariants import violations
+from durable.invariants import Moment, violations
 from durable.model import OrchestrationStatus
 from durable.replaying import replay as replay_history
 
@@ -103,18 +103,20 @@ def _tell(source: str, history: History, error: DurableError | None) -> None:
 
 
 @click.command(short_help="Check a store, and say what is wrong with it.")
+@click.option("--still", "is_still", is_flag=True, help="No worker runs: compare instances with each other, too.")
 @store_option
 @json_option
 @waiting
-async def doctor(*, store: str, as_json: bool) -> None:
+async def doctor(*, is_still: bool, store: str, as_json: bool) -> None:
     """Read a whole store and check it: checksums, the order of events, what rows and histories say of each other, parents and
     children, what nothing waits for. Each finding names the promise that is broken (I1 to I14). Instances that stall are
     listed, but break no promise.
 
-    Workers may go on meanwhile. All histories are read into memory, so that a very large store takes time and space.
+    Workers may go on meanwhile, unless --still says that none does. All histories are read into memory, so that a very large
+    store takes time and space.
     """
     async with opened_provider(store) as provider:
-        found = await violations(provider)
+        found = await violations(provider, moment=Moment.STILL if is_still else Moment.RUNNING)
     async with opened(store) as client:
         counts = {status.value: await client.count(status=status) for status in OrchestrationStatus}
         stalled = [

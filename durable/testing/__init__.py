@@ -2,8 +2,8 @@
 (`replay`); of storage engines, see `durable.testing.conformance`.
 """
 
+from durable.replaying import replay, replay_prefixes
 from durable.testing.environment import Environment
-from durable.testing.replaying import replay, replay_prefixes
 from durable.testing.simulating import Simulation, SimulationFailedError, simulate
 from durable.testing.simulation.loop import NothingLeftToDoError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -10,14 +9,13 @@ from durable.app import App
 from durable.client.purging import rows_of
 from durable.client.running import RunningActivities
 from durable.client.states import open_activities, state_of
-from durable.engine.tasks import Task
 from durable.errors import DurableError
 from durable.events import ORCHESTRATION
 from durable.history import read_history
 from durable.model import ActivityState, OrchestrationState
 from durable.payloads import Sealer
 from durable.provider import InstanceFilter, InstanceRow, Provider, Status
-from durable.testing.replaying import replayed
+from durable.replaying import awaited
 
 T = TypeVar("T")
 
@@ -81,19 +79,6 @@ def _of_activity(activity: ActivityState) -> str:
 async def _awaited(provider: Provider, app: App, row: InstanceRow) -> list[str]:
     """Return what the code of an orchestration waits for, but for activities."""
     try:
-        history = await read_history(provider, row.key, row.run_id)
-        with replayed(app, history) as execution:
-            waits = [found for task in asyncio.all_tasks(execution.loop) for found in _awaited_by(task)]
-            return sorted({found.name for found in waits if found.task_id not in execution.open_activities})
+        return awaited(app, await read_history(provider, row.key, row.run_id))
     except DurableError:
         return []  # its code and its history are apart, and its status says so
-
-
-def _awaited_by(awaiting: object) -> Iterator[Task[Any]]:
-    """Yield the durable tasks that a task of asyncio, or a future that gathers several, waits for."""
-    waiters = [getattr(awaiting, "_fut_waiter", None), *getattr(awaiting, "_children", ())]
-    for waiter in waiters:
-        if isinstance(waiter, Task):
-            yield waiter
-        elif waiter is not None:
-            yield from _awaited_by(waiter)

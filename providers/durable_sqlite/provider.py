@@ -387,7 +387,7 @@ def _prepare_file(path: str, *, may_create: bool) -> None:
     if os.path.exists(path):
         return
     if not may_create:
-        raise StoreError(f"'{path}' does not exist, and mode=rw asks not to create it: check the path, or drop mode=rw")
+        raise StoreError(f"'{path}' does not exist, and is not to be created (mode=rw): check the path")
     try:
         # Never an open of a file that is there: closing it would take away the locks that SQLite holds in this process.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))

@@ -1,4 +1,4 @@
-"""Directs the demo: `python -m samples.demo [FOLDER ...] [--keep]`. Exit code 0 only if the totals are proved right."""
+"""Directs the demo: `python -m samples.demo [FOLDER ...] [--remove]`. Exit code 0 only if the totals are proved right."""
 
 import argparse
 import asyncio
@@ -18,9 +18,10 @@ from durable import Client, DurableError
 from samples.demo import files
 from samples.demo.indexing import Report, index_everything
 from samples.demo.run_log import RunLog
-from samples.demo.screen import Screen, print_mismatch, print_report
+from samples.demo.screen import Screen, print_mismatch, print_report, print_where_to_look
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+INSTANCE_ID = "demo"
 PLAY_SECONDS_MAX = 55.0
 POLL_SECONDS = 0.01
 
@@ -58,11 +59,11 @@ async def follow(process: subprocess.Popen[bytes], log: RunLog, screen: Screen, 
 
 async def play(roots: list[str], activities: int, home: Path, screen: Screen) -> tuple[Report, RunLog, str]:
     """Run the orchestration, kill its worker half-way, start another; return the report and how the recovery went."""
-    store = f"sqlite:///{home / 'demo.db'}"
+    store = store_in(home)
     log = RunLog(home / "runs.log")
     half = max(1, activities // 2)
     async with asyncio.timeout(PLAY_SECONDS_MAX), Client(store) as client:
-        handle = await client.start(index_everything, roots)
+        handle = await client.start(index_everything, roots, instance_id=INSTANCE_ID)
         with worker_process(store, log.environment(hold_at=half)) as process:
             screen.say(f"Worker process {process.pid} started.")
             await follow(process, log, screen, until=lambda: log.runs.total() >= half)
@@ -70,6 +71,8 @@ async def play(roots: list[str], activities: int, home: Path, screen: Screen) ->
             process.kill()
             if process.wait() != -signal.SIGKILL:
                 raise WorkerDiedError(f"worker process {process.pid} had ended before the kill: {process.returncode}")
+        # Nothing in the program waits for this event: it is there for whoever looks at the history later.
+        await handle.raise_event(f"worker {process.pid} killed")
         started = time.monotonic()
         with worker_process(store, log.environment(hold_at=None)) as process:
             screen.say(f"Worker process {process.pid} started on the same file.")
@@ -78,6 +81,10 @@ async def play(roots: list[str], activities: int, home: Path, screen: Screen) ->
             log.read_on()
             report = await result
     return report, log, describe_recovery(started, log, process.pid)
+
+
+def store_in(home: Path) -> str:
+    return f"sqlite:///{home / 'demo.db'}"
 
 
 def describe_recovery(started: float, log: RunLog, process: int) -> str:
@@ -95,7 +102,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "folders", nargs="*", metavar="FOLDER", help="what to index (this repository and Python's library)"
     )
-    parser.add_argument("--keep", action="store_true", help="keep the store and the log of runs")
+    parser.add_argument("--remove", action="store_true", help="remove the store and the log of runs at the end")
     return parser.parse_args()
 
 
@@ -116,7 +123,8 @@ def main() -> int:
     activities = 1 + len(folders) + count  # the list of folders, a list of files for each, and each file
     screen = Screen(sys.stdout, activities)
     screen.say(f"Indexing {count:,} text files in {len(folders):,} folders below {' and '.join(roots)}.")
-    screen.say(f"Store: {home / 'demo.db'}, {'kept' if options.keep else 'removed'} at the end.")
+    screen.say(f"Store: {home / 'demo.db'}, {'removed' if options.remove else 'kept'} at the end.")
+    is_kept = not options.remove
     try:
         report, log, recovery = asyncio.run(play(roots, activities, home, screen))
         expected = files.count_everything(roots)
@@ -124,16 +132,19 @@ def main() -> int:
         screen.say(f"The demo failed: {type(error).__name__}: {error}")
         return 1
     except KeyboardInterrupt:
+        is_kept = False
         screen.say("Interrupted.")
         return 130
     finally:
-        if not options.keep:
+        if not is_kept:
             shutil.rmtree(home, ignore_errors=True)
     print_report(report, recovery, log.runs, screen)
     if report.total != expected or len(log.runs) != activities:
         print_mismatch(report.total, expected, activities, len(log.runs), files.changed_since(roots, began))
         return 1
     print(f"Proof: counted again without the framework, all totals are the same. {time.time() - began:.1f} s in all.")
+    if is_kept:
+        print_where_to_look(INSTANCE_ID, store_in(home), home)
     return 0
 
 

@@ -1,6 +1,9 @@
 """What the demo prints: a bar on a terminal, plain lines in a pipe, and the report."""
 
+import shlex
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import TextIO
 
 from samples.demo.files import Counts
@@ -64,3 +67,14 @@ def print_mismatch(total: Counts, expected: Counts, activities: int, ran: int, c
         print("  These files were changed while the demo ran, so that the two counts may rightly differ:")
         for path in changed[:10]:
             print(f"    {path}")
+
+
+def print_where_to_look(instance_id: str, store: str, home: Path) -> None:
+    """Say how the store can be looked at: what has happened is in it, the kill included."""
+    durable = Path(sys.executable).with_name("durable")
+    shown = str(durable.relative_to(Path.cwd())) if durable.is_relative_to(Path.cwd()) else str(durable)
+    command, option = shlex.quote(shown), f"--store {shlex.quote(store)}"
+    print("\nWhat happened is in the store; the kill is an event in the timeline. Look at it:")
+    print(f"  {command} show {instance_id} {option}")
+    print(f"  {command} dashboard {option}")
+    print(f"and when you have seen enough: rm -r {shlex.quote(str(home))}")

@@ -19,7 +19,10 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("faces", frozenset({"durable.cli", "durable.web"})),
     ("what the faces show", frozenset({"durable.json_values", "durable.timeline"})),
     ("features", frozenset({"durable.jobs", "durable.schedules", "durable.entities"})),
-    ("client and worker", frozenset({"durable.client", "durable.worker", "durable.testing"})),
+    (
+        "client and worker",
+        frozenset({"durable.client", "durable.invariants", "durable.replaying", "durable.testing", "durable.worker"}),
+    ),
     ("context", frozenset({"durable.context", "durable.orchestrations"})),
     (
         "contract, encoding, registry",
@@ -121,11 +124,18 @@ DRIVERS = {
 THIRD_PARTY_OF_THE_CORE = frozenset(
     {"aiosqlite", "cronsim", "msgpack", "pydantic", "pydantic_core", "typing_extensions"}
 )
+# The command line needs the extra `cli`.
+THIRD_PARTY_OF_CLI = THIRD_PARTY_OF_THE_CORE | {"click", "rich", "watchfiles"}
 # The conformance suite is for authors of storage engines, who have the `testing` extra.
 THIRD_PARTY_OF_TESTING = THIRD_PARTY_OF_THE_CORE | {"hypothesis", "pytest"}
 
+THIRD_PARTY_OF = {"cli": THIRD_PARTY_OF_CLI, "testing": THIRD_PARTY_OF_TESTING}
+
 # Imports inside a function, with the reason for each: (module, function, imported).
 LAZY_IMPORTS: dict[tuple[str, str, str], str] = {
+    ("durable.cli", "main", "durable.cli.program"): (
+        "brings the libraries of the extra `cli`: where they are missing, that is said in one line"
+    ),
     ("durable.payloads.fitting", "validation", "durable.payloads.validation"): (
         "brings pydantic, which takes longer to import than all the rest together; many values never need it"
     ),
@@ -228,7 +238,8 @@ def test_nothing_but_testing_imports_testing() -> None:
 def test_the_core_needs_its_declared_dependencies_and_no_others() -> None:
     breaches = []
     for item in imports_of(core_modules()):
-        allowed = THIRD_PARTY_OF_TESTING if item.importer.startswith("durable.testing") else THIRD_PARTY_OF_THE_CORE
+        places = ((f"durable.{place}", allowed) for place, allowed in THIRD_PARTY_OF.items())
+        allowed = next((known for place, known in places if item.importer.startswith(place)), THIRD_PARTY_OF_THE_CORE)
         name = top(item.imported)
         if name != "durable" and name not in sys.stdlib_module_names and name not in allowed:
             breaches.append(item)

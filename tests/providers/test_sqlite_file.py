@@ -179,7 +179,7 @@ def test_the_versions_with_the_fix_are_known(version: tuple[int, int, int], expe
 
 
 async def test_a_missing_file_is_not_created_where_that_is_not_wanted(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"store\.db' does not exist, and mode=rw"):
+    with pytest.raises(StoreError, match=r"store\.db' does not exist, and is not to be created \(mode=rw"):
         await _open(f"sqlite:///{tmp_path}/store.db?mode=rw")
     assert not list(tmp_path.iterdir())
     await _open(f"sqlite:///{tmp_path}/store.db")

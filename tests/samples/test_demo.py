@@ -1,4 +1,4 @@
-"""The demo survives its own kill, proves its totals, fails loudly when they are wrong, and leaves nothing behind.
+"""The demo survives its own kill, proves its totals, fails loudly when they are wrong, and shows what has happened.
 
 Method: run it as `make demo` does, in a process of its own, on a small folder.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def is_alive(process: int) -> bool:
 
 
 def test_the_demo_recovers_from_its_kill_and_proves_the_totals(library: Path) -> None:
-    output, errors = start_demo(library).communicate(timeout=90)
+    output, errors = start_demo(library, "--remove").communicate(timeout=90)
     killed, second = worker_processes(output)
     assert f"SIGKILL for worker process {killed}." in output
     assert f"Report: {FOLDERS * FILES_IN_EACH} files in {FOLDERS} folders" in output
@@ -74,10 +75,16 @@ def test_the_demo_recovers_from_its_kill_and_proves_the_totals(library: Path) ->
     assert not list(library.parent.glob("durable-demo-*"))
 
 
-def test_the_demo_keeps_its_store_when_asked(library: Path) -> None:
-    output, _ = start_demo(library, "--keep").communicate(timeout=90)
-    assert "kept at the end" in output
+def test_the_demo_ends_by_telling_how_to_look_at_what_happened_the_kill_included(library: Path) -> None:
+    output, _ = start_demo(library).communicate(timeout=90)
     assert [path.name for path in library.parent.glob("durable-demo-*/demo.db")] == ["demo.db"]
+    (show,) = re.findall(r"^  (\S+durable show demo --store \S+)$", output, re.MULTILINE)
+    assert re.search(r"^  \S+durable dashboard --store \S+$", output, re.MULTILINE)
+    shown = subprocess.run(shlex.split(show), cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    killed, _ = worker_processes(output)
+    assert "COMPLETED" in shown
+    assert re.search(rf"^event worker {killed} killed +◆$", shown, re.MULTILINE)
+    assert shown.count("child index_folder") == FOLDERS
 
 
 def test_the_demo_fails_when_the_totals_differ(library: Path) -> None:

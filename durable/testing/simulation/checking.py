@@ -8,9 +8,7 @@ from durable import events as ev
 from durable.app import App
 from durable.errors import DurableError, HistoryDamagedError
 from durable.history import Generation, History
-from durable.messages import decode_arrivals
-from durable.provider import Delivery, InstanceRow, Message, Provider, Status, Verdict
-from durable.testing.invariants import (
+from durable.invariants import (
     Accepted,
     Answers,
     Moment,
@@ -23,7 +21,9 @@ from durable.testing.invariants import (
     violations_of_order,
     violations_of_waiting,
 )
-from durable.testing.replaying import replay
+from durable.messages import decode_arrivals
+from durable.provider import Delivery, InstanceRow, Message, Provider, Status, Verdict
+from durable.replaying import replay
 
 
 async def broken_promises(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from durable.app import App
 from durable.client import Client
-from durable.testing.invariants import Moment
+from durable.invariants import Moment
 from durable.testing.simulation.bounds import left_open, open_handles
 from durable.testing.simulation.checking import broken_promises
 from durable.testing.simulation.faults import Schedule

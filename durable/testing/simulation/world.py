@@ -20,10 +20,10 @@ from durable.activity_context import running_activity
 from durable.app import DEFAULT_QUEUE, ActivityDefinition, App
 from durable.client import Client
 from durable.errors import LeaseLostError, StoreError, StoreUnavailableError
+from durable.invariants import Accepted, Answers
 from durable.ports import Ports
 from durable.provider import Provider, TaskAddress, Wakeup
 from durable.stores import connect
-from durable.testing.invariants import Accepted, Answers
 from durable.testing.simulation.bounds import kept_in_memory, left_of
 from durable.testing.simulation.checking import note_answers, note_rows
 from durable.testing.simulation.faults import Fault, FaultKind, Schedule

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from durable import events as ev
 from durable.events import HistoryEvent
+from durable.invariants.runs import StoredRun, decoded, named
 from durable.provider import InstanceRow, RecordRow, Status
 from durable.records import Record, first_checksum, next_checksum
-from durable.testing.invariants.runs import StoredRun, decoded, named
 from durable.worker.live import OwnerState
 
 ENDS: Final[Mapping[type[HistoryEvent], Status]] = {

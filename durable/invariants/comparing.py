@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from durable import events as ev
 from durable.events import ORCHESTRATION, HistoryEvent, InstanceKey
+from durable.invariants.runs import Answers, Moment, StoredRun, named
 from durable.provider import Status
-from durable.testing.invariants.runs import Answers, Moment, StoredRun, named
 
 
 def violations_among(runs: Sequence[StoredRun], moment: Moment = Moment.RUNNING) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Final
 from durable import events as ev
 from durable.errors import HistoryDamagedError
 from durable.events import ORCHESTRATION, EventRaised, InstanceKey
+from durable.invariants.runs import Moment, StoredRun, decoded, named
 from durable.messages import decode_arrivals
 from durable.provider import (
     PARTITIONS,
@@ -26,7 +27,6 @@ from durable.provider import (
     TaskAddress,
     Verdict,
 )
-from durable.testing.invariants.runs import Moment, StoredRun, decoded, named
 from durable.worker.live import OwnerState
 
 LIMIT: Final = 1_000_000

@@ -23,17 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from durable.provider import Provider
-from durable.testing.invariants.comparing import violations_among, violations_between, violations_of_answers
-from durable.testing.invariants.runs import Answers, Moment, StoredRun, read_runs
-from durable.testing.invariants.stories import violations_in
-from durable.testing.invariants.waiting import (
+from durable.invariants.comparing import violations_among, violations_between, violations_of_answers
+from durable.invariants.runs import Answers, Moment, StoredRun, read_runs
+from durable.invariants.stories import violations_in
+from durable.invariants.waiting import (
     Accepted,
     Waiting,
     read_waiting,
     violations_of_order,
     violations_of_waiting,
 )
+from durable.provider import Provider
 
 __all__ = [
     "Accepted",

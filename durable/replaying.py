@@ -7,12 +7,15 @@ every point of a history, is the rest asked for again, byte for byte?
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from durable import events as ev
 from durable.app import App
 from durable.engine.execution import Execution
+from durable.engine.tasks import Task
 from durable.errors import DivergenceError
 from durable.events import HistoryEvent
 from durable.history import History
@@ -43,6 +46,26 @@ def replayed(app: App, history: History, *, strict: bool = True) -> Iterator[Exe
         yield execution
     finally:
         execution.close()
+
+
+def awaited(app: App, history: History) -> list[str]:
+    """Return in words what an unfinished orchestration waits for, as its code says; its activities left out.
+
+    So the names of external events are known, which no history holds before they come. Raises what `replay` raises.
+    """
+    with replayed(app, history, strict=False) as execution:
+        waits = [found for task in asyncio.all_tasks(execution.loop) for found in _awaited_by(task)]
+        return sorted({found.name for found in waits if found.task_id not in execution.open_activities})
+
+
+def _awaited_by(awaiting: object) -> Iterator[Task[Any]]:
+    """Yield the durable tasks that a task of asyncio, or a future that gathers several, waits for."""
+    waiters = [getattr(awaiting, "_fut_waiter", None), *getattr(awaiting, "_children", ())]
+    for waiter in waiters:
+        if isinstance(waiter, Task):
+            yield waiter
+        elif waiter is not None:
+            yield from _awaited_by(waiter)
 
 
 def replay_prefixes(app: App, history: History, prefixes: Iterable[int] | None = None) -> int:

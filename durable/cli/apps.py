@@ -1,0 +1,61 @@
+"""The app that a command is given as MODULE:NAME: users' code, which may fail while it is imported."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from types import ModuleType
+from typing import Any, Final
+
+import click
+
+from durable.app import App
+from durable.cli.options import Refused
+from durable.cli.texts import safe_lines
+from durable.cli.values import shown
+
+_NOT_THE_USERS: Final = frozenset(
+    {__file__, importlib.__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
+)
+"""Files whose frames come before those of a module that is being imported."""
+
+
+def app_of(text: str) -> App:
+    """Return the app that `MODULE:NAME` names; without a name it is the module's `app`. The current folder comes first."""
+    module_name, _, name = text.partition(":")
+    if not module_name or module_name.endswith(".py") or "/" in module_name:
+        raise click.UsageError(f"an app is MODULE:NAME, such as orders.worker:app, not {shown(text)}")
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    found: Any = _imported(module_name, folder)
+    for part in (name or "app").split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, App):
+        apps = sorted(key for key, item in vars(sys.modules[module_name]).items() if isinstance(item, App))
+        hint = f"; it has {', '.join(apps)}" if apps else ""
+        raise click.UsageError(f"module {shown(module_name)} has no App named {shown(name or 'app')}{hint}")
+    return found
+
+
+def _imported(name: str, folder: str) -> ModuleType:
+    """Import a user's module. What goes wrong in it is shown as Python would, from the user's code on, and told in one line."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        if (
+            isinstance(error, ModuleNotFoundError)
+            and error.name is not None
+            and f"{name}.".startswith(f"{error.name}.")
+        ):
+            raise click.UsageError(
+                f"there is no module {shown(name)} in {folder} or among what is installed"
+            ) from error
+        trace = error.__traceback__
+        while trace is not None and (trace.tb_frame.f_code.co_filename in _NOT_THE_USERS):
+            trace = trace.tb_next
+        lines = traceback.format_exception(type(error), error, trace)
+        click.echo(safe_lines("".join(lines).rstrip()), err=True)
+        raise Refused(f"module {shown(name)} cannot be imported: {type(error).__name__}: {error}") from error

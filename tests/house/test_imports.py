@@ -135,6 +135,10 @@ LAZY_IMPORTS: dict[tuple[str, str, str], str] = {
 }
 
 
+# The web is an extra, and brings its own.
+THIRD_PARTY_OF_THE_WEB = THIRD_PARTY_OF_THE_CORE | {"starlette", "uvicorn"}
+
+
 def layer_of(module: str) -> int | None:
     """The position of a module's layer in LAYERS, or None."""
     for position, (_, members) in enumerate(LAYERS):
@@ -228,7 +232,9 @@ def test_nothing_but_testing_imports_testing() -> None:
 def test_the_core_needs_its_declared_dependencies_and_no_others() -> None:
     breaches = []
     for item in imports_of(core_modules()):
-        allowed = THIRD_PARTY_OF_TESTING if item.importer.startswith("durable.testing") else THIRD_PARTY_OF_THE_CORE
+        allowed = THIRD_PARTY_OF_THE_CORE
+        for package, more in (("durable.testing", THIRD_PARTY_OF_TESTING), ("durable.web", THIRD_PARTY_OF_THE_WEB)):
+            allowed |= more if item.importer.startswith(package) else frozenset()
         name = top(item.imported)
         if name != "durable" and name not in sys.stdlib_module_names and name not in allowed:
             breaches.append(item)

@@ -126,10 +126,12 @@ THIRD_PARTY_OF_THE_CORE = frozenset(
 )
 # The command line needs the extra `cli`.
 THIRD_PARTY_OF_CLI = THIRD_PARTY_OF_THE_CORE | {"click", "rich", "watchfiles"}
+# The HTTP API and the dashboard need the extra `web`.
+THIRD_PARTY_OF_THE_WEB = THIRD_PARTY_OF_THE_CORE | {"starlette", "uvicorn"}
 # The conformance suite is for authors of storage engines, who have the `testing` extra.
 THIRD_PARTY_OF_TESTING = THIRD_PARTY_OF_THE_CORE | {"hypothesis", "pytest"}
 
-THIRD_PARTY_OF = {"cli": THIRD_PARTY_OF_CLI, "testing": THIRD_PARTY_OF_TESTING}
+THIRD_PARTY_OF = {"cli": THIRD_PARTY_OF_CLI, "testing": THIRD_PARTY_OF_TESTING, "web": THIRD_PARTY_OF_THE_WEB}
 
 # Imports inside a function, with the reason for each: (module, function, imported).
 LAZY_IMPORTS: dict[tuple[str, str, str], str] = {

@@ -55,6 +55,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.carried",
                 "durable.differences",
                 "durable.events",
+                "durable.exchanges",
                 "durable.outgoing",
                 "durable.prefixes",
                 "durable.records",

@@ -47,6 +47,7 @@ from durable.errors import (
     EntityOperationFailedError,
     EventDataError,
     FailureDetails,
+    HandlerFailedError,
     HistoryDamagedError,
     InstanceAlreadyExistsError,
     InstanceFinishedError,
@@ -60,12 +61,14 @@ from durable.errors import (
     OrchestrationCancelledError,
     OrchestrationFailedError,
     OrchestrationTerminatedError,
+    QueryFailedError,
     StoreError,
     StoreUnavailableError,
     SubOrchestrationFailedError,
     TaskFailedError,
     TurnBudgetExceededError,
     UnknownNameError,
+    UpdateFailedError,
     UpdateRejectedError,
     WorkerLostError,
 )
@@ -94,6 +97,7 @@ from durable.events import (
     TimerCreated,
     TimerFired,
 )
+from durable.exchanges import UpdateCompleted, UpdateFailed, UpdateReceived
 from durable.history import History
 from durable.jobs import JobFailed
 from durable.jobs import register as _register_jobs
@@ -150,6 +154,7 @@ __all__ = [
     "EventSent",
     "FailureDetails",
     "Handle",
+    "HandlerFailedError",
     "History",
     "HistoryDamagedError",
     "HistoryEvent",
@@ -182,6 +187,7 @@ __all__ = [
     "OrchestrationTerminatedError",
     "OverlapPolicy",
     "PayloadError",
+    "QueryFailedError",
     "RetryPolicy",
     "ReusePolicy",
     "StoreError",
@@ -200,6 +206,10 @@ __all__ = [
     "TimerFired",
     "TurnBudgetExceededError",
     "UnknownNameError",
+    "UpdateCompleted",
+    "UpdateFailed",
+    "UpdateFailedError",
+    "UpdateReceived",
     "UpdateRejectedError",
     "Worker",
     "WorkerLostError",

@@ -80,7 +80,7 @@ class DuplicateNameError(DurableError, ValueError):
 
 
 class UnknownNameError(DurableError, LookupError):
-    """No activity or orchestrator of that name and version is registered with this app."""
+    """No activity or orchestrator of that name and version is registered with this app; or no such query is there."""
 
 
 class InvalidInputError(DurableError, ValueError):
@@ -198,7 +198,27 @@ class OrchestrationTerminatedError(DurableError):
 
 
 class UpdateRejectedError(DurableError):
-    """An update's validator refused it; the text is the validator's message."""
+    """An update's validator refused it; the text is the validator's message. Or there is no handler that it fits."""
+
+
+class HandlerFailedError(DurableError):
+    """The handler of a query or an update raised. `details` describe that exception."""
+
+    def __init__(self, what: str, details: FailureDetails) -> None:
+        self.what = what
+        self.details = details
+        super().__init__(what, details)
+
+    def __str__(self) -> str:
+        return f"{self.what} failed: {self.details}"
+
+
+class UpdateFailedError(HandlerFailedError):
+    """The handler of an update raised, or had not finished when the orchestration ended. The update was accepted."""
+
+
+class QueryFailedError(HandlerFailedError):
+    """The handler of a query raised, or did more than look. It leaves no trace."""
 
 
 # ---- the store and its records

@@ -12,7 +12,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Hashable
 
-from durable.provider import InstanceRow, StoredMessage, Wakeup
+from durable.provider import InstanceRow, Memo, StoredMessage, Wakeup
 
 
 @dataclasses.dataclass(slots=True)
@@ -24,13 +24,15 @@ class Changes:
     anything: bool = False
     activities: bool = False
     leases: bool = False
+    memos: list[Memo] = dataclasses.field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.messages or self.rows or self.anything or self.activities or self.leases)
+        return bool(self.messages or self.rows or self.anything or self.activities or self.leases or self.memos)
 
     def told(self) -> Wakeup:
         """Return the wake-up that says it."""
-        return Wakeup(tuple(self.messages), tuple(self.rows), self.anything, self.activities, self.leases)
+        memos = tuple(self.memos)
+        return Wakeup(tuple(self.messages), tuple(self.rows), self.anything, self.activities, self.leases, memos=memos)
 
 
 class Listener:
@@ -97,6 +99,7 @@ def joined(wakeups: list[Wakeup], number: int) -> Wakeup:
         number=number,
         inbox=any(wakeup.inbox for wakeup in wakeups),
         states=any(wakeup.states for wakeup in wakeups),
+        memos=tuple(memo for wakeup in wakeups for memo in wakeup.memos),
     )
 
 

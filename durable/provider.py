@@ -300,9 +300,10 @@ class Wakeup:
     """Something has changed. Sent after the commit, coalesced, and allowed to be lost.
 
     `messages`: stored messages, where the sender is in this process. `rows`: rows as just committed, likewise: of runs that
-    begin, end, or change their status or a column of `Step.changes`. `leases`: a worker of this process came, went, announced
-    something else or gave partitions up. `activities`: rows to claim. `anything`: somebody else changed the store: look; or
-    only `inbox` (their messages wait in partitions of this process), `states` (rows of theirs changed as those in `rows`).
+    begin, end, or change their status or a column of `Step.changes`. `memos`: those of a commit, likewise. `leases`: a worker
+    of this process came, went, announced something else or gave partitions up. `activities`: rows to claim. `anything`:
+    somebody else changed the store: look; or only `inbox` (their messages wait in partitions of this process), `states` (they
+    wrote what would be in `rows` or `memos`).
     `number`: counts from 1 what one listener is told, to show that one was lost: `messages` come as they were stored, none of
     this process is left out between two numbers that follow, and they are told before any later answer to this process.
     """
@@ -315,6 +316,7 @@ class Wakeup:
     number: int = 0
     inbox: bool = False
     states: bool = False
+    memos: Sequence[Memo] = ()
 
 
 class Ownership(Protocol):

@@ -31,6 +31,11 @@ class Seeds:
             text = f"{text}\0{part}"
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
+    @property
+    def mark(self) -> tuple[object, ...]:
+        """What differs afterwards if an id or a number was drawn."""
+        return self._uuids, *((name, stream.getstate()) for name, stream in self._streams.items())
+
     def next_uuid(self) -> bytes:
         """Return the bytes of the next UUID."""
         self._uuids += 1

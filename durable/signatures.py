@@ -44,6 +44,7 @@ _ONE_INPUT: Final = "put what it needs into one input, for example a dataclass"
 _SHAPES: Final = {
     "activity": "An activity is f(), f(input), f(ctx: ActivityContext) or f(ctx: ActivityContext, input)",
     "orchestrator": "An orchestrator is f(ctx) or f(ctx, input)",
+    "handler": "A handler of a query or an update is f() or f(arg)",
     "operation": "An operation is f(self), f(self, input), f(self, ctx: EntityContext) or f(self, ctx: EntityContext, input)",
 }
 
@@ -311,6 +312,15 @@ def read_activity(function: AnyFunction, kind: str = "activity") -> Signature:
 def read_operation(function: AnyFunction) -> Signature:
     """Read an operation: a method as its class has it. Raises TypeError where it is none by the rules above."""
     return read_activity(types.MethodType(function, _SOME_OBJECT), "operation")
+
+
+def read_handler(function: AnyFunction) -> Signature:
+    """Read a handler of a query or an update, or a validator. Raises TypeError where the function takes more than one input."""
+    signature = _read(function, "handler")
+    if len(signature.positional) > 1:
+        names = ", ".join(parameter.name for parameter in signature.positional)
+        raise _mistake(function, "handler", f"takes two parameters ({names})", _ONE_INPUT)
+    return dataclasses.replace(signature, context_first=False)
 
 
 def read_orchestrator(function: AnyFunction) -> Signature:

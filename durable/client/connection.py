@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from durable.app import App
+from durable.client.answers import Answers
 from durable.client.running import RunningActivities
 from durable.client.submitting import Submitter
 from durable.client.times import StoreClock
@@ -32,6 +33,7 @@ class Connection:
         self.clock = StoreClock(ports, hub.now)
         self.submitter = Submitter(provider, ports)
         self.waiters = Waiters(provider)
+        self.answers = Answers(provider, ports)
         self.running = RunningActivities(provider)
         self._features: dict[Any, Any] = {}
 
@@ -45,6 +47,7 @@ class Connection:
     async def close(self) -> None:
         """End everything that runs for the client; whoever still waits gets a DurableError."""
         await self.waiters.close()
+        await self.answers.close()
         await self.submitter.close()
 
     async def load(self, key: InstanceKey, run_id: str | None) -> InstanceRow:

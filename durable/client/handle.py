@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from durable import payloads
+from durable.client.asking import query, update
 from durable.client.blocking import BlockingFace
 from durable.client.connection import Connection
 from durable.client.faces import face_of
@@ -185,6 +186,28 @@ class Handle(Generic[T_co]):
         Such notes are kept for 30 days. Raises InstanceNotFoundError.
         """
         return await dropped_of(self._connection.provider, await self._row())
+
+    # ---- asking
+
+    async def query(self, name: str, arg: Any = None) -> Any:
+        """Return what the orchestration answers to a query that it has registered, as plain data. It leaves no trace.
+
+        The answer shows what is durable. A suspended instance answers too; of one that has ended the history is replayed
+        here, if the client has the app. Raises UnknownNameError for a query that there is not, InvalidInputError for an
+        argument that does not fit, QueryFailedError for a handler that raised or did more than look, TimeoutError if nobody has
+        answered within 30 s, InstanceNotFoundError, InstanceFinishedError for one that has ended where there is no app.
+        """
+        return await query(self._connection, self._key, self._run_id, name, arg)
+
+    async def update(self, name: str, arg: Any = None, *, timeout: Timeout = None) -> Any:
+        """Have an update carried out that the orchestration has registered; return its result, as plain data.
+
+        It is durable once it is sent, and carried out once. Raises UpdateRejectedError with the message of the validator
+        that refused it (nothing is recorded then), or where no update of that name is registered or the argument does not fit;
+        UpdateFailedError for a handler that raised, or had not finished when the orchestration ended; TimeoutError after
+        `timeout`, though it may still be carried out; InstanceFinishedError, InstanceNotFoundError.
+        """
+        return await update(self._connection, self._key, self._run_id, name, arg, seconds_of(timeout))
 
     # ---- sending
 

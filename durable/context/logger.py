@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from durable.context.handlers import is_looking
+
 if TYPE_CHECKING:
     from durable.engine.execution import Execution
 
@@ -23,7 +25,8 @@ class ReplayLogger(logging.Logger):
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 (the standard library's name)
         """Tell whether a record of this level is wanted now."""
         execution = self._execution
-        if execution.is_replaying or execution.is_over or self.parent is None:
+        is_silent = execution.is_replaying or (not is_looking(execution) and execution.is_over)
+        if is_silent or self.parent is None:
             return False
         return self.parent.isEnabledFor(level)
 

@@ -21,6 +21,7 @@ from durable import events as ev
 from durable.activity_context import ActivityContext
 from durable.context.entity_methods import EntityMethods
 from durable.context.fan_out import FanOut
+from durable.context.handlers import HandlerMethods
 from durable.context.logger import ReplayLogger
 from durable.context.options import (
     DECLARED,
@@ -75,7 +76,7 @@ CHILD_DEPTH_MAX: Final = 1_000
 """Children below one another: a runaway recursion ends here, and not when the disk is full."""
 
 
-class OrchestrationContext(EntityMethods):
+class OrchestrationContext(EntityMethods, HandlerMethods):
     """The context of a running orchestration; the first parameter of every orchestrator."""
 
     def __init__(self, execution: Execution, plans: Plans, definition: OrchestratorDefinition) -> None:
@@ -162,12 +163,12 @@ class OrchestrationContext(EntityMethods):
     @property
     def random(self) -> Random:
         """A random generator that draws the same numbers on every replay."""
-        self._execution.check_access()
+        self._check_may_draw()
         return self._execution.seeds.stream("random")
 
     def new_uuid(self) -> uuid.UUID:
         """Return a UUID (version 4 in form) that is the same on every replay, and different from any other."""
-        self._execution.check_access()
+        self._check_may_draw()
         return uuid.UUID(bytes=self._execution.seeds.next_uuid(), version=4)
 
     @property
@@ -556,6 +557,11 @@ class OrchestrationContext(EntityMethods):
         self._execution.set_custom_status(payload)
 
     # ---- behind the requests
+
+    def _check_may_draw(self) -> None:
+        self._execution.check_access()
+        if self._execution.handlers is not None:
+            self._execution.handlers.check_may_ask()
 
     def _check_depth(self, name: str) -> None:
         depth = self._started.depth + 1

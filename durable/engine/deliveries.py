@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from durable import events as ev
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def deliver(execution: Execution, event: HistoryEvent) -> None:
     """Hand an arrival to the code. What is not listed here is a feature's: an answer, or something that is waited for."""
     of_feature = _answer if isinstance(event, ev.Answer) else _event
-    _DELIVERIES.get(type(event), of_feature)(execution, event)
+    DELIVERIES.get(type(event), of_feature)(execution, event)
 
 
 def _started(execution: Execution, event: ev.OrchestrationStarted) -> None:
@@ -81,7 +81,7 @@ def _event(execution: Execution, event: Any) -> None:
     execution.mailbox.deliver(event)
 
 
-_DELIVERIES: Final[Mapping[type[HistoryEvent], Callable[[Execution, Any], None]]] = {
+DELIVERIES: Final[dict[type[HistoryEvent], Callable[[Execution, Any], None]]] = {  # what stands above adds its own
     ev.OrchestrationStarted: _started,
     ev.OrchestrationRewound: _goes_on,
     ev.OrchestrationForked: _goes_on,

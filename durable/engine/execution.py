@@ -36,6 +36,7 @@ from durable.engine.tasks import Task
 from durable.engine.turn import UNCHANGED, Turn, Unchanged
 from durable.errors import DivergenceError, DurableError, StoredValueError, TurnBudgetExceededError
 from durable.events import HistoryEvent, InstanceKey, TaskRef
+from durable.exchanges import Handlers
 from durable.outgoing import Outgoing, Sender, outgoing_messages, sends_something
 from durable.prefixes import TIMEOUTS, opening_record
 from durable.records import Record
@@ -56,10 +57,10 @@ class Execution:
     __slots__ = (
         "__weakref__", "_carried_left", "_cursor", "_custom_status", "_events", "_events_before", "_failure",
         "_inherited", "_memos", "_opening", "_patches", "attachment", "cancel_reason", "failed_attempts", "farewells",
-        "generation", "held", "history_bytes", "interruption", "is_at_rest", "is_dispensable", "is_replaying",
-        "is_suspended", "key", "loop", "mailbox", "main", "matched", "next_task_id", "observer", "open_activities",
-        "open_children", "outcome", "ports", "program", "renewals", "renewed_us", "requests", "run_id", "seeds",
-        "started", "stored_status", "time_us", "timers", "writer",
+        "generation", "handlers", "held", "history_bytes", "interruption", "is_at_rest", "is_dispensable",
+        "is_replaying", "is_suspended", "key", "loop", "mailbox", "main", "matched", "next_task_id", "observer",
+        "open_activities", "open_children", "outcome", "ports", "program", "renewals", "renewed_us", "requests",
+        "run_id", "seeds", "started", "stored_status", "time_us", "timers", "writer",
     )
     # fmt: on
 
@@ -98,13 +99,11 @@ class Execution:
         self._failure: BaseException | None = None
         self.timers = Timers()
         self.mailbox = Mailbox()
+        self.handlers: Handlers | None = None  # what the code has registered for queries and updates
         self.held: deque[HistoryEvent] = NOTHING_HELD
         self._opening: Sequence[HistoryEvent] = ()
         self._events: list[HistoryEvent] = []
-        self._cursor = 0
-        self._carried_left = 0
-        self._events_before = 0
-        self.next_task_id = 0
+        self._cursor = self._events_before = self._carried_left = self.next_task_id = 0
         self._custom_status: bytes | Unchanged | None = UNCHANGED
         self._memos: Sequence[tuple[str, bytes, int]] = ()
         self.seeds = Seeds(run_id, generation)  # until the start says which seed counts
@@ -151,8 +150,7 @@ class Execution:
 
     def _take(self, arrivals: Iterator[HistoryEvent], refused: list[tuple[HistoryEvent, str]]) -> None:
         carried = self.mailbox.carried
-        if self._opening:
-            self._apply_opening()
+        self._apply_opening()
         self._take_left()
         while self.outcome is None and (arrival := next(arrivals, None)) is not None:
             reason = refusal(self, arrival)
@@ -336,6 +334,8 @@ class Execution:
         if isinstance(outcome, ev.OrchestrationCancelled):  # a cancel is passed on; after any other end children run on
             for task_id in list(self.open_children):
                 self.drop_child(task_id)
+        if self.handlers is not None:
+            self.handlers.end(outcome)
         self.open_activities.clear()
         self.timers.clear()
         self.outcome = self.emit(outcome)
@@ -345,7 +345,9 @@ class Execution:
 
     @property
     def is_over(self) -> bool:
-        """True when requests are discarded: the generation has ended, or is being closed."""
+        """True when requests are discarded: the generation has ended, or is being closed. Raises where none may be made."""
+        if self.handlers is not None:
+            self.handlers.check_may_ask()
         return self.outcome is not None or self.loop.is_closing or self._failure is not None
 
     def check_access(self) -> None:

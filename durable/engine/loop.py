@@ -229,6 +229,11 @@ class DurableLoop(asyncio.AbstractEventLoop):
         self._ordinal += 1
         return self._ordinal
 
+    @property
+    def mark(self) -> tuple[int, int]:
+        """What differs afterwards if anything was begun or woken here."""
+        return self._ordinal, len(self._ready)
+
     # ---- running
 
     def enter(self, deliver: Callable[[Any, Any], None], execution: object, event: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from durable import events as ev
@@ -19,7 +19,7 @@ def refusal(execution: Execution, event: HistoryEvent) -> str | None:
     """Say why an arrival is refused; None if it answers something open."""
     if isinstance(event, ev.Answer):
         return None if execution.requests.is_open(event) else event.late
-    check = _CHECKS.get(type(event))
+    check = CHECKS.get(type(event))
     return None if check is None else check(execution, event)
 
 
@@ -51,7 +51,7 @@ def _of_event(execution: Execution, event: ev.EventRaised) -> str | None:
     return None if is_awaited else f"{EVENTS_BUFFERED_MAX:,} events wait already"
 
 
-_CHECKS: Final[Mapping[type[HistoryEvent], Callable[[Execution, Any], str | None]]] = {
+CHECKS: Final[dict[type[HistoryEvent], Callable[[Execution, Any], str | None]]] = {  # what stands above adds its own
     ev.TimerFired: _of_timer,
     ev.OrchestrationStarted: _of_start,
     ev.OrchestrationCancelRequested: _of_cancel,

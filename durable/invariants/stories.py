@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from durable import events as ev
 from durable.events import HistoryEvent
+from durable.exchanges import UpdateCompleted, UpdateFailed, UpdateReceived
 from durable.invariants.runs import StoredRun, decoded, named
 from durable.provider import InstanceRow, RecordRow, Status
 from durable.records import Record, first_checksum, next_checksum
@@ -161,6 +162,7 @@ class _Story:
         self._cancels = False
         self._last_task_id = -1
         self._closed: dict[int, HistoryEvent] = {}
+        self._updates: dict[str, bool] = {}  # those that were accepted: whether they are answered
         self._calls: dict[int, tuple[int, int]] = {}  # by call: the latest attempt, and its task id
         self._former: dict[int, int] = {}  # by call: attempts that count no more, since the run went on after its end
 
@@ -246,6 +248,17 @@ class _Story:
             self._wrong("I2", f"timer {event.task_id} fired at {self._time}, before it was due ({request.due})")
         self._closed[event.task_id] = event
 
+    def _take_update(self, event: UpdateReceived) -> None:
+        if event.update_id in self._updates:
+            self._wrong("I2", f"update '{event.name}' ({event.update_id}) was taken twice")
+        self._updates[event.update_id] = False
+
+    def _take_answer_to_update(self, event: UpdateCompleted | UpdateFailed) -> None:
+        if self._updates.get(event.update_id) is not False:
+            how = "twice" if event.update_id in self._updates else "and never taken"
+            self._wrong("I2", f"update '{event.name}' ({event.update_id}) was answered {how}")
+        self._updates[event.update_id] = True
+
     def close(self, *, is_last: bool, goes_on: bool = False) -> None:
         """Say what is missing at the end of the generation. `goes_on`: the run was rewound to before that end."""
         if goes_on and self.outcome is None:
@@ -261,6 +274,9 @@ class _Story:
             if is_ours and not isinstance(request, ev.SubOrchestrationScheduled):  # children run on
                 promise = "I9" if isinstance(request, ev.ActivityScheduled) else "I2"
                 self._wrong(promise, f"{type(request).__name__} {task_id} has no outcome at the end")
+        for update_id, is_answered in self._updates.items():
+            if not is_answered:
+                self._wrong("I2", f"update {update_id} has no answer at the end")
 
     _ANSWERS: Final[Mapping[type[HistoryEvent], type[HistoryEvent]]] = {
         ev.ActivityCompleted: ev.ActivityScheduled,
@@ -284,5 +300,8 @@ class _Story:
         ev.TimerCreated: _take_request,
         ev.SubOrchestrationScheduled: _take_request,
         ev.EventSent: _take_request,
+        UpdateReceived: _take_update,
+        UpdateCompleted: _take_answer_to_update,
+        UpdateFailed: _take_answer_to_update,
         **dict.fromkeys(_ANSWERS, _take_answer),
     }

@@ -204,6 +204,7 @@ class LiveInstance:
     """One owned instance: its row as last committed, its engine while cached, and what waits for its next turn."""
 
     __slots__ = (
+        "aside",
         "awaits_read",
         "begun",
         "children",
@@ -240,6 +241,9 @@ class LiveInstance:
         # Lists, taken from in front by the hundred: a deque would take 600 bytes of each instance that merely waits.
         self.control: list[Pending] = []
         self.normal: list[Pending] = []
+        self.aside: list[
+            Pending
+        ] = []  # updates that wait, unrecorded, until the code can be asked: while it is suspended
         self.outbox: list[Outgoing | Offer] = []  # of a large turn: what is still to be sent
         self.ending: HistoryEvent | None = None  # the run's outcome, on record, final once the outbox is empty
         self.is_busy = False  # a turn of it is not yet durable
@@ -273,6 +277,7 @@ class LiveInstance:
             or self.awaits_read
             or self.control
             or self.normal
+            or self.aside
             or self.outbox
             or self.held
         )
@@ -286,10 +291,13 @@ class LiveInstance:
     def waiting(self) -> Iterator[Pending]:
         """All arrivals in memory."""
         yield from self.control
+        yield from self.aside
         yield from self.normal
 
     def take(self, limit: int) -> list[Pending]:
-        """Take pending arrivals, steering first; the arrivals of one message are never parted."""
+        """Take pending arrivals, steering first, and what was put aside; the arrivals of one message are never parted."""
+        if self.aside:
+            self.normal[:0], self.aside = self.aside, []
         if not self.control and len(self.normal) <= limit:
             taken, self.normal = self.normal, []
             return taken

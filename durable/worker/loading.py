@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from durable import events as ev
+from durable.client.ended import in_callback
 from durable.engine.execution import Execution
 from durable.errors import HistoryDamagedError, StoreError
 from durable.messages import heartbeat_key
@@ -235,23 +236,7 @@ class Loader:
 
         while position < len(records):
             async with self._slice:
-                await self._in_callback(some)
-
-    async def _in_callback(self, function: Callable[[], None]) -> None:
-        done = self._loop.create_future()
-
-        def call() -> None:
-            try:
-                function()
-            except BaseException as error:  # noqa: BLE001 (handed to whoever waits)
-                if not done.done():
-                    done.set_exception(error)
-            else:
-                if not done.done():
-                    done.set_result(None)
-
-        self._loop.call_soon(call)
-        await done
+                await in_callback(some)
 
     async def _children(self, row: InstanceRow) -> list[InstanceRow]:
         found: list[InstanceRow] = []

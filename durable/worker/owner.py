@@ -314,7 +314,7 @@ class Owner:
     def _drop_unknown(self, live: LiveInstance) -> None:
         """Consume messages to an instance that is not there (purged)."""
         consumed = [item.message.sequence for item in live.waiting if item.message is not None and item.is_last]
-        live.control, live.normal = [], []
+        live.control, live.aside, live.normal = [], [], []
         live.wants_turn = False
         if consumed:
             logger.info("%d messages to '%s' were dropped: there is no such instance", len(consumed), live.key.id)

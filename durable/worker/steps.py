@@ -437,6 +437,22 @@ def chained(chain: bytes, index: int, record: Record) -> tuple[bytes, RecordRow]
     return checksum, RecordRow(index, data, checksum)
 
 
+def leave_unreached(prepared: Prepared, turn: Turn) -> list[Pending]:
+    """Return the arrivals that the ended generation did not get to, for the next one; `carried` takes those for nobody.
+
+    After the end of the run there is no next one, and a message of which a part was reached is consumed with this turn.
+    """
+    unreached = {id(event) for event in turn.leftover}
+    is_end = turn.outcome is not None and turn.next_generation is None
+    begun = {id(item.message) for item in prepared.taken if item.message and id(item.event) not in unreached}
+    left = [item for item in prepared.taken if id(item.event) in unreached]
+    kept = [item for item in left if not is_end and id(item.message) not in begun]
+    gone = {id(item) for item in kept}
+    prepared.carried = [item.event for item in left if id(item) not in gone]
+    prepared.taken = [item for item in prepared.taken if id(item) not in gone]
+    return kept
+
+
 def consumed_by(taken: Sequence[Pending]) -> list[int]:
     return [pending.message.sequence for pending in taken if pending.message is not None and pending.is_last]
 

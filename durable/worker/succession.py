@@ -19,6 +19,8 @@ from durable import events as ev
 from durable.provider import InstanceRow, StoredMessage
 from durable.worker.live import LiveInstance, OwnerState, Pending
 
+_ATTEMPT_ENDS = (ev.ActivityCompleted, ev.ActivityFailed, ev.ActivityCancelled)
+
 
 def is_stale(pending: Pending, row: InstanceRow) -> bool:
     """Tell whether an arrival was meant for an earlier run or generation."""
@@ -81,3 +83,15 @@ def name_former_run(live: LiveInstance, row: InstanceRow, former_run_id: str = "
     for item in live.waiting:
         if item.run_id is None and item.message is not None and item.message.sequence < boundary:
             item.run_id = former_run_id
+
+
+def is_taken_over(live: LiveInstance, pending: Pending, row: InstanceRow) -> bool:
+    """Tell whether an answer is for what an older generation of this run had asked for, and this one has taken over.
+
+    Not of an activity: that is asked for once more, and what a former attempt says late is no answer to it.
+    """
+    event = pending.event
+    is_of_run = pending.run_id in (None, row.run_id) and pending.generation is not None
+    if not is_of_run or not isinstance(event, ev.Answer) or isinstance(event, _ATTEMPT_ENDS) or live.execution is None:
+        return False
+    return live.execution.has_inherited(pending.generation or 0, event.task_id)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from durable import events as ev
 from durable.app import App
 from durable.carried import CarriedChange
+from durable.context.handlers import SpoiltExecutionError
 from durable.engine.driver import TurnInterrupted
 from durable.engine.execution import Execution
 from durable.engine.turn import Turn, Unchanged
@@ -43,6 +44,7 @@ from durable.provider import (
     TaskAddress,
 )
 from durable.records import Record, first_checksum
+from durable.worker.asking import Asking
 from durable.worker.carrying import journal_step
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
@@ -58,10 +60,11 @@ from durable.worker.steps import (
     end_changes,
     ending,
     is_cancelled_early,
+    leave_unreached,
     lets_go_first,
     state_over_the_end,
 )
-from durable.worker.succession import is_stale, name_former_run, replaces
+from durable.worker.succession import is_stale, is_taken_over, name_former_run, replaces
 from durable.worker.watchdog import TurnWatch
 
 logger = logging.getLogger("durable.worker")
@@ -117,6 +120,7 @@ class Turns:
         self._app = app
         self._sealer = sealer
         self.steps = Steps(clock, partitions, leave_us)
+        self._asking = Asking(clock, self.steps, self.watched, self.close)
         self._clock = clock
         self._watch = watch
         self._partitions = partitions
@@ -201,14 +205,14 @@ class Turns:
         try:
             return self._prepare(live, row, prepared)
         except Exception as error:
-            if not isinstance(error, STALLS):
+            if not isinstance(error, (*STALLS, SpoiltExecutionError)):
                 logger.exception("the turn of '%s' failed inside the engine", row.key.id)
             live.put_back(taken)
             self._unreserve(prepared.held)
             live.outbox.clear()
             live.ending = None
             self.close(live.drop_execution())
-            return self.steps.stall(live, error)
+            return self._asking.refuse_spoiling(live, row, error) or self.steps.stall(live, error)
 
     def _take(self, live: LiveInstance, row: InstanceRow) -> list[Pending]:
         """Take what this turn is about; leave a start that has replaced a run and is not yet due itself."""
@@ -253,12 +257,14 @@ class Turns:
             if replaces(pending, row):
                 assert pending.message is not None
                 return self.steps.replacement(live, row, prepared, pending.message)
-            if is_stale(pending, row) and not _is_taken_over(live, pending, row):
+            if is_stale(pending, row) and not is_taken_over(live, pending, row):
                 reason = "it was meant for an earlier run or generation"
                 self.steps.note_dropped(prepared, row, event, reason, pending.run_id)
             else:
                 arrivals.append(event)
-        return self._run(live, row, prepared, arrivals)
+        asked = self._asking.set_apart(prepared, arrivals)
+        made = self._run(live, row, prepared, arrivals)
+        return self._asking.answer(live, prepared, made, asked) if asked else made
 
     def _run(
         self, live: LiveInstance, row: InstanceRow, prepared: Prepared, arrivals: list[HistoryEvent]
@@ -291,12 +297,12 @@ class Turns:
         turn = self.watched(execution, execution.turn, [*due, *arrivals] if due else arrivals, now)
         prepared.turn = turn
         live.wants_turn = live.wants_turn or turn.goes_on
-        kept = _leave_unreached(prepared, turn) if turn.leftover or turn.outcome is not None else ()
+        kept = leave_unreached(prepared, turn) if turn.leftover or turn.outcome is not None else ()
         if begun is not None:
             left = {id(event) for event in turn.leftover if isinstance(event, ev.EventRaised)}
             prepared.carried = [*prepared.carried, *(event for event in begun.arrivals if id(event) in left)]
-        for event, reason in turn.refused:
-            self.steps.note_dropped(prepared, row, event, reason)
+        if turn.refused:
+            self._asking.refuse(live, row, prepared, turn.refused)
         is_empty = not (turn.record.events or turn.memos or turn.carried) and isinstance(turn.custom_status, Unchanged)
         is_parked_rightly = row.parked_until == self._due_later(live, row) and row.status is not Status.STALLED
         if is_empty and not opens and is_parked_rightly:
@@ -554,34 +560,6 @@ class Turns:
             step = self.steps.quiet(row, state, status=status, open_work=0, parked_until=0)
             step = dataclasses.replace(step, changes=changes)
         return self.steps.complete(prepared, row, state, step)
-
-
-def _is_taken_over(live: LiveInstance, pending: Pending, row: InstanceRow) -> bool:
-    """Tell whether an answer is for what an older generation of this run had asked for, and this one has taken over.
-
-    Not of an activity: that is asked for once more, and what a former attempt says late is no answer to it.
-    """
-    event = pending.event
-    is_of_run = pending.run_id in (None, row.run_id) and pending.generation is not None
-    if not is_of_run or not isinstance(event, ev.Answer) or isinstance(event, ATTEMPT_ENDS) or live.execution is None:
-        return False
-    return live.execution.has_inherited(pending.generation or 0, event.task_id)
-
-
-def _leave_unreached(prepared: Prepared, turn: Turn) -> list[Pending]:
-    """Return the arrivals that the ended generation did not get to, for the next one; `carried` takes those for nobody.
-
-    After the end of the run there is no next one, and a message of which a part was reached is consumed with this turn.
-    """
-    unreached = {id(event) for event in turn.leftover}
-    is_end = turn.outcome is not None and turn.next_generation is None
-    begun = {id(item.message) for item in prepared.taken if item.message and id(item.event) not in unreached}
-    left = [item for item in prepared.taken if id(item.event) in unreached]
-    kept = [item for item in left if not is_end and id(item.message) not in begun]
-    gone = {id(item) for item in kept}
-    prepared.carried = [item.event for item in left if id(item) not in gone]
-    prepared.taken = [item for item in prepared.taken if id(item) not in gone]
-    return kept
 
 
 def _has_begun(live: LiveInstance, row: InstanceRow) -> bool:

@@ -333,6 +333,7 @@ class MemoryHub:
                 refused_memos[index] = refusal.reason
             else:
                 self._memos[memo.key] = memo
+                wakeup.memos.append(memo)
         row.commit_number, row.commit_answer = batch.number, Committed(deliveries, now, refused, refused_memos)
         self.tell(wakeup.told())
         return row.commit_answer

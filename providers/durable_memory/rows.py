@@ -12,6 +12,7 @@ from durable.provider import (
     Delivery,
     InstanceRow,
     Lease,
+    Memo,
     StoredMessage,
     TaskAddress,
     Verdict,
@@ -51,10 +52,12 @@ class Changes:
     rows: list[InstanceRow]
     messages: list[StoredMessage] = dataclasses.field(default_factory=list)
     activities: bool = False
+    memos: list[Memo] = dataclasses.field(default_factory=list)
 
     def told(self) -> Wakeup:
         """Return what the listeners are told."""
-        return Wakeup(tuple(self.messages), tuple(self.rows), activities=self.activities)
+        memos = tuple(self.memos)
+        return Wakeup(tuple(self.messages), tuple(self.rows), activities=self.activities, memos=memos)
 
 
 def is_unknown(entry: QueueEntry, lease: Lease, held: Collection[TaskAddress] | None) -> bool:

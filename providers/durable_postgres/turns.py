@@ -17,6 +17,7 @@ from durable.provider import (
     InstanceKey,
     InstanceRow,
     Lease,
+    Memo,
     Priority,
     Received,
     RecordRow,
@@ -165,7 +166,8 @@ async def _commit(
         changes.messages = outcome.stored
         changes.rows = [*map(row_of, found["told"] or ()), *outcome.begun]
         changes.rows += [step.replaced_by for step in writing.steps if step.replaced_by is not None]
-    is_change = any(changed) or outcome.has_replaced
+        changes.memos = [Memo(*memo) for memo in writing.memos] if is_heard else []
+    is_change = any(changed) or outcome.has_replaced or bool(writing.memos)
     hub.tell(changes, is_change=is_change, is_lossy=is_lossy, stored=outcome.stored)
     deliveries = writing.deliveries(outcome.deliveries)
     return Committed(deliveries, found["now"], writing.refused, writing.refused_memos)

@@ -180,7 +180,12 @@ class Commits:
         unsent_memos = {index for step in unsent for index in step.memos}
         refused_memos: dict[int, str] = {}
         for index, memo in enumerate(batch.memos):
-            if index not in unsent_memos and (reason := deliveries.write_memo(memo)) is not None:
+            if index in unsent_memos:
+                continue
+            reason = deliveries.write_memo(memo)
+            if reason is None:
+                transaction.changes.memos.append(memo)
+            else:
                 refused_memos[index] = reason
         deliveries.finish()
         return answers, refused_memos

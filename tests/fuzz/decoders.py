@@ -24,6 +24,7 @@ from durable_sqlite.listings import _last_place_of
 from durable import events as ev
 from durable import stores
 from durable.errors import DurableError, FailureDetails, HistoryDamagedError, InvalidInputError, StoreError
+from durable.exchanges import Answer, AnswerKind, decode_answer, encode_answer
 from durable.failures import decode_details, encode_details
 from durable.history import EXPORT_FORMAT, EXPORT_MARK, Generation, History, _digest
 from durable.ids import check_event_name, check_instance_id, check_tags
@@ -57,6 +58,11 @@ from tests.payloads.test_values_arrive import ORDER, PARCEL
 DETAILS = FailureDetails(
     "shop.Declined", "no money", "  File …\n", FailureDetails("ValueError", "x"), True, ("ValueError", "Exception")
 )
+ANSWERS = [
+    encode_answer(Answer(AnswerKind.RESULT, encode({"total": 5}))),
+    encode_answer(Answer(AnswerKind.FAILURE, details=DETAILS)),
+    encode_answer(Answer(AnswerKind.REFUSED, text="é: too much")),
+]
 
 SAMPLES: dict[str, Any] = {
     "int": 7,
@@ -361,6 +367,7 @@ DECODERS: dict[str, Decoder] = dict(
             lambda value: encode_activity(*value),
             HistoryDamagedError,
         ),
+        _decoder("answer", data_mutator(ANSWERS), decode_answer, encode_answer, HistoryDamagedError),
         _decoder(
             "dropped-note",
             data_mutator([memo.data for memo in dropped_memos("run", "event", "nnm", "too late", 7)]),

@@ -16,6 +16,7 @@ PURE = (
     "durable.carried",
     "durable.differences",
     "durable.events",
+    "durable.exchanges",
     "durable.outgoing",
     "durable.prefixes",
     "durable.records",

@@ -58,6 +58,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.carried",
                 "durable.differences",
                 "durable.events",
+                "durable.exchanges",
                 "durable.outgoing",
                 "durable.prefixes",
                 "durable.records",

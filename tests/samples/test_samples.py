@@ -25,6 +25,7 @@ from samples import (
     job_chain,
     job_recovery,
     jobs_side_by_side,
+    live_order,
     monitor,
     nightly_chain,
     retries_and_heartbeats,
@@ -51,6 +52,11 @@ async def test_fan_out_fan_in_counts_the_words_of_all_files(store_url: str, tmp_
 
 async def test_an_approval_is_paid_out_and_silence_is_a_refusal(store_url: str) -> None:
     assert await human_approval.main(store_url) == ["120 paid to Ada", "nobody answered Bob in time"]
+
+
+async def test_an_order_is_looked_at_and_changed_while_it_runs(store_url: str) -> None:
+    lines = {"pen": 3, "ink": 1}
+    assert await live_order.main(store_url) == [6, 7, "we sell no rocket", lines, lines]
 
 
 async def test_the_monitor_remembers_across_generations_and_stops_when_told(store_url: str) -> None:

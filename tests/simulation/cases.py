@@ -1323,3 +1323,71 @@ async def a_schedule_that_is_steered(client: Client) -> None:
     await schedules.delete("steered")
     while await schedules.list():
         await asyncio.sleep(2)
+
+
+# ---- queries and updates
+
+
+@app.orchestrator
+async def tally(ctx: OrchestrationContext, total: int = 0) -> int:
+    """Adds what updates bring, one at once and one by an activity, in generations of three."""
+    taken, changed = 0, asyncio.Event()
+
+    def take(number: int) -> int:
+        nonlocal total, taken
+        total, taken = total + number, taken + 1
+        changed.set()
+        return total
+
+    def check(number: int) -> None:
+        if total + number > 100:
+            raise ValueError(f"{total} and {number} is too much")
+
+    async def take_later(number: int) -> int:
+        return take(await ctx.call_activity(add_one_slowly, number))
+
+    ctx.on_query("total", lambda: total)
+    ctx.on_update("add", take, check)
+    ctx.on_update("add one more", take_later)
+    while taken < 3 and total < 20:
+        changed.clear()
+        await changed.wait()
+    if total < 20:
+        ctx.continue_as_new(total)
+    return total
+
+
+async def total_of(handle: Handle[Any]) -> Any:
+    """Ask until somebody answers: a query gives up while all workers are away."""
+    while True:
+        try:
+            return await handle.query("total")
+        except TimeoutError:
+            pass
+
+
+@case()
+async def updates_in_order_over_generations(client: Client) -> None:
+    handle = await client.start(tally)
+    assert await handle.update("add", 1) == 1
+    assert await asyncio.gather(*(handle.update("add", 1) for _ in range(7))) == list(range(2, 9))
+    with_refusal = await asyncio.gather(handle.update("add", 95), handle.update("add", 3), return_exceptions=True)
+    assert [str(found) for found in with_refusal] == ["8 and 95 is too much", "11"]
+    assert await total_of(handle) == 11
+    assert await handle.update("add", 9) == 20
+    assert await handle.result() == 20
+    assert await total_of(handle) == 20
+
+
+@case()
+async def an_update_that_takes_its_time(client: Client) -> None:
+    handle = await client.start(tally)
+    assert await handle.update("add one more", 4) == 5
+    await handle.suspend()
+    late = asyncio.ensure_future(handle.update("add", 1))
+    await asyncio.sleep(3)
+    assert await total_of(handle) == 5
+    await handle.resume()
+    assert await late == 6
+    assert await handle.update("add", 14) == 20
+    assert await handle.result() == 20

@@ -56,6 +56,22 @@ def flaky() -> str:
 
 
 @app.orchestrator
+async def asked(ctx: OrchestrationContext) -> int:
+    total = 0
+
+    async def add(number: int) -> int:
+        nonlocal total
+        await asyncio.sleep(86_400)
+        total += number
+        return total
+
+    ctx.on_query("total", lambda: total)
+    ctx.on_update("add", add)
+    await ctx.create_timer(MONTH)
+    return total
+
+
+@app.orchestrator
 async def billing(ctx: OrchestrationContext, amount: int) -> str:
     await ctx.create_timer(MONTH)
     return await ctx.call_activity(charge, amount)
@@ -473,6 +489,25 @@ def test_advance_takes_a_span(play: Play) -> None:
             await env.advance(5)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="back"):
             await env.advance(timedelta(seconds=-1))
+
+    play(test, Environment(app))
+
+
+@EITHER
+def test_updates_and_queries_go_by_simulated_time(play: Play) -> None:
+    async def test(env: Environment) -> None:
+        handle = await env.client.start(asked)
+        begun = env.now
+        assert await handle.update("add", 5) == 5
+        assert env.now - begun == DAY
+        await handle.suspend()
+        with pytest.raises(TimeoutError, match="SUSPENDED"):
+            await handle.update("add", 1, timeout=DAY)
+        assert await handle.query("total") == 5
+        await handle.resume()
+        assert await handle.update("add", 1) == 7  # behind the other one, that waited
+        assert await handle.result() == 7
+        assert await handle.query("total") == 7
 
     play(test, Environment(app))
 

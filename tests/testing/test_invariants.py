@@ -19,6 +19,7 @@ from durable import App, Client, OrchestrationContext, RetryPolicy, Worker
 from durable import events as ev
 from durable.errors import FailureDetails
 from durable.events import HistoryEvent, InstanceKey
+from durable.exchanges import UpdateCompleted, UpdateFailed, UpdateReceived
 from durable.provider import InstanceRow, RecordRow, Status
 from durable.records import Record, encode_record, first_checksum, next_checksum
 from durable.testing.invariants import (
@@ -42,6 +43,8 @@ CHILD = ev.SubOrchestrationScheduled(0, "child", None, "child-id", None, run_id=
 DETAILS = FailureDetails("ValueError", "no")
 DONE = ev.OrchestrationCompleted(b"result")
 RAISED = ev.EventRaised("go", b"data")
+UPDATE = UpdateReceived("id", "add", b"x")
+UPDATED = UpdateCompleted("id", "add", b"y")
 SENT = ev.EventSent(0, "instance", "go", b"data")
 
 
@@ -98,6 +101,9 @@ HEALTHY = {
         [CANCEL, ev.OrchestrationCancelled("")], status=Status.CANCELLED, completed_at=1_000
     ),
     "stalled": run_of([STARTED], status=Status.STALLED, stall_reason="why"),
+    "an update": run_of([STARTED], [UPDATE, UPDATED]),
+    "an update that is answered by the end": run_of([STARTED, UPDATE], [UpdateFailed("id", "add", DETAILS), DONE]),
+    "an update at work": run_of([STARTED, UPDATE]),
 }
 
 PLANTED = {
@@ -171,6 +177,10 @@ PLANTED = {
     "unfinished with an output": ("I10", run_of([STARTED], output=b"x")),
     "failed without failure": ("I10", run_of([STARTED, ev.OrchestrationFailed(DETAILS)], failure=None)),
     "stalled without reason": ("I10", run_of([STARTED], status=Status.STALLED)),
+    "an update twice": ("I2", run_of([STARTED, UPDATE, UPDATED], [UPDATE])),
+    "an update answered twice": ("I2", run_of([STARTED, UPDATE, UPDATED], [UPDATED])),
+    "an answer to no update": ("I2", run_of([STARTED, UPDATED])),
+    "an update without an answer": ("I2", run_of([STARTED, UPDATE, DONE])),
     "finished and due": ("I10", run_of([STARTED, DONE], due_at=5)),
     "finished with work": ("I10", run_of([STARTED, DONE], open_work=1)),
 }

@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from durable import App, Orchestration, OrchestrationContext, OrchestrationStatus, Worker, when_all
+from durable import (
+    App,
+    Orchestration,
+    OrchestrationContext,
+    OrchestrationStatus,
+    UpdateReceived,
+    UpdateRejectedError,
+    Worker,
+    when_all,
+)
 from tests.worker.lives import CACHED
 
 
@@ -218,3 +227,40 @@ async def test_every_activity_has_exactly_one_outcome(store_url: str) -> None:
             assert names["ActivityScheduled"] == names["ActivityCompleted"] == 5
             outcomes = Counter(event.task_id for event in history if type(event).__name__ == "ActivityCompleted")
             assert set(outcomes.values()) == {1}
+
+
+@pytest.mark.size
+@pytest.mark.timeout(120)
+async def test_ten_thousand_updates_to_one_instance_are_each_answered_once_and_in_order(tmp_path: Any) -> None:
+    """Every tenth is refused, and leaves nothing."""
+    app = App()
+
+    @app.orchestrator
+    async def counter(ctx: OrchestrationContext) -> None:
+        taken: list[int] = []
+
+        def check(number: int) -> None:
+            if number % 10 == 9:
+                raise ValueError(f"not {number}")
+
+        def take(number: int) -> int:
+            taken.append(number)
+            return len(taken)
+
+        ctx.on_update("take", take, check)
+        ctx.on_query("count", lambda: len(taken))
+        await ctx.wait_for_external_event("never")
+
+    async with Worker(app, f"sqlite:///{tmp_path}/updates.db") as worker:
+        handle = await worker.client.start(counter)
+        calls = (handle.update("take", number) for number in range(10_000))
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [str(answer) for answer in found if isinstance(answer, UpdateRejectedError)]
+        assert refused == [f"not {number}" for number in range(9, 10_000, 10)]
+        assert [answer for answer in found if isinstance(answer, int)] == list(range(1, 9_001))
+        assert await handle.query("count") == 9_000
+        events = list(await handle.history())
+        received = [event for event in events if isinstance(event, UpdateReceived)]
+        assert [event.argument for event in received] == [number for number in range(10_000) if number % 10 != 9]
+        assert len(events) == 1 + 2 * 9_000
+        assert await handle.dropped() == []

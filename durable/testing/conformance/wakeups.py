@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable
 from durable.provider import (
     Expects,
     InstanceRow,
+    Memo,
     Report,
     Status,
     Wakeup,
 )
 from durable.testing.conformance.store import (
+    LATER_US,
     Promises,
     Store,
     attempt_of,
@@ -134,6 +136,18 @@ class Wakeups(Promises):
         await session.commit(end_of(row, replaced_by=new))
         await wait_for(lambda: new in ear.rows)
         assert [found.run_id for found in ear.rows] == [row.run_id, new.run_id]
+
+    async def test_memos_of_a_commit_are_heard_as_they_were_written(self, store: Store) -> None:
+        session = await store.worker()
+        row = await session.start("instance")
+        ear = _Ear()
+        session.provider.listen(ear)
+        memos = [
+            Memo(f"run/{row.run_id}/answer/{name}", name.encode(), store.now + LATER_US) for name in ("one", "two")
+        ]
+        await session.commit(step_of(row, memos=(0,)), memos=memos)
+        await wait_for(lambda: any(wakeup.memos for wakeup in ear.heard))
+        assert [memo for wakeup in ear.heard for memo in wakeup.memos] == memos
 
     async def test_attempts_to_claim_are_heard(self, store: Store) -> None:
         session = await store.worker()

@@ -48,6 +48,7 @@ hub(
     "rows += [step.replaced_by for step in steps if step.replaced_by is not None]",
     "rows = [step.replaced_by or row for step, row in zip(steps, rows)]",
 )
+hub("memos are not told", "commit", "wakeup.memos.append(memo)", "pass")
 hub("attempts are not told", "commit", "activities=any(step.queue_adds for step in steps)", "activities=False")
 hub(
     "what fails is told",

@@ -66,6 +66,8 @@ async def main() -> None:
             assert_type(seen, OrchestrationState)
         for event in await handle.history():
             assert_type(event, HistoryEvent)
+        assert_type(await handle.query("total"), Any)
+        assert_type(await handle.update("add", 5, timeout=timedelta(seconds=5)), Any)
 
 
 def handles_are_covariant(flags: Handle[bool]) -> Handle[float]:
@@ -78,6 +80,8 @@ def script() -> None:
         assert_type(handle, SyncHandle[int])
         assert_type(handle.result(timeout=5), int)
         assert_type(client.run(tick), str)
+        assert_type(handle.query("total", 5), Any)
+        assert_type(handle.update("add", 5, timeout=5), Any)
 
 
 asyncio.run(main())

@@ -46,6 +46,26 @@ def typed_yields(ctx: OrchestrationContext) -> Orchestration[int]:
 
 
 @app.orchestrator
+async def asked(ctx: OrchestrationContext) -> int:
+    total = 0
+
+    async def add(number: int) -> int:
+        await ctx.call_activity(say_hello, "x")
+        return number
+
+    def check(number: int) -> None: ...
+
+    def finish() -> Orchestration[None]:
+        yield ctx.create_timer(timedelta(seconds=1))
+
+    ctx.on_query("total", lambda: total)
+    ctx.on_query("more", lambda least: total > least)
+    ctx.on_update("add", add, validator=check)
+    ctx.on_update("finish", finish)
+    return total
+
+
+@app.orchestrator
 async def with_default(ctx: OrchestrationContext, count: int = 3) -> bool:
     return count > 3
 

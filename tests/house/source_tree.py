@@ -17,6 +17,7 @@ PURE = (
     "durable.differences",
     "durable.events",
     "durable.outgoing",
+    "durable.places",
     "durable.prefixes",
     "durable.records",
     "durable.retry",

@@ -56,6 +56,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.differences",
                 "durable.events",
                 "durable.outgoing",
+                "durable.places",
                 "durable.prefixes",
                 "durable.records",
                 "durable.retry",

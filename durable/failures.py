@@ -11,9 +11,9 @@ import dataclasses
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from durable.engine.loop import is_own_code
 from durable.errors import FailureDetails, NonRetryableError, OrchestrationFailedError, TaskFailedError, qualified_name
 from durable.payloads import PayloadError, decode, encode
+from durable.places import is_own_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -105,12 +105,12 @@ class Client:
         return client
 
     @staticmethod
-    def sync(url_or_provider: str | Provider, app: App | None = None, *, ports: Ports | None = None) -> SyncClient:
+    def sync(url: str | Provider, app: App | None = None, *, ports: Ports | None = None) -> SyncClient:
         """Return a blocking client with the same interface, for scripts and WSGI code; thread-safe.
 
         Opens the store with its first use. Close it, or use it as `with Client.sync(url) as client:`.
         """
-        return SyncClient(url_or_provider, app, ports=ports)
+        return SyncClient(url, app, ports=ports)
 
     # ---- life
 

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from datetime import datetime, timedelta
 from random import Random
-from types import MappingProxyType, UnionType
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar, Unpack, overload
 
 from durable import events as ev
@@ -139,8 +139,8 @@ class OrchestrationContext(EntityMethods, HandlerMethods):
 
     @property
     def tags(self) -> Mapping[str, str]:
-        """The tags that the instance was started with, read-only."""
-        return MappingProxyType(dict(self._started.tags or {}))
+        """The tags that the instance was started with: a dict of its own each time, as plain as any other value."""
+        return dict(self._started.tags or {})
 
     @property
     def scheduled_for(self) -> datetime:

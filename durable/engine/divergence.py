@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from durable.differences import likely_cause, told
-from durable.engine.loop import awaiting_location, user_frame
+from durable.engine.loop import user_frame
 from durable.events import HistoryEvent, describe_request
+from durable.places import awaiting_location
 
 if TYPE_CHECKING:
     from durable.engine.execution import Execution

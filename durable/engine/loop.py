@@ -11,16 +11,16 @@ Invariant: nothing runs between two calls of `run_until_idle`. No callback is ad
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, NoReturn, Protocol
 
-from durable.errors import NonDurableAwaitError, TurnBudgetExceededError
+from durable.errors import TurnBudgetExceededError
+from durable.places import UNKNOWN, awaiting_location, is_own_code, non_durable, place_of_foreign
 
 STEPS_MAX = 1_000_000
 """Callbacks that one turn may run: an endless `while True: await asyncio.sleep(0)` ends here."""
@@ -28,10 +28,10 @@ STEPS_MAX = 1_000_000
 CLOSES_MAX = 100
 """Waits in the `finally` blocks of one coroutine that are still gone through when it is closed."""
 
+FOREIGN = "a future, lock or queue of another event loop"
+
 SECONDS_MAX = 1e12
 """About 30,000 years: `asyncio.sleep(inf)` waits as long as any timer can."""
-
-_OWN_CODE = (__file__.rpartition("engine")[0], asyncio.__file__.rpartition("__init__")[0], contextlib.__file__)
 
 
 class GenerationEnded(BaseException):
@@ -118,14 +118,22 @@ class GuardedCoroutine(Coroutine[Any, Any, Any]):
 
     def send(self, value: Any) -> Any:
         """Run to the next await."""
-        awaited = self._send(value)
+        try:
+            awaited = self._send(value)
+        except (RuntimeError, ValueError) as error:
+            self._explain(error)
+            raise
         if awaited is None or getattr(awaited, "_loop", None) is self._loop:
             return awaited
         return self._refuse(awaited)
 
     def throw(self, *args: Any) -> Any:
         """Raise inside the coroutine and run to the next await."""
-        awaited = self._inner.throw(*args)
+        try:
+            awaited = self._inner.throw(*args)
+        except (RuntimeError, ValueError) as error:
+            self._explain(error)
+            raise
         if awaited is None or getattr(awaited, "_loop", None) is self._loop:
             return awaited
         return self._refuse(awaited)
@@ -140,38 +148,15 @@ class GuardedCoroutine(Coroutine[Any, Any, Any]):
     def _refuse(self, awaited: object) -> Any:
         what = f"{awaited!r:.200}"
         if asyncio.isfuture(awaited):
-            what = "a future of another event loop"
+            what = FOREIGN
             awaited._asyncio_future_blocking = False  # whoever may await it shall find it as it was
         error = self._loop.refusal(what, awaiting_location(self._inner))
         return self.throw(error)
 
-
-def awaiting_location(coroutine: Any) -> str:
-    """Return `file:line` of the innermost user frame in a suspended chain of awaits."""
-    place = "unknown place"
-    while coroutine is not None:
-        for names in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
-            frame = getattr(coroutine, names[0], None)
-            if frame is not None:
-                if not is_own_code(frame.f_code):
-                    place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                coroutine = getattr(coroutine, names[1])
-                break
-        else:
-            break
-    return place
-
-
-_own_code: dict[str, bool] = {}
-
-
-def is_own_code(code: CodeType) -> bool:
-    """Tell whether a code object belongs to this package or to asyncio, not to the user."""
-    filename = code.co_filename
-    known = _own_code.get(filename)
-    if known is None:
-        known = _own_code[filename] = filename.startswith(_OWN_CODE)
-    return known
+    def _explain(self, error: Exception) -> None:
+        """Raise in place of what asyncio itself says of something of another event loop."""
+        if (place := place_of_foreign(error)) is not None:
+            raise self._loop.refusal(FOREIGN, place) from error
 
 
 def user_frame(depth: int = 1) -> FrameType | None:
@@ -194,15 +179,6 @@ def user_place() -> str:
 @functools.cache
 def _folder_and_file(path: str) -> str:
     return "/".join(path.replace("\\", "/").rsplit("/", 2)[-2:])
-
-
-def non_durable(what: str, place: str) -> NonDurableAwaitError:
-    """Build the error for something that cannot be replayed."""
-    return NonDurableAwaitError(
-        f"{place}: an orchestrator cannot await {what}: it could not be replayed. Do real work (I/O, threads, real time) in "
-        "an activity: `await ctx.call_activity(...)`; to wait use `ctx.create_timer(...)`, `asyncio.sleep(...)` or "
-        "`ctx.wait_for_external_event(...)`."
-    )
 
 
 class DurableLoop(asyncio.AbstractEventLoop):
@@ -307,16 +283,24 @@ class DurableLoop(asyncio.AbstractEventLoop):
 
     def create_future(self) -> asyncio.Future[Any]:
         """Return a future of this loop."""
-        if sys._getframe(1).f_code is _WRAPS_FUTURE:  # it would be settled from another thread
+        caller = sys._getframe(1)
+        if caller.f_code is _WRAPS_FUTURE:  # it would be settled from another thread
             self.call_soon_threadsafe(self.stop)
+        if caller.f_code is _WAIT or caller.f_code is _WAIT_FOR:
+            awaited = caller.f_locals.get("fs") or [caller.f_locals.get("fut")]
+            if any(asyncio.isfuture(future) and future.get_loop() is not self for future in awaited):
+                raise self.refusal(FOREIGN, _asking_place(2))
         return LoopFuture(loop=self)
 
     def create_task(self, coro: Any, *, name: object = None, context: Any = None, **options: Any) -> LoopTask:
-        """Run a coroutine as a task of this loop."""
-        if not asyncio.iscoroutine(coro):
+        """Run a coroutine as a task of this loop; what is awaited already, such as an activity, is waited for."""
+        awaited = coro if asyncio.isfuture(coro) and coro.get_loop() is self else None
+        if awaited is None and not asyncio.iscoroutine(coro):
             raise TypeError(f"a coroutine was expected, got {coro!r:.200}")
         context = context if context is not None else contextvars.copy_context()
-        task = LoopTask(coro, loop=self, name=name, context=context)
+        task = LoopTask(coro if awaited is None else _outcome(awaited), loop=self, name=name, context=context)
+        if awaited is not None:  # also when the task is cancelled before its first step
+            task.add_done_callback(lambda ended: ended.cancelled() and awaited.cancel())
         self._tasks.append(task)
         if len(self._tasks) % 1024 == 0:  # forget finished ones now and then, so that memory follows what is alive
             self._tasks = [known for known in self._tasks if not known.done()]
@@ -371,6 +355,10 @@ class DurableLoop(asyncio.AbstractEventLoop):
             self._ready.clear()
 
 
+async def _outcome(awaited: asyncio.Future[Any]) -> Any:
+    return await awaited
+
+
 def _microseconds(seconds: float) -> int:
     """Return whole microseconds; of an endless or absurd span the longest one."""
     return round(max(-SECONDS_MAX, min(seconds, SECONDS_MAX)) * 1e6)
@@ -422,11 +410,14 @@ def _close_generator(generator: AsyncGenerator[Any, Any]) -> None:
     close_thoroughly(closing.throw)
 
 
+def _asking_place(depth: int) -> str:
+    frame = user_frame(depth + 1)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else UNKNOWN
+
+
 def _refuse(name: str) -> Callable[..., NoReturn]:
     def refused(self: DurableLoop, *args: Any, **options: Any) -> NoReturn:
-        frame = user_frame(2)
-        place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "unknown place"
-        raise self.refusal(f"what needs `loop.{name}`", place)
+        raise self.refusal(f"what needs `loop.{name}`", _asking_place(2))
 
     return refused
 
@@ -439,6 +430,8 @@ _REFUSED = [
 for _name in _REFUSED:
     setattr(DurableLoop, _name, _refuse(_name))
 _WRAPS_FUTURE = asyncio.wrap_future.__code__
+_WAIT = asyncio.tasks._wait.__code__  # type: ignore[attr-defined]
+_WAIT_FOR = asyncio.wait_for.__code__
 _ENTERS = DurableLoop.enter.__code__
 _RUNS_CALLBACKS = DurableLoop.run_until_idle.__code__
 # What is abstract in the base class is now defined, one way or the other.

@@ -30,7 +30,7 @@ from durable.context import Plans
 from durable.context.plans import NO_VALUE
 from durable.engine.driver import TurnInterrupted
 from durable.engine.execution import Execution
-from durable.engine.loop import GenerationEnded, awaiting_location
+from durable.engine.loop import GenerationEnded
 from durable.engine.turn import Unchanged
 from durable.entities.context import Doing, EntityContext
 from durable.entities.definitions import EntityDefinition, OperationDefinition
@@ -56,6 +56,7 @@ from durable.events import EventRaised, InstanceKey, TaskRef
 from durable.messages import DROPPED_KEPT_US, dropped_memo
 from durable.orchestrations import Edge
 from durable.payloads import PayloadError, Sealer, check, decode, digest, encode
+from durable.places import awaiting_location
 
 logger = logging.getLogger("durable.entity")
 

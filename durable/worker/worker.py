@@ -61,7 +61,7 @@ class _Settings:
 class Worker:
     """Runs the orchestrations and activities of `app` on a store.
 
-    `url` is a store's URL or a `Provider`. `queues`: the activity queues that it serves. `orchestrations=False` makes it an
+    `url_or_provider`: of the store. `queues`: the activity queues that it serves. `orchestrations=False` makes it an
     activity-only worker, `activities=False` one that only decides. At most `max_activities` run at a time; sync ones in
     threads. `max_cached_orchestrations` engines are kept in memory (0: every turn replays from scratch). `strict`: a value
     that differs on replay stalls the instance, not only a different request. `shutdown_timeout` in seconds or as a
@@ -74,7 +74,7 @@ class Worker:
     def __init__(
         self,
         app: App,
-        url: str | Provider,
+        url_or_provider: str | Provider,
         *,
         name: str | None = None,
         queues: Sequence[str] = ("default",),
@@ -99,7 +99,7 @@ class Worker:
         self.app = app
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._ports = ports or system_ports()
-        self._provider = connect(url, self._ports)
+        self._provider = connect(url_or_provider, self._ports)
         self._settings = _Settings(
             self.name,
             tuple(queues) if activities else (),

@@ -8,6 +8,7 @@ Each test drives its program and, by the fixture, replays it from every prefix.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -147,6 +148,23 @@ def test_wait_for(play: MakePlay) -> None:
     one.fire()
     assert one.result == [1, "timeout"]
     assert names(one.requests(ev.SubOrchestrationCancelled)) == ["SubOrchestrationCancelled"]
+
+
+def test_create_task_takes_tasks_as_it_takes_coroutines(play: MakePlay) -> None:
+    async def main(ctx: Context) -> list[Any]:
+        make: Any = asyncio.create_task  # typeshed says coroutines only
+        first = make(ctx.call_activity("echo", 1), name="first")
+        async with asyncio.TaskGroup() as group:
+            grouped: Any = group.create_task
+            second = grouped(ctx.call_activity("echo", 2))
+        unwanted = ctx.create_timer(timedelta(days=9))
+        given_up = make(unwanted)
+        given_up.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await given_up
+        return [await first, first.get_name(), second.result(), unwanted.is_cancelled]
+
+    assert play(main).run(ECHO) == [1, "first", 2, True]
 
 
 def test_create_task_runs_beside_and_is_given_up_at_the_end(play: MakePlay) -> None:

@@ -54,6 +54,22 @@ async def foreign_future() -> None:
         loop.close()
 
 
+async def foreign_in_wait() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        await asyncio.wait([asyncio.create_task(asyncio.sleep(99)), loop.create_future()])  # HERE foreign_in_wait
+    finally:
+        loop.close()
+
+
+async def foreign_in_wait_for() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        await asyncio.wait_for(loop.create_future(), 1)  # HERE foreign_in_wait_for
+    finally:
+        loop.close()
+
+
 async def foreign_yield() -> None:
     await Awaiting()
 
@@ -81,6 +97,8 @@ WRONG = [
     getaddrinfo,
     subprocess,
     foreign_future,
+    foreign_in_wait,
+    foreign_in_wait_for,
     foreign_yield,
     call_soon_threadsafe,
     wrap_future,
@@ -130,6 +148,34 @@ def test_it_fails_the_orchestration_that_lets_it_out(play: MakePlay) -> None:
     one = play(main)
     one.run()
     assert one.failure.error_type == "durable.errors.NonDurableAwaitError"
+
+
+def test_what_asyncio_itself_refuses_of_another_loop_leaves_the_orchestrator_as_this_error(play: MakePlay) -> None:
+    loop = asyncio.new_event_loop()
+    lock = asyncio.Lock()
+
+    async def holds_it() -> None:
+        await lock.acquire()
+        waiting = asyncio.ensure_future(lock.acquire())  # with this the lock belongs to that loop
+        await asyncio.sleep(0)
+        waiting.cancel()
+
+    async def gathers(ctx: Context) -> None:
+        await asyncio.gather(ctx.call_activity("a"), loop.create_future())  # HERE gathers
+
+    async def locks(ctx: Context) -> None:
+        async with lock:  # HERE locks
+            pass
+
+    try:
+        loop.run_until_complete(holds_it())
+        for main in (gathers, locks):
+            one = play(main, instance_id=main.__name__)
+            one.run({"a": lambda _: 1})
+            assert one.failure.error_type == "durable.errors.NonDurableAwaitError"
+            assert one.failure.message.startswith(line_of(main))
+    finally:
+        loop.close()
 
 
 def test_the_code_may_go_on_after_it(play: MakePlay) -> None:

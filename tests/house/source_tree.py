@@ -18,6 +18,7 @@ PURE = (
     "durable.events",
     "durable.exchanges",
     "durable.outgoing",
+    "durable.places",
     "durable.prefixes",
     "durable.records",
     "durable.retry",

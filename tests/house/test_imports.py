@@ -60,6 +60,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.events",
                 "durable.exchanges",
                 "durable.outgoing",
+                "durable.places",
                 "durable.prefixes",
                 "durable.records",
                 "durable.retry",

@@ -85,6 +85,17 @@ def test_the_names_for_tests_are_sorted_and_there() -> None:
     assert all(hasattr(durable.testing, name) for name in durable.testing.__all__)
 
 
+def test_every_event_that_a_history_shows_is_public() -> None:
+    kinds, found = [durable.HistoryEvent], set()
+    while kinds:
+        kind = kinds.pop()
+        below = [other for other in kind.__subclasses__() if other.__module__.partition(".")[0] == "durable"]
+        kinds += below
+        found |= set() if below else {kind.__name__}
+    never_recorded = {"Remark", "QueryReceived"}
+    assert found - never_recorded <= set(durable.__all__)
+
+
 def test_every_kind_of_error_that_users_can_catch_is_public() -> None:
     """An error of the package is public itself, or is caught by a public one that says what went wrong."""
     named = [*vars(durable).values(), *(getattr(durable.testing, name) for name in durable.testing.__all__)]

@@ -1,0 +1,71 @@
+"""Where in the user's code something is: the frames of a coroutine, a traceback or a stack that are not this package's.
+
+Nothing here decides anything: errors, logs and the notes beside requests name these places.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import CodeType
+from typing import Any, Final
+
+from durable.errors import NonDurableAwaitError
+
+UNKNOWN: Final = "unknown place"
+
+_OWN_CODE: Final = (__file__.rpartition("places")[0], asyncio.__file__.rpartition("__init__")[0], contextlib.__file__)
+
+_MINDS_THE_LOOP: Final = {
+    asyncio.ensure_future.__code__,
+    getattr(asyncio.tasks, "_ensure_future", asyncio.ensure_future).__code__,  # of Python 3.11, behind the public one
+    asyncio.Event._get_loop.__code__,  # type: ignore[attr-defined]
+}
+"""What in asyncio raises when it is given something of another event loop."""
+
+_own_code: dict[str, bool] = {}
+
+
+def is_own_code(code: CodeType) -> bool:
+    """Tell whether a code object belongs to this package or to asyncio, not to the user."""
+    filename = code.co_filename
+    known = _own_code.get(filename)
+    if known is None:
+        known = _own_code[filename] = filename.startswith(_OWN_CODE)
+    return known
+
+
+def awaiting_location(coroutine: Any) -> str:
+    """Return `file:line` of the innermost user frame in a suspended chain of awaits."""
+    place = UNKNOWN
+    while coroutine is not None:
+        for names in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
+            frame = getattr(coroutine, names[0], None)
+            if frame is not None:
+                if not is_own_code(frame.f_code):
+                    place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                coroutine = getattr(coroutine, names[1])
+                break
+        else:
+            break
+    return place
+
+
+def place_of_foreign(error: BaseException) -> str | None:
+    """Return `file:line` of the user's code that gave asyncio something of another event loop; None for other errors."""
+    place, code, stack = UNKNOWN, None, error.__traceback__
+    while stack is not None:
+        code = stack.tb_frame.f_code
+        if not is_own_code(code):
+            place = f"{code.co_filename}:{stack.tb_lineno}"
+        stack = stack.tb_next
+    return place if code in _MINDS_THE_LOOP else None
+
+
+def non_durable(what: str, place: str) -> NonDurableAwaitError:
+    """Build the error for something that cannot be replayed."""
+    return NonDurableAwaitError(
+        f"{place}: an orchestrator cannot await {what}: it could not be replayed. Do real work (I/O, threads, real time) in "
+        "an activity: `await ctx.call_activity(...)`; to wait use `ctx.create_timer(...)`, `asyncio.sleep(...)` or "
+        "`ctx.wait_for_external_event(...)`."
+    )

@@ -2,6 +2,7 @@
 #
 #   make demo    the main job: index real files, kill the worker half-way, recover, prove the totals
 #   make test    the whole suite, with cached instances and again without
+#   make test-crossed  the same, in every combination of style and store
 #   make test-postgres  everything with workers on PostgreSQL, of which `make test` runs a part there
 #   make torture the long batteries, one after the other, and their ledger; about an hour
 #   make bench   all workloads beside the limits of the machine; ARGS=--slow for the large sizes too
@@ -13,7 +14,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-postgres torture bench check format clean
+.PHONY: help demo test test-crossed test-postgres torture bench check format clean
 
 # The first of these that is 3.11 or later. `?=` and `:=` so that it is looked for once, and only if nobody has chosen.
 ifeq ($(origin PYTHON),undefined)
@@ -54,7 +55,9 @@ demo: $(VENV)/.package
 
 # Three runs: everything with cached instances; the tests of size, alone on the machine (they measure); and everything with
 # workers again with the cache off, when each turn replays from the start. All must pass; the result may not differ.
-test: $(VENV)/.tools
+test: export DURABLE_TEST_CROSSED ?= 0
+test-crossed: export DURABLE_TEST_CROSSED = 1
+test test-crossed: $(VENV)/.tools
 	DURABLE_TEST_CACHE=1 $(PYTEST) $(PARALLEL) -m "not size" $(ARGS)
 	$(ON_DISK) DURABLE_TEST_CACHE=1 $(PYTEST) -m size $(ARGS) || test $$? -eq 5 # 5: no such test was selected
 	DURABLE_TEST_CACHE=0 DURABLE_TEST_STORES=sqlite $(PYTEST) $(PARALLEL) -m "not size" $(or $(ARGS),$(WITH_WORKERS))

@@ -13,6 +13,7 @@ import functools
 import inspect
 import os
 import shutil
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +35,16 @@ ON_EVERY_STORE = (
 """A test on a server takes twice as long as on a file: the others meet the server through the conformance suite."""
 
 CACHED = os.environ.get("DURABLE_TEST_CACHE", "1") != "0"
+
+IS_CROSSED = os.environ.get("DURABLE_TEST_CROSSED", "1") != "0"
+"""Whether a test of both styles and both embedded stores runs in every combination of them.
+
+`make test` leaves half of the combinations out: of each test both styles run cached, one on a file and the other in memory;
+and without the cache the other one on a file. Which is which goes by the test's name, so that over all tests every
+combination is met hundreds of times. `make test-crossed` and a plain `pytest` run them all.
+"""
+
+STYLES = ("async", "generator")
 
 
 FILES_IN_MEMORY = "/dev/shm"
@@ -100,7 +111,7 @@ def replay_of_everything(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = {item for item in items if not _runs_on(item, _store_of(item))}
+    left_out = {item for item in items if not _runs_on(item, _store_of(item)) or _is_left_to_others(item)}
     if not CACHED:
         left_out |= {item for item in items if item.get_closest_marker("own_processes")}
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
@@ -111,6 +122,16 @@ def _runs_on(item: pytest.Item, store: str | None) -> bool:
     if store is None or STORES:
         return store is None or store in STORES
     return store != "postgres" or item.path.name in ON_EVERY_STORE
+
+
+def _is_left_to_others(item: pytest.Item) -> bool:
+    """Tell whether a combination of style and store is one that `make test` leaves out."""
+    store, style = _store_of(item), getattr(getattr(item, "callspec", None), "params", {}).get("style")
+    if IS_CROSSED or style not in STYLES or store not in ("memory", "sqlite"):
+        return False
+    choice = zlib.crc32(f"{item.path.name}::{getattr(item, 'originalname', '')}".encode()) % 2
+    is_on_file = (style == STYLES[choice]) is CACHED
+    return is_on_file is not (store == "sqlite")
 
 
 def _store_of(item: pytest.Item) -> str | None:

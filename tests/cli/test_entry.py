@@ -88,11 +88,18 @@ def test_the_dashboard_is_served_as_the_options_say(filled: str, monkeypatch: py
     assert (served["host"], served["tokens"], served["allowed_hosts"]) == ("127.0.0.1", None, ())
 
 
-def test_shells_can_complete_commands() -> None:
+def test_shells_can_complete_commands_and_ids(filled: str) -> None:
     for shell in ("zsh", "fish"):
         assert f"_DURABLE_COMPLETE={shell}_complete" in run(None, "completion", shell).stdout
     words = {"COMP_WORDS": "durable sus", "COMP_CWORD": "1", "_DURABLE_COMPLETE": "zsh_complete"}
     assert "suspend" in run(None, **words).stdout.split()
+    words = {"COMP_WORDS": "durable cancel order-1 ord", "COMP_CWORD": "3", "_DURABLE_COMPLETE": "zsh_complete"}
+    assert [word for word in run(filled, **words).stdout.split() if word.startswith("order")] == [
+        "order-3",
+        "order-2",
+        "order-1",
+    ]
+    assert "order" not in run("sqlite:///none.db", **words).stdout
 
 
 def test_a_new_project_runs_and_follows_its_code(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
+from durable.app import App
 from durable.cli.values import moment_ago, tags_of
 from durable.client import Client
 from durable.client.filters import Filters
@@ -95,9 +96,9 @@ json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print
 
 
 @contextlib.asynccontextmanager
-async def opened(store: str, *, creates: bool = False) -> AsyncIterator[Client]:
+async def opened(store: str, app: App | None = None, *, creates: bool = False) -> AsyncIterator[Client]:
     """Give a client of a store; one that is missing is made only with `creates`."""
-    async with Client(store if creates else existing(store)) as client:
+    async with Client(store if creates else existing(store), app) as client:
         yield client
 
 

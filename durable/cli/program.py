@@ -114,6 +114,8 @@ for command in (
     looking.schedules,
     steering.start,
     steering.raise_event,
+    steering.query,
+    steering.update,
     *steering.STEERING,
     steering.restart,
     steering.fork,

@@ -1,5 +1,4 @@
-"""Commands that begin and steer instances: `start`, `raise`, `cancel`, `terminate`, `suspend`, `resume`, `rewind`, `restart`,
-`fork`, `purge`.
+"""Commands that begin and steer instances: from `start` and `raise` to `purge`.
 
 What can be done to one can be done to many: `durable cancel ID ID …`, or by filter, where `--dry-run` says how many are meant,
 and a person at a terminal is asked first.
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import click
 
+from durable.cli.apps import app_of
 from durable.cli.options import (
     Exit,
     Refused,
@@ -157,6 +157,66 @@ async def raise_event(
         print_json({"instance_id": instance_id, "event": name})
     else:
         click.echo(f"event {safe(name)} sent to {safe(instance_id)}")
+
+
+# ---- query and update
+
+argument_argument: Final = click.argument("argument", metavar="[ARG]", required=False)
+
+
+@click.command(short_help="Ask a running orchestration something.")
+@id_argument
+@click.argument("name")
+@argument_argument
+@text_option
+@click.option("--app", metavar="MODULE:APP", help="Its code: then one that has ended can be asked too.")
+@store_option
+@json_option
+@waiting
+async def query(
+    instance_id: str, name: str, argument: str | None, *, is_text: bool, app: str | None, store: str, as_json: bool
+) -> None:
+    """Ask a query that the orchestration has registered, and print the answer as JSON. It leaves no trace. ARG is as INPUT."""
+    value = json_of(argument, "the argument", is_text=is_text)
+    async with opened(store, None if app is None else app_of(app)) as client:
+        _tell_answer(await client.get(instance_id).query(name, value), as_json=as_json)
+
+
+@click.command(short_help="Change a running orchestration, and print its answer.")
+@id_argument
+@click.argument("name")
+@argument_argument
+@text_option
+@click.option("--timeout", type=span, metavar="SPAN", help="Wait no longer for the answer than 90s, 5m, ….")
+@store_option
+@json_option
+@waiting
+async def update(
+    instance_id: str,
+    name: str,
+    argument: str | None,
+    *,
+    is_text: bool,
+    timeout: timedelta | None,
+    store: str,
+    as_json: bool,
+) -> None:
+    """Have an update carried out that the orchestration has registered, and print the answer as JSON. ARG is as INPUT.
+
+    What its validator refuses is an error, and leaves no trace.
+    """
+    value = json_of(argument, "the argument", is_text=is_text)
+    async with opened(store) as client:
+        with progress(f"{instance_id}: {name}"):
+            answer = await client.get(instance_id).update(name, value, timeout=timeout)
+    _tell_answer(answer, as_json=as_json)
+
+
+def _tell_answer(answer: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(value_text(answer, None))
 
 
 # ---- one or many

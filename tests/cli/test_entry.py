@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 import types
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,19 @@ def test_the_dashboard_is_served_as_the_options_say(filled: str, monkeypatch: py
     assert served["store"] == f"{filled}?mode=rw", "it shows what is there, and makes no store"
     assert (served["port"], served["read_only"], served["payload_role"]) == (0, True, Role.OPERATOR)
     assert (served["host"], served["tokens"], served["allowed_hosts"]) == ("127.0.0.1", None, ())
+
+
+def test_the_dashboard_is_there_when_it_says_its_address(filled: str) -> None:
+    command = [DURABLE, "dashboard", "--store", filled, "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = json.loads(process.stdout.readline())["address"]
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                assert answer.status == 200
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
 
 
 def test_shells_can_complete_commands_and_ids(filled: str) -> None:

@@ -132,3 +132,19 @@ def test_what_is_waited_for_is_told_in_one_line_that_goes_away(store: str, scree
         done(store, "raise", "order-7", "approved", "true")
         text = screen.wait_for(lambda text: "on its way" in text)
     assert text.strip() == '"A-7 is on its way"'
+
+
+def test_json_pipes_into_jq(filled: str) -> None:
+    if shutil.which("jq") is None:
+        pytest.skip("needs jq, which is not installed")
+    query = ".[] | .instance_id, .failure_details.error_type"
+    pipe = f"{shlex.quote(DURABLE)} ls --json --status FAILED --name order | jq -r '{query}'"
+    printed = subprocess.run(
+        ["sh", "-c", pipe],
+        env={**os.environ, "DURABLE_STORE": filled},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert printed.stdout.split() == ["order-3", "durable.errors.ActivityFailedError"]

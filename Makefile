@@ -37,12 +37,12 @@ ON_DISK := PYTEST_DEBUG_TEMPROOT="$${TMPDIR:-/tmp}"
 help:
 	@sed -n '/^SHELL/q;s/^#[ ]\{0,1\}//p' Makefile
 
-# Two stamps: the demo needs the package and the command line, and a newcomer should not wait for the tools.
+# Two stamps: the demo needs the package, and whoever looks at its store the faces; a newcomer should not wait for the tools.
 $(VENV)/.package: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "setting up $(VENV) with $(PYTHON) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP_INSTALL) --editable '.[cli]'
+	@$(PIP_INSTALL) --editable '.[web]'
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.package

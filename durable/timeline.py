@@ -25,6 +25,7 @@ from durable.engine.calls import TimerPurpose
 from durable.entities import events as entity_events
 from durable.errors import FailureDetails
 from durable.events import HistoryEvent
+from durable.exchanges import UpdateCompleted, UpdateFailed, UpdateReceived
 from durable.history import History, utc_datetime
 from durable.schedules.events import OccurrenceToldToEnd
 
@@ -33,8 +34,9 @@ class RowKind(enum.StrEnum):
     """What a row is about.
 
     WAIT: for an external event, with a time limit. DETACHED: an orchestration that was started and not waited for.
-    OPERATION and LOCK are of entities. The others are moments: an EVENT that came; something SENT; what was PERFORMED, in the
-    history of an entity; and a MARK in the life of the orchestration itself, except SUSPENSION, which lasts.
+    OPERATION and LOCK are of entities. UPDATE: somebody outside changes the orchestration, and is answered. SUSPENSION: until
+    the resume. The others are moments: an EVENT that came; something SENT; what was PERFORMED, in the history of an entity;
+    and a MARK in the life of the orchestration itself.
     """
 
     ACTIVITY = "activity"
@@ -44,6 +46,7 @@ class RowKind(enum.StrEnum):
     WAIT = "wait"
     OPERATION = "operation"
     LOCK = "lock"
+    UPDATE = "update"
     SUSPENSION = "suspension"
     EVENT = "event"
     SENT = "sent"
@@ -140,6 +143,7 @@ class _Reader:
         self._open: dict[int, Row] = {}  # by the task id of the open request
         self._calls: dict[int, Row] = {}  # of activities, by their first attempt
         self._ends: dict[str, Row] = {}  # of detached orchestrations, by the event that tells of their end
+        self._updates: dict[str, Row] = {}
         self._limits: dict[int, Row] = {}  # whose total time a timer limits
         self._pauses: dict[int, Row] = {}  # whose next attempt a timer waits for
         self._last: Row | None = None  # of this event, which a timer for a call follows at once
@@ -316,6 +320,15 @@ class _Reader:
         status = RowStatus.COMPLETED if event.details is None else RowStatus.FAILED
         self._note(RowKind.PERFORMED, event.operation, event, status=status, error=event.details)
 
+    def _take_update(self, event: UpdateReceived) -> None:
+        self._updates[event.update_id] = self._begin(RowKind.UPDATE, event.name, event)
+
+    def _take_update_answered(self, event: UpdateCompleted | UpdateFailed) -> None:
+        row = self._updates.pop(event.update_id, None)
+        if row is not None:
+            details = event.details if isinstance(event, UpdateFailed) else None
+            self._end(row, RowStatus.COMPLETED if details is None else RowStatus.FAILED, details)
+
     # ---- the life of the orchestration
 
     def _take_start(self, event: ev.OrchestrationStarted) -> None:
@@ -359,6 +372,9 @@ class _Reader:
         ev.TimerCreated: _take_timer,
         ev.TimerFired: _take_fired,
         ev.TimerCancelled: _take_timer_cancelled,
+        UpdateReceived: _take_update,
+        UpdateCompleted: _take_update_answered,
+        UpdateFailed: _take_update_answered,
         ev.EventRaised: _take_event,
         ev.EventSent: _take_sent,
         ev.OrchestrationCancelRequested: _take_mark,

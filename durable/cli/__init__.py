@@ -8,7 +8,7 @@ texts        what is shown: text that a terminal cannot mistake for a command, a
 drawing      the timeline of an instance, in columns of a terminal
 looking      ls, history, schedules
 showing      show, watch
-steering     start, raise, cancel, terminate, suspend, resume, rewind, restart, purge
+steering     start, raise, query, update, cancel, terminate, suspend, resume, rewind, restart, purge
 serving      worker, dashboard
 reloading    worker --reload: a worker process that begins again where its code changes
 checking     replay, doctor, confirm-clock

@@ -12,7 +12,7 @@ import click
 from durable.app import App
 from durable.cli.apps import app_of
 from durable.cli.options import Exit, Refused, json_option, opened, opened_provider, store_option, waiting
-from durable.cli.texts import print_json, safe, safe_lines, span_text
+from durable.cli.texts import print_json, progress, safe, safe_lines, span_text
 from durable.errors import DivergenceError, DurableError, StoredValueError, UnknownNameError
 from durable.history import History
 from durable.invariants import Moment, violations
@@ -116,7 +116,8 @@ async def doctor(*, is_still: bool, store: str, as_json: bool) -> None:
     store takes time and space.
     """
     async with opened_provider(store) as provider:
-        found = await violations(provider, moment=Moment.STILL if is_still else Moment.RUNNING)
+        with progress("reading the store"):
+            found = await violations(provider, moment=Moment.STILL if is_still else Moment.RUNNING)
     async with opened(store) as client:
         counts = {status.value: await client.count(status=status) for status in OrchestrationStatus}
         stalled = [

@@ -149,7 +149,7 @@ def _print_batch(screen: Console, batch: list[OrchestrationState], now: datetime
 def note(state: OrchestrationState) -> str:
     """Return what is worth knowing at a glance: why it does not go on, else what it says of itself."""
     if state.stall_reason:
-        return safe(short(state.stall_reason, 200))
+        return safe(short(state.stall_reason.partition("\n")[0], 200))
     if state.failure_details is not None:
         return safe(short(str(state.failure_details), 200))
     return "" if state.custom_status is None else value_text(state.custom_status, 200)

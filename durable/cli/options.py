@@ -9,15 +9,19 @@ import asyncio
 import contextlib
 import enum
 import functools
+import os
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
+from durable.app import App
 from durable.cli.values import moment_ago, tags_of
 from durable.client import Client
 from durable.client.filters import Filters
 from durable.errors import (
+    DurableError,
     InstanceNotFoundError,
     InvalidInputError,
     OrchestrationCancelledError,
@@ -58,6 +62,8 @@ def exit_of(error: BaseException) -> Exit:
     return next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAILED)
 
 
+COMPLETIONS_MAX: Final = 50
+
 MUST_EXIST: Final = {"sqlite": "mode=rw", "postgresql": "migrate=off", "postgres": "migrate=off"}
 """By scheme, the option with which a store is opened and not made."""
 
@@ -87,13 +93,12 @@ store_option: Final = click.option(
     help="The store, such as sqlite:///app.db. Default: the environment variable DURABLE_STORE.",
 )
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
-id_argument: Final = click.argument("instance_id", metavar="ID")
 
 
 @contextlib.asynccontextmanager
-async def opened(store: str, *, creates: bool = False) -> AsyncIterator[Client]:
+async def opened(store: str, app: App | None = None, *, creates: bool = False) -> AsyncIterator[Client]:
     """Give a client of a store; one that is missing is made only with `creates`."""
-    async with Client(store if creates else existing(store)) as client:
+    async with Client(store if creates else existing(store), app) as client:
         yield client
 
 
@@ -116,6 +121,27 @@ def waiting(function: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Non
         asyncio.run(function(*arguments, **options))
 
     return run
+
+
+# ---- ids
+
+
+def complete_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return ids that begin so, for a shell, but those that it would break; none where the store cannot be asked."""
+    store = ctx.params.get("store") or os.environ.get("DURABLE_STORE")
+    try:
+        return asyncio.run(_ids(store, incomplete)) if store else []
+    except (DurableError, OSError):
+        return []
+
+
+async def _ids(store: str, prefix: str) -> list[str]:
+    async with opened(store) as client:
+        found = client.query(prefix=prefix or None, limit=COMPLETIONS_MAX, payloads=False)
+        return [state.instance_id async for state in found if re.fullmatch(r"[\w.:/@+-]+", state.instance_id)]
+
+
+id_argument: Final = click.argument("instance_id", metavar="ID", shell_complete=complete_ids)
 
 
 # ---- filters

@@ -94,7 +94,7 @@ def program() -> None:
 @program.command(short_help="Print the script that completes commands in a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what makes a shell complete commands, options and statuses.
+    """Print what makes a shell complete commands, options, statuses and the ids of instances.
 
     \b
       bash:  echo 'eval "$(durable completion bash)"' >> ~/.bashrc
@@ -114,6 +114,8 @@ for command in (
     looking.schedules,
     steering.start,
     steering.raise_event,
+    steering.query,
+    steering.update,
     *steering.STEERING,
     steering.restart,
     steering.fork,

@@ -199,6 +199,8 @@ def _waits_for(look: Look, now: datetime) -> Iterator[str]:
             f"its time, {age_text(state.scheduled_at, now)}" if state.scheduled_at > now else "a worker that begins it"
         )
         return
+    if state.status is OrchestrationStatus.STALLED:
+        yield "what it has stalled for, see above; it is tried again by itself, and then waits for"
     notes = {activity.task_id: activity for activity in state.activities}
     limited = [row for row in drawn.open_rows if row.kind is RowKind.WAIT]
     lines = list(waits(drawn, now))
@@ -214,9 +216,7 @@ def _waits_for(look: Look, now: datetime) -> Iterator[str]:
         yield f"{line}; {more}" if more else line
     if not len(look.events) == len(limited) == 1:
         yield from map(safe, look.events)
-    if state.status is OrchestrationStatus.STALLED:
-        yield "what it stalled for (see above); it is tried again by itself"
-    elif not (lines or look.events):
+    if not (lines or look.events) and state.status is not OrchestrationStatus.STALLED:
         yield f"{AN_EVENT}, or whatever else leaves no record before it comes"
 
 

@@ -1,5 +1,4 @@
-"""Commands that begin and steer instances: `start`, `raise`, `cancel`, `terminate`, `suspend`, `resume`, `rewind`, `restart`,
-`fork`, `purge`.
+"""Commands that begin and steer instances: from `start` and `raise` to `purge`.
 
 What can be done to one can be done to many: `durable cancel ID ID …`, or by filter, where `--dry-run` says how many are meant,
 and a person at a terminal is asked first.
@@ -7,6 +6,7 @@ and a person at a terminal is asked first.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,9 +15,11 @@ from typing import Any, Final
 
 import click
 
+from durable.cli.apps import app_of
 from durable.cli.options import (
     Exit,
     Refused,
+    complete_ids,
     exit_of,
     filter_options,
     id_argument,
@@ -26,12 +28,12 @@ from durable.cli.options import (
     store_option,
     waiting,
 )
-from durable.cli.texts import print_json, safe, value_text
+from durable.cli.texts import print_json, progress, safe, value_text
 from durable.cli.values import json_of, moment_ahead, named_json, span, tags_of
 from durable.client import Client, Handle
 from durable.client.filters import Filters
 from durable.errors import DurableError, StoreError
-from durable.model import OrchestrationStatus, ReusePolicy
+from durable.model import OrchestrationState, OrchestrationStatus, ReusePolicy
 
 REUSE: Final = {policy.name.lower().replace("_", "-"): policy for policy in ReusePolicy}
 
@@ -95,13 +97,31 @@ async def _tell_started(handle: Handle[Any], timeout: timedelta | None, *, waits
             print_json({"instance_id": handle.instance_id, "run_id": handle.run_id})
         else:
             click.echo(safe(handle.instance_id))
-    elif as_json:
-        state = await handle.wait(timeout)
+        return
+    state = await _end_of(handle, timeout)
+    if as_json:
         print_json(state)
         if state.status is not OrchestrationStatus.COMPLETED:
             raise Refused(f"'{handle.instance_id}' has ended {state.status}", Exit.NOT_COMPLETED)
     else:
-        click.echo(value_text(await handle.result(timeout), None))
+        click.echo(value_text(await handle.result(), None))
+
+
+async def _end_of(handle: Handle[Any], timeout: timedelta | None) -> OrchestrationState:
+    """Wait for the end, and tell how it goes meanwhile."""
+    with progress(f"{handle.instance_id}: started") as tell:
+
+        async def follow() -> None:
+            async for state in handle.watch():
+                custom = "" if state.custom_status is None else f" {value_text(state.custom_status)}"
+                tell(f"{state.instance_id}: {state.status}{custom}")
+
+        following = asyncio.create_task(follow())
+        try:
+            return await handle.wait(timeout)
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 @click.command("raise", short_help="Send an external event to an instance.")
@@ -137,6 +157,66 @@ async def raise_event(
         print_json({"instance_id": instance_id, "event": name})
     else:
         click.echo(f"event {safe(name)} sent to {safe(instance_id)}")
+
+
+# ---- query and update
+
+argument_argument: Final = click.argument("argument", metavar="[ARG]", required=False)
+
+
+@click.command(short_help="Ask a running orchestration something.")
+@id_argument
+@click.argument("name")
+@argument_argument
+@text_option
+@click.option("--app", metavar="MODULE:APP", help="Its code: then one that has ended can be asked too.")
+@store_option
+@json_option
+@waiting
+async def query(
+    instance_id: str, name: str, argument: str | None, *, is_text: bool, app: str | None, store: str, as_json: bool
+) -> None:
+    """Ask a query that the orchestration has registered, and print the answer as JSON. It leaves no trace. ARG is as INPUT."""
+    value = json_of(argument, "the argument", is_text=is_text)
+    async with opened(store, None if app is None else app_of(app)) as client:
+        _tell_answer(await client.get(instance_id).query(name, value), as_json=as_json)
+
+
+@click.command(short_help="Change a running orchestration, and print its answer.")
+@id_argument
+@click.argument("name")
+@argument_argument
+@text_option
+@click.option("--timeout", type=span, metavar="SPAN", help="Wait no longer for the answer than 90s, 5m, ….")
+@store_option
+@json_option
+@waiting
+async def update(
+    instance_id: str,
+    name: str,
+    argument: str | None,
+    *,
+    is_text: bool,
+    timeout: timedelta | None,
+    store: str,
+    as_json: bool,
+) -> None:
+    """Have an update carried out that the orchestration has registered, and print the answer as JSON. ARG is as INPUT.
+
+    What its validator refuses is an error, and leaves no trace.
+    """
+    value = json_of(argument, "the argument", is_text=is_text)
+    async with opened(store) as client:
+        with progress(f"{instance_id}: {name}"):
+            answer = await client.get(instance_id).update(name, value, timeout=timeout)
+    _tell_answer(answer, as_json=as_json)
+
+
+def _tell_answer(answer: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(value_text(answer, None))
 
 
 # ---- one or many
@@ -178,14 +258,15 @@ def _command_of(verb: Verb) -> click.Command:
             count = await verb.many(client, True, filters, options)
             if not dry_run:
                 _ask(verb, count, says_yes=says_yes or as_json)
-                count = await verb.many(client, False, filters, options)
+                with progress(f"{verb.name}: {_instances(count)}"):
+                    count = await verb.many(client, False, filters, options)
         if as_json:
             print_json({"command": verb.name, "count": count, "dry_run": dry_run})
         else:
             click.echo(f"{_instances(count)}: {'would be ' * dry_run}{verb.done}")
 
     decorators = (
-        click.argument("instance_ids", metavar="[ID]...", nargs=-1),
+        click.argument("instance_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_ids),
         *verb.options,
         click.option("--dry-run", is_flag=True, help="Only say how many instances the filters mean."),
         click.option("--yes", "-y", "says_yes", is_flag=True, help="Do not ask first."),

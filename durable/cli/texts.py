@@ -6,10 +6,11 @@ carriage returns, changes of the direction of writing) is shown as an escape, as
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -42,6 +43,9 @@ GAP: Final = 2
 """Blanks between two columns."""
 
 SHRUNK_COLUMNS_MIN: Final = 6
+
+PROGRESS_MARGIN: Final = 4
+"""Columns of the sign that moves, and one for the cursor."""
 
 PIPE_COLUMNS: Final = 1_000_000
 """No terminal: nothing is cut to fit one."""
@@ -107,6 +111,24 @@ def console() -> Console:
     """
     made = Console(markup=False, highlight=False, emoji=False)
     return made if made.is_terminal else Console(markup=False, highlight=False, emoji=False, width=PIPE_COLUMNS)
+
+
+@contextlib.contextmanager
+def progress(text: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being waited for, in a line that moves, to whoever sits at a terminal; give what changes the line.
+
+    It is on the error output, and gone at the end.
+    """
+    screen = Console(markup=False, highlight=False, emoji=False, stderr=True)
+    if not screen.is_terminal:
+        yield lambda changed: None
+        return
+
+    def line(shown: str) -> Text:
+        return Text(short(safe(shown), max(screen.width - PROGRESS_MARGIN, 1)), no_wrap=True)
+
+    with screen.status(line(text)) as status:
+        yield lambda changed: status.update(line(changed))
 
 
 def is_plain_ascii(screen: Console) -> bool:

@@ -51,6 +51,25 @@ async def odd(ctx: OrchestrationContext, text: str) -> None:
 
 
 @app.orchestrator
+async def counter(ctx: OrchestrationContext) -> int:
+    total = 0
+
+    def add(amount: int) -> int:
+        nonlocal total
+        total += amount
+        return total
+
+    def check(amount: int) -> None:
+        if amount < 0:
+            raise ValueError(f"too little {HOSTILE}")
+
+    ctx.on_update("add", add, validator=check)
+    ctx.on_query("total", lambda: {"total": total})
+    await ctx.wait_for_external_event("end")
+    return total
+
+
+@app.orchestrator
 async def many(ctx: OrchestrationContext, count: int) -> None:
     await when_all([ctx.call_activity(charge, f"A-{number}") for number in range(count)])
     for order_id in ("B-1", "unlucky", "B-2"):

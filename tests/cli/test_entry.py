@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 import types
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,11 +90,31 @@ def test_the_dashboard_is_served_as_the_options_say(filled: str, monkeypatch: py
     assert (served["host"], served["tokens"], served["allowed_hosts"]) == ("127.0.0.1", None, ())
 
 
-def test_shells_can_complete_commands() -> None:
+def test_the_dashboard_is_there_when_it_says_its_address(filled: str) -> None:
+    command = [DURABLE, "dashboard", "--store", filled, "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = json.loads(process.stdout.readline())["address"]
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                assert answer.status == 200
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+
+
+def test_shells_can_complete_commands_and_ids(filled: str) -> None:
     for shell in ("zsh", "fish"):
         assert f"_DURABLE_COMPLETE={shell}_complete" in run(None, "completion", shell).stdout
     words = {"COMP_WORDS": "durable sus", "COMP_CWORD": "1", "_DURABLE_COMPLETE": "zsh_complete"}
     assert "suspend" in run(None, **words).stdout.split()
+    words = {"COMP_WORDS": "durable cancel order-1 ord", "COMP_CWORD": "3", "_DURABLE_COMPLETE": "zsh_complete"}
+    assert [word for word in run(filled, **words).stdout.split() if word.startswith("order")] == [
+        "order-3",
+        "order-2",
+        "order-1",
+    ]
+    assert "order" not in run("sqlite:///none.db", **words).stdout
 
 
 def test_a_new_project_runs_and_follows_its_code(tmp_path: Path) -> None:

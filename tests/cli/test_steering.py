@@ -89,6 +89,22 @@ def test_an_order_is_followed_from_start_to_end(store: str) -> None:
         assert status(store, "order-8") == "CANCELLED"
 
 
+def test_a_running_one_is_asked_and_changed(store: str) -> None:
+    done(store, "start", "counter", "--id", "counter-1")
+    with worker_on(store):
+        assert from_json(store, "update", "counter-1", "add", "40") == 40
+        assert done(store, "update", "counter-1", "add", "2", "--timeout", "30s") == "42\n"
+        assert from_json(store, "query", "counter-1", "total") == {"total": 42}
+        for arguments in (["update", "counter-1", "add", "--", "-1"], ["query", "counter-1", "nothing"]):
+            refused = run(store, *arguments)
+            assert (refused.exit_code, refused.stdout, len(refused.stderr.splitlines())) == (1, "", 1), refused.output
+        done(store, "raise", "counter-1", "end")
+        done(store, "watch", "counter-1")
+    assert run(store, "query", "counter-1", "total").exit_code == 1
+    assert from_json(store, "query", "counter-1", "total", "--app", "tests.cli.commands:app") == {"total": 42}
+    assert done(store, "show", "counter-1").count("update add") == 2
+
+
 def test_one_is_steered_by_its_id(store: str) -> None:
     done(store, "start", "order", '"A"', "--id", "one")
     done(store, "start", "order", '"A"', "--id", "two")

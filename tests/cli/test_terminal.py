@@ -122,3 +122,29 @@ def test_watch_follows_live_on_the_screen_and_leaves_the_end_on_it(
     assert text.count("activity charge") == 1, "it was drawn over, not again below"
     assert re.search(r"^event approved +◆$", text, re.MULTILINE)
     assert re.search(r'^  output +"A-7 is on its way"$', text, re.MULTILINE)
+
+
+def test_what_is_waited_for_is_told_in_one_line_that_goes_away(store: str, screen_of: Callable[..., Screen]) -> None:
+    screen = screen_of(store, "start", "order", '"A-7"', "--id", "order-7", "--wait")
+    screen.wait_for(lambda text: "order-7: PENDING" in text)
+    with worker_on(store):
+        screen.wait_for(lambda text: 'order-7: RUNNING "waiting for approval"' in text)
+        done(store, "raise", "order-7", "approved", "true")
+        text = screen.wait_for(lambda text: "on its way" in text)
+    assert text.strip() == '"A-7 is on its way"'
+
+
+def test_json_pipes_into_jq(filled: str) -> None:
+    if shutil.which("jq") is None:
+        pytest.skip("needs jq, which is not installed")
+    query = ".[] | .instance_id, .failure_details.error_type"
+    pipe = f"{shlex.quote(DURABLE)} ls --json --status FAILED --name order | jq -r '{query}'"
+    printed = subprocess.run(
+        ["sh", "-c", pipe],
+        env={**os.environ, "DURABLE_STORE": filled},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert printed.stdout.split() == ["order-3", "durable.errors.ActivityFailedError"]

@@ -145,6 +145,37 @@ def test_attempts_of_a_child_are_one_row_and_a_suspension_is_one_too() -> None:
     Environment(tries).run(test)
 
 
+def test_an_update_is_a_row_from_when_it_came_to_when_it_was_answered() -> None:
+    asked = App()
+
+    @asked.orchestrator
+    async def answering(ctx: OrchestrationContext) -> None:
+        async def slowly(fails: bool) -> None:
+            await ctx.create_timer(timedelta(seconds=5))
+            if fails:
+                raise ValueError("no")
+
+        ctx.on_update("slowly", slowly)
+        await ctx.wait_for_external_event("end")
+
+    async def test(env: Environment) -> None:
+        handle = await env.client.start(answering)
+        await handle.update("slowly", False)
+        asyncio.create_task(handle.update("slowly", True, timeout=1)).add_done_callback(lambda done: done.exception())
+        await env.advance(timedelta(seconds=3))
+        drawn = timeline(await handle.history())
+        assert [told(row, drawn) for row in drawn.rows if row.kind is RowKind.UPDATE] == [
+            "update slowly 0-5 completed",
+            "update slowly 5- open",
+        ]
+        await env.advance(timedelta(seconds=10))
+        drawn = timeline(await handle.history())
+        assert told(drawn.rows[2], drawn) == "update slowly 5-10 failed"
+        assert not drawn.open_rows
+
+    Environment(asked).run(test)
+
+
 @settings(max_examples=60, database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(CASES)
 def test_what_is_open_is_what_the_engine_waits_for(case: Case) -> None:

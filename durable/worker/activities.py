@@ -27,6 +27,7 @@ from durable.provider import Memo, TaskAddress
 from durable.worker.clock import StoreClock
 from durable.worker.failure_log import log_failed_here
 from durable.worker.fairness import TakingTurns
+from durable.worker.permits import tell_of_start
 from durable.worker.threads import Threads
 
 if TYPE_CHECKING:
@@ -345,6 +346,7 @@ class ActivityRunner:
             self._end(attempt, self._failure(attempt, error))
             self._leave(attempt)
             return
+        tell_of_start(self.spawn, attempt.address, attempt.request)
         if attempt.is_claimed:
             note = attempt.context.start_note()
             if note is not None:

@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from durable.provider import InstanceFilter
 from durable.testing import Environment
 
 SECOND = timedelta(seconds=1)
+CHAPTER = Path(__file__).parents[2] / "docs" / "limits.md"
 
 
 @dataclasses.dataclass
@@ -369,6 +371,12 @@ def test_jobs_wait_for_permits_by_their_priority() -> None:
         assert [name for name, _ in started] == [0, 1, 2, 5, 4, 7, 3, 6]
 
     simulated(test)
+
+
+def test_the_program_of_the_chapter_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    code = CHAPTER.read_text().partition("```python\n")[2].partition("```")[0]
+    exec(compile(code, str(CHAPTER), "exec"), {"__name__": "chapter"})
+    assert capsys.readouterr().out == "7\n"
 
 
 async def test_a_deployment_that_changes_a_limit_counts_from_its_first_request(store_url: str) -> None:

@@ -40,11 +40,12 @@ from durable.provider import (
     Step,
 )
 from durable.records import Record, first_checksum
+from durable.worker import placing
 from durable.worker.asking import Asking
 from durable.worker.carrying import journal_step
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
-from durable.worker.placing import INLINE_MESSAGES_MAX, Placing
+from durable.worker.placing import Placing
 from durable.worker.steps import (
     Prepared,
     StallError,
@@ -177,8 +178,12 @@ class Turns:
         assert row is not None, "an instance is loaded before its turn"
         if live.outbox:
             return self.placing.send_more(live, row)
-        if live.children is not None and len(live.children) > INLINE_MESSAGES_MAX and ending(live, row) is not None:
-            return self.steps.end_children(live, row, INLINE_MESSAGES_MAX)
+        if (
+            live.children is not None
+            and len(live.children) > placing.INLINE_MESSAGES_MAX
+            and ending(live, row) is not None
+        ):
+            return self.steps.end_children(live, row, placing.INLINE_MESSAGES_MAX)
         let_in = self.placing.let_in(live, row)
         if let_in is not None:
             return let_in
@@ -431,4 +436,4 @@ def _leaves_nothing_to_note(state: OwnerState, turn: Turn) -> bool:
     """Tell whether an owner has nothing to note, neither before a turn nor after it: as for most turns."""
     if state.is_noteworthy or turn.farewells or turn.carried or turn.outcome is not None:
         return False
-    return len(turn.messages) + len(turn.activities) <= INLINE_MESSAGES_MAX
+    return len(turn.messages) + len(turn.activities) <= placing.INLINE_MESSAGES_MAX

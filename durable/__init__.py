@@ -1,6 +1,6 @@
 """Durable orchestration: ordinary Python code that is replayed over its history, and so survives crashes and waits for years.
 
-    entities, jobs, schedules     features, on the public seams of what stands below
+    entities, jobs, schedules     features, on the public seams of what stands below; `limits` is another
     client, worker                the only places with tasks, threads and timeouts
     context, orchestrations       what an orchestrator sees; between it and the engine
     activity_context              what an activity sees
@@ -105,6 +105,7 @@ from durable.exchanges import UpdateCompleted, UpdateFailed, UpdateReceived
 from durable.history import History
 from durable.jobs import JobFailed
 from durable.jobs import register as _register_jobs
+from durable.limits import register as _register_limits
 from durable.model import (
     ActivityState,
     DroppedItem,
@@ -229,6 +230,7 @@ __all__ = [
 # The features take their places on what stands below them.
 _register_entities()
 _register_jobs()
+_register_limits()
 _register_schedules()
 
 # Quiet unless the program configures logging: without a handler Python would print warnings by itself.

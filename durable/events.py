@@ -100,12 +100,27 @@ class Request(HistoryEvent):
 # ---- activities
 
 
+class Limit(NamedTuple):
+    """How many attempts of an activity may be under way, or begin, at once: None is no limit.
+
+    At most `max_concurrency` at a time, and at most `rate` starts within `per` microseconds; of one `key`, where there is one.
+    `error`: why no key could be told, so that the attempt fails.
+    """
+
+    max_concurrency: int | None = None
+    rate: int | None = None
+    per: int | None = None
+    key: str | None = None
+    error: str | None = None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ActivityOptions:
     """How an attempt is to be run. Times in microseconds; None: no limit.
 
     `timeout`: one attempt from its start; `heartbeat_timeout`: from beat to beat; `queue_timeout`: from the request of the
     attempt to its start. `attachment`: what a feature sends along to the attempt, for the context that it makes of it.
+    `limit`: what it needs a permit for.
     """
 
     queue: str = "default"
@@ -114,6 +129,7 @@ class ActivityOptions:
     queue_timeout: int | None = None
     priority: int = 1
     attachment: Payload = None
+    limit: Limit | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

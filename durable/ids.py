@@ -6,6 +6,7 @@ nothing, blank text, a NUL, half of a surrogate pair.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -30,6 +31,14 @@ def check_event_name(name: object) -> str:
 def check_entity_key(key: object) -> str:
     """Return an entity's key. Raises InvalidInputError, a ValueError, for what cannot be one."""
     return _check_key(key, "entity key")
+
+
+def check_limit_key(key: object) -> str:
+    """Return the key of a limit, which may be empty. Raises InvalidInputError, a ValueError, for what cannot be one."""
+    text = _check_text(key, "the key of a limit")
+    if len(text.encode()) <= ID_BYTES_MAX:
+        return text
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()  # any text tells apart, also a long one
 
 
 def check_tags(tags: object) -> dict[str, str]:

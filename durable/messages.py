@@ -100,16 +100,22 @@ def new_row(
     )
 
 
+def begun_run_id(request: TaskRef, now: int) -> str:
+    """Return the id of the run that a request begins: ordered by time, and the same for no other request."""
+    mark = hashlib.blake2b("\0".join(map(str, request)).encode(), digest_size=10).hexdigest()
+    return f"{now // 1000:012x}{mark}"
+
+
 def beginning_message(
-    key: InstanceKey, partitions: int, run_id: str, name: str, event: HistoryEvent, *, now: int
+    key: InstanceKey, partitions: int, run_id: str, name: str, *events: HistoryEvent, now: int
 ) -> Message:
-    """Return the message that begins a run without an input, of what is called `name`, with an event that it is for.
+    """Return the message that begins a run without an input, of what is called `name`, with the events that it is for.
 
     It stands in for a message to an instance that is not there, or has ended.
     """
     row = new_row(key, partitions, run_id, name, None, now=now, scheduled_at=now, payload=None)
     started = OrchestrationStarted(name, None, None, run_id, "", scheduled_for=now)
-    data = encode_arrivals([started, event])
+    data = encode_arrivals([started, *events])
     return Message(key, row.partition, data, start=row, expects=Expects.ABSENT_OR_FINISHED)
 
 

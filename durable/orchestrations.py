@@ -159,11 +159,13 @@ class InstanceKind(NamedTuple):
 
     `served`: what workers announce those as that they can run. `find(app, name, version)` returns a definition, the newest
     without a version; raises UnknownNameError. `make_runner(app, definition, sealer, strict)` is called once for each.
+    `built_in`: the name and version of what every worker can run, whatever its app.
     """
 
     served: str
     find: Callable[[App, str, str | None], Runnable]
     make_runner: Callable[[App, Any, Sealer, bool], Runner]
+    built_in: tuple[str, str] | None = None
 
 
 def _orchestration_runner(app: App, definition: OrchestratorDefinition, sealer: Sealer, strict: bool) -> Runner:
@@ -188,6 +190,7 @@ def register_built_in(function: Callable[..., Any], name: str, version: str, *, 
 def served_by(app: App) -> list[ServedName]:
     """Return all that a worker with this app can run: what the app serves, and the orchestrators of features."""
     built_in = [ServedName(_kinds[kind].served, one.name, one.exact_version) for (kind, _), one in _built_in.items()]
+    built_in += [ServedName(kind.served, *kind.built_in) for kind in _kinds.values() if kind.built_in is not None]
     return [*app.served(), *built_in]
 
 

@@ -18,7 +18,7 @@ import msgpack
 
 from durable import events as _events
 from durable.errors import FailureDetails, HistoryDamagedError
-from durable.events import ActivityOptions, HistoryEvent, InstanceKey, TaskRef
+from durable.events import ActivityOptions, HistoryEvent, InstanceKey, Limit, TaskRef
 from durable.value_objects import value_object
 
 FORMAT = 1
@@ -105,6 +105,8 @@ def details_from_plain(plain: Any) -> FailureDetails | None:
 
 def _options_to_plain(options: ActivityOptions) -> list[Any]:
     plain = [options.queue, options.timeout, options.heartbeat_timeout, options.queue_timeout, options.priority]
+    if options.limit is not None:
+        return [*plain, options.attachment, options.limit]
     return plain if options.attachment is None else [*plain, options.attachment]
 
 
@@ -115,7 +117,17 @@ def _options_from_plain(plain: Any) -> ActivityOptions:
     require((int, NoneType), timeout, heartbeat_timeout, queue_timeout)
     require(int, priority)
     require((bytes, NoneType), attachment)
-    return ActivityOptions(queue, timeout, heartbeat_timeout, queue_timeout, priority, attachment)
+    limit = _limit_from_plain(plain[6]) if len(plain) > 6 else None
+    return ActivityOptions(queue, timeout, heartbeat_timeout, queue_timeout, priority, attachment, limit)
+
+
+def _limit_from_plain(plain: Any) -> Limit | None:
+    if plain is None:
+        return None
+    max_concurrency, rate, per, key, error = plain[:5]
+    require((int, NoneType), max_concurrency, rate, per)
+    require((str, NoneType), key, error)
+    return Limit(max_concurrency, rate, per, key, error)
 
 
 def _task_ref_from_plain(plain: Any) -> TaskRef | None:

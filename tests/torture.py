@@ -72,6 +72,7 @@ BATTERIES = (
     Battery("job trees", "tests.job_trees", ("--trees", "2000"), {"trees": 2_000}),
     Battery("kills between jobs", "tests.job_kills", (), {"runs": 1}, is_drawn=False),
     Battery("schedules under kills", "tests.schedule_kills", (), {"kills": 5}, is_drawn=False),
+    Battery("limits under kills", "tests.limit_kills", (), {"kills": 20, "attempts": 4_000}, is_drawn=False),
     Battery("zones of cron", "tests.cron_zones", (), {"years": 20, "zones": 100}, is_drawn=False),
     Battery("fuzz", "tests.fuzz", ("--inputs", "100000"), {"inputs": 100_000 * len(DECODERS)}),
     Battery("power loss", "tests.power_loss", ("--images", "2000"), {"images": 2_000}),

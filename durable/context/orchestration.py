@@ -271,7 +271,7 @@ class OrchestrationContext(EntityMethods, HandlerMethods):
             plan.name,
             plan.version if plan.function else recorded_version(execution, plan, plan.version),
             plain,
-            options=options,
+            options=options if options.limit is None else plan.limited(options, plain, execution.recorded_request),
             decode=plan.read_result,
             policy=policy,
             total_timeout_us=total_us,

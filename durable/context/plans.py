@@ -12,11 +12,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from durable.app import ActivityDefinition, App, Definition, OrchestratorDefinition, check_name
+from durable.app import ActivityOptions as DeclaredOptions
 from durable.context.options import limit_us
 from durable.errors import DurableError, StoredValueError, TaskFailedError
-from durable.events import ActivityOptions
+from durable.events import ActivityOptions, ActivityScheduled, HistoryEvent, Limit
 from durable.failures import describe
+from durable.ids import check_limit_key
 from durable.payloads import PayloadError, Sealer, check, decode, encode
+from durable.records import reason_of
 from durable.retry import RetryPolicy
 from durable.versions import canonical_version
 
@@ -47,6 +50,30 @@ class Plan:
         definition.check_accepts(value)
         plain = check(value, definition.input_annotation, what=self.what_input)
         return None if value is None else plain
+
+    def limited(self, options: ActivityOptions, plain: bytes | None, recorded: HistoryEvent | None) -> ActivityOptions:
+        """Return the options of a call with this input, with the key of its limit where that is divided by one.
+
+        While replaying it is the key that is on record: what was asked for is limited by what it was then.
+        """
+        limit = options.limit
+        if limit is None or not isinstance(self.definition, ActivityDefinition) or self.definition.options.key is None:
+            return options
+        was = recorded.options.limit if isinstance(recorded, ActivityScheduled) else None
+        if was is not None:
+            return dataclasses.replace(options, limit=limit._replace(key=was.key, error=was.error))
+        try:
+            key = check_limit_key(self.definition.options.key(self._as_received(self.definition, plain)))
+        except Exception as error:  # noqa: BLE001 (a user's function may raise anything)
+            text = f"the key= of activity '{self.name}' gave no key for this input: {reason_of(error)}"
+            return dataclasses.replace(options, limit=limit._replace(error=text))
+        return dataclasses.replace(options, limit=limit._replace(key=key))
+
+    def _as_received(self, definition: ActivityDefinition, plain: bytes | None) -> Any:
+        """Return an input as the activity gets it, whoever calls it and however."""
+        if not definition.takes_input or (plain is None and definition.has_default_input):
+            return definition.default_input()
+        return decode(NO_VALUE if plain is None else plain, definition.input_annotation, what=self.what_input)
 
 
 class Plans:
@@ -100,6 +127,7 @@ class Plans:
                 declared.queue,
                 limit_us("timeout", declared.timeout),
                 limit_us("heartbeat_timeout", declared.heartbeat_timeout),
+                limit=_limit_of(declared),
             )
         annotation = definition.result_annotation if definition is not None and by_function else Any
         what = f"recorded result of {kind} '{name}'"
@@ -132,6 +160,12 @@ class Plans:
     def unseal(self, stored: bytes) -> bytes:
         """Return the plain form of what is stored. Raises PayloadError."""
         return self._sealer.unseal(stored)
+
+
+def _limit_of(declared: DeclaredOptions) -> Limit | None:
+    if declared.max_concurrency is None and declared.rate is None:
+        return None
+    return Limit(declared.max_concurrency, declared.rate, limit_us("per", declared.per))
 
 
 def refusal(kind: type[TaskFailedError], error: Exception, task_name: str, instance_id: str) -> TaskFailedError:

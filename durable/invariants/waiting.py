@@ -15,6 +15,7 @@ from durable.errors import HistoryDamagedError
 from durable.events import ORCHESTRATION, EventRaised, InstanceKey
 from durable.invariants.runs import Moment, StoredRun, decoded, named
 from durable.messages import decode_arrivals
+from durable.permits import KIND, keeper_id
 from durable.provider import (
     PARTITIONS,
     ActivityRow,
@@ -130,15 +131,21 @@ def violations_of_waiting(runs: Sequence[StoredRun], waiting: Waiting, moment: M
     """Return what waits for nobody, and who waits for what is not there."""
     on_their_way = {address for message in waiting.messages for address in _outcomes_in(message)}
     rows = {row.task for row in waiting.rows}
+    kept = {run.row.key.id for run in runs if run.row.key.kind == KIND and run.is_current}
     found: list[str] = []
     wanted: set[TaskAddress] = set()
     for run in runs:
         if run.is_current and not run.row.status.is_finished:
-            queued, held = _open_attempts(run)
+            queued, held, limited = _open_attempts(run)
             wanted |= queued | held
             if run.row.status is not Status.STALLED and OwnerState.decode(run.row.state).cursor is None:
                 where = named(run.row, run.row.generation)
-                for task in sorted(queued - rows - on_their_way):
+                for task in sorted(limited.keys() - rows - on_their_way):
+                    if limited[task] not in kept:
+                        found.append(
+                            f"I3: {where}: activity {task.task_id} waits for a permit, and nobody keeps its limit"
+                        )
+                for task in sorted(queued - limited.keys() - rows - on_their_way):
                     found.append(f"I3: {where}: activity {task.task_id} went to the queue, and is not there")
                 for task in sorted(held & rows):
                     found.append(f"I9: {where}: activity {task.task_id} is held by the owner, and is in the queue too")
@@ -155,21 +162,29 @@ def violations_of_waiting(runs: Sequence[StoredRun], waiting: Waiting, moment: M
     return found
 
 
-def _open_attempts(run: StoredRun) -> tuple[set[TaskAddress], set[TaskAddress]]:
-    """Return the attempts without an outcome: those in the queue, as the row says, and those that the owner holds."""
+def _open_attempts(run: StoredRun) -> tuple[set[TaskAddress], set[TaskAddress], dict[TaskAddress, str]]:
+    """Return the attempts without an outcome: those in the queue, as the row says, and those that the owner holds.
+
+    Of the former also those that need a permit before they are there, with the keepers of these.
+    """
     row = run.row
-    open_ids: dict[int, None] = {}
+    open_ids: dict[int, ev.ActivityScheduled] = {}
     for record_row in run.generations.get(row.generation, ()):
         record = decoded(record_row)
         for event in record.events if record is not None else ():
             if isinstance(event, ev.ActivityScheduled):
-                open_ids[event.task_id] = None
+                open_ids[event.task_id] = event
             elif isinstance(event, _ENDS_OF_ATTEMPTS):
                 open_ids.pop(event.task_id, None)
     state = OwnerState.decode(row.state)
     addresses = {task_id: TaskAddress(row.key, row.run_id, row.generation, task_id) for task_id in open_ids}
     queued = {address for task_id, address in addresses.items() if task_id in state.queued}
-    return queued, set(addresses.values()) - queued
+    limited = {
+        addresses[task_id]: keeper_id(request.name, request.options.limit.key)
+        for task_id, request in open_ids.items()
+        if request.options.limit is not None and request.options.limit.error is None
+    }
+    return queued, set(addresses.values()) - queued, limited
 
 
 def _outcomes_in(message: StoredMessage) -> Iterator[TaskAddress]:

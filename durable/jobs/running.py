@@ -249,6 +249,8 @@ class JobActivity(ActivityCall):
             priority=QUEUE_PRIORITIES[spec.priority],
             attachment=TICKET_MARK + (sealed or b""),
         )
+        if options.limit is not None:
+            options = plan.limited(options, spec.request, execution.recorded_request)
         super().__init__(
             execution,
             plan.name,

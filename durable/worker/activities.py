@@ -27,6 +27,7 @@ from durable.provider import Memo, TaskAddress
 from durable.worker.clock import StoreClock
 from durable.worker.failure_log import log_failed_here
 from durable.worker.fairness import TakingTurns
+from durable.worker.permits import tell_of_start
 from durable.worker.threads import Threads
 
 if TYPE_CHECKING:
@@ -345,6 +346,7 @@ class ActivityRunner:
             self._end(attempt, self._failure(attempt, error))
             self._leave(attempt)
             return
+        tell_of_start(self.spawn, attempt.address, attempt.request)
         if attempt.is_claimed:
             note = attempt.context.start_note()
             if note is not None:
@@ -495,8 +497,7 @@ class ActivityRunner:
     def _end(self, attempt: Attempt, outcome: HistoryEvent) -> None:
         """Give the outcome of a function that has ended, unless its attempt has one or is given up."""
         if isinstance(outcome, ev.ActivityFailed):
-            error_type = outcome.details.error_type
-            if error_type == CANCELLED and (attempt.is_settled or self._is_closed):
+            if outcome.details.error_type == CANCELLED and (attempt.is_settled or self._is_closed):
                 self._settle(attempt)  # it has stopped as it was asked to; or the program ends and cancels all
                 return
             outcome = dataclasses.replace(outcome, last_heartbeat=_latest_heartbeat(attempt))
@@ -549,8 +550,7 @@ class ActivityRunner:
 
     def _out_of_queue(self, attempt: Attempt) -> None:
         """Final: another attempt would wait in the same queue."""
-        seconds = (attempt.request.options.queue_timeout or 0) / 1e6
-        name = attempt.request.name
+        name, seconds = attempt.request.name, (attempt.request.options.queue_timeout or 0) / 1e6
         message = f"activity '{name}' waited longer than its queue_timeout of {seconds:g} s for a start"
         self._fail_by_time(attempt, message, is_final=True)
 

@@ -15,6 +15,7 @@ from durable.events import ActivityScheduled, HistoryEvent, InstanceKey, Orchest
 from durable.outgoing import Outgoing
 from durable.provider import InstanceRow, Message, Priority, RecordRow, StoredMessage, TaskAddress
 from durable.records import decode_event, encode_event, require, unpack
+from durable.worker.permits import OpenPermits
 from durable.worker.queued import QueuedAttempts
 
 
@@ -88,7 +89,7 @@ class OwnerState:
     sending of a large turn stands: (generation, record index, messages sent). `stalls`: stalls in a row. `farewells`: see
     the engine's Turn. `former`: of a run that took the place of an unfinished one, the sequence of its start, and the run
     before it. `carried`: where events are that earlier generations have left. `left_since`: when the instance was first left to
-    another worker, in microseconds, as long as that goes on.
+    another worker, in microseconds, as long as that goes on. `permits`: as `queued`, those that attempts have or wait for.
     """
 
     deliveries: dict[int, list[int]] = dataclasses.field(default_factory=dict)
@@ -99,13 +100,14 @@ class OwnerState:
     former: tuple[int, str] | None = None
     carried: Journal | None = None
     left_since: int = 0
+    permits: OpenPermits = dataclasses.field(default_factory=OpenPermits)
     unreadable: bytes = b""
 
     @property
     def is_noteworthy(self) -> bool:
         """False where there is nothing to note, as after most turns."""
         noted = self.deliveries or self.queued or self.cursor or self.stalls or self.farewells or self.former
-        return bool(noted or self.carried or self.left_since or self.unreadable)
+        return bool(noted or self.carried or self.left_since or self.permits or self.unreadable)
 
     def encode(self) -> bytes:
         """Return the row's `state`; empty where there is nothing to note, as for most turns."""
@@ -123,6 +125,7 @@ class OwnerState:
             self.former,
             self.carried,
             self.left_since,
+            self.permits.keepers,
         ]
         packed: bytes = msgpack.packb(noted)
         return packed
@@ -153,7 +156,11 @@ class OwnerState:
             carried = _journal_from_plain(more[1]) if len(more) > 1 else None
             left_since = more[2] if len(more) > 2 else 0
             require(int, left_since)
-            return cls(deliveries, QueuedAttempts(queued), cursor, stalls, known, former, carried, left_since)
+            keepers = more[3] if len(more) > 3 else []
+            require(list, keepers)
+            require(str, *keepers)
+            permits = OpenPermits(keepers)
+            return cls(deliveries, QueuedAttempts(queued), cursor, stalls, known, former, carried, left_since, permits)
         except Exception:  # noqa: BLE001 (whatever garbage does to the decoder is one fact)
             return cls(unreadable=data)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from durable import events as ev
 from durable.errors import FailureDetails, InstanceAlreadyExistsError, qualified_name
 from durable.events import InstanceKey, TaskRef
-from durable.messages import beginning_message, dropped_memo, encode_arrivals, new_row
+from durable.messages import beginning_message, begun_run_id, dropped_memo, encode_arrivals, new_row
 from durable.outgoing import Outgoing, Sender
+from durable.permits import PermitGranted
 from durable.provider import Expects, InstanceRow, Memo, Message, Priority, StoredMessage, partition_of
 
 
@@ -21,7 +20,7 @@ def to_message(outgoing: Outgoing, row: InstanceRow, depth: int, partitions: int
     if outgoing.begins is not None:
         assert outgoing.sender is not None, "the id of a run that begins so follows from the request behind it"
         name, event = outgoing.begins
-        run_id = f"{now // 1000:012x}{_mark_of(outgoing.sender)}"
+        run_id = begun_run_id(outgoing.sender, now)
         otherwise = beginning_message(outgoing.target, partitions, run_id, name, event, now=now)
     return Message(
         target=outgoing.target,
@@ -34,19 +33,14 @@ def to_message(outgoing: Outgoing, row: InstanceRow, depth: int, partitions: int
     )
 
 
-def _mark_of(request: TaskRef) -> str:
-    """Return digits that are those of one request, and of no other."""
-    return hashlib.blake2b("\0".join(map(str, request)).encode(), digest_size=10).hexdigest()
-
-
 def _undelivered(outgoing: Outgoing, event: ev.HistoryEvent, row: InstanceRow, now: int) -> Memo | None:
     """Return what is noted if the target is not there: an event with its sender, an outcome with the parent's run."""
     if isinstance(event, ev.EventRaised) and outgoing.sender is not None:
         reason = f"instance '{outgoing.target.id}' is not there, or has ended"
         # A microsecond apart, in their order: the same note about the same moment would be one.
         return dropped_memo(row.run_id, "event sent", event.name, reason, now + outgoing.sender.task_id)
-    if outgoing.run_id is None or outgoing.is_control:  # a cancel comes too late for a child that has ended: no loss
-        return None
+    if outgoing.run_id is None or outgoing.is_control or isinstance(event, PermitGranted):
+        return None  # a cancel for a child that has ended, a permit for who wants none any more: no loss
     is_of_child = isinstance(event, ev.EventRaised | ev.SubOrchestrationCompleted | ev.SubOrchestrationFailed)
     reason = f"the answer of '{row.key.id}' came after the end of the run that had asked for it"
     if is_of_child:

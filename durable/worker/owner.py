@@ -352,7 +352,7 @@ class Owner:
         assert row is not None
         for event in found.lost:
             live.normal.append(Pending(event, None, row.run_id, row.generation))
-        self._add(self._turns.redelivery(live, found.requests, found.state))
+        self._add(self._turns.placing.redelivery(live, found.requests, found.state))
 
     # ---- losing
 

@@ -19,6 +19,7 @@ from durable.events import HistoryEvent
 from durable.failures import TEXT_BYTES_MAX, encode_details
 from durable.messages import dropped_memos, encode_arrivals
 from durable.outgoing import outcome_messages
+from durable.permits import PermitGranted
 from durable.provider import (
     ActivityRow,
     InstanceRow,
@@ -36,6 +37,7 @@ from durable.timers import DUE_MAX
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.outbox import begin_again, sender_of, to_message
+from durable.worker.permits import all_left
 from durable.worker.succession import (
     is_stale,
     is_waiting_for_its_start,
@@ -63,6 +65,9 @@ NOT_TAKEN = (
 )
 
 UNDELIVERED = "the instance ended before anybody waited for it"
+
+
+_SILENT = (ev.OrchestrationStarted, ev.OrchestrationRewound, ev.OrchestrationForked, PermitGranted)
 
 
 class StallError(DurableError):
@@ -174,12 +179,8 @@ class Steps:
         run_id: str | None = None,
     ) -> None:
         """Record that several things were dropped, in their order: in few notes, for there may be very many."""
-        # The start of a run that was ended before it began is none of them: nobody waits for it.
-        dropped = (
-            event
-            for event in events
-            if not isinstance(event, ev.OrchestrationStarted | ev.OrchestrationRewound | ev.OrchestrationForked)
-        )
+        # The start of a run that was ended before it began is none of them: nobody waits for it. Nor for a permit.
+        dropped = (event for event in events if not isinstance(event, _SILENT))
         for kind, same in itertools.groupby(dropped, key=type):
             names = [str(getattr(event, "name", None) or getattr(event, "task_id", "")) for event in same]
             what = f"{kind.__name__} {names[0]}" if len(names) == 1 else f"{len(names)} x {kind.__name__} {names[0]} …"
@@ -306,6 +307,7 @@ class Steps:
         appends, chain = self.append(row, Record(now, [event]))
         goodbyes = [*outcome_messages(event, sender_of(row)), *live.state.farewells.values()]
         messages = [to_message(item, row, 0, self._partitions, now) for item in goodbyes]
+        messages += all_left(row, live.state.permits, self._partitions)
         prepared.messages = [*messages, *(end_of_child(child, row) for child in live.children or ())]
         changes: dict[str, Any] = {"stall_reason": None}
         progress = Progress(

@@ -29,26 +29,23 @@ from durable.errors import (
     UnknownNameError,
 )
 from durable.events import HistoryEvent
-from durable.messages import encode_activity
 from durable.orchestrations import Runnable, Runner, kind_of
-from durable.outgoing import Outgoing, outcome_messages
 from durable.payloads import Sealer
+from durable.permits import PermitGranted
 from durable.provider import (
-    ActivityRow,
     InstanceRow,
-    Memo,
     Progress,
     RecordRow,
     Status,
     Step,
-    TaskAddress,
 )
 from durable.records import Record, first_checksum
+from durable.worker import placing
 from durable.worker.asking import Asking
 from durable.worker.carrying import journal_step
 from durable.worker.clock import StoreClock
-from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
-from durable.worker.outbox import sender_of, to_message
+from durable.worker.live import LiveInstance, OwnerState, Pending
+from durable.worker.placing import Placing
 from durable.worker.steps import (
     Prepared,
     StallError,
@@ -74,10 +71,6 @@ T = TypeVar("T")
 ARRIVALS_MAX = 256
 """Arrivals that one turn takes."""
 
-INLINE_MESSAGES_MAX = 500
-"""A turn that sends more, to inboxes and to the activity queue, sends it afterwards, in steps of this many, from a cursor in
-the row."""
-
 SLOW_TURNS_MAX = 3
 SLOW_SPAN_US = 60_000_000
 """Workers that may die under a slow turn of one instance, over at least this span, before it is stalled."""
@@ -93,8 +86,6 @@ STALLS = (
     HistoryDamagedError,
     UnknownNameError,
 )
-
-ATTEMPT_ENDS = (ev.ActivityCompleted, ev.ActivityFailed, ev.ActivityCancelled)
 
 
 class Turns:
@@ -121,11 +112,10 @@ class Turns:
         self._sealer = sealer
         self.steps = Steps(clock, partitions, leave_us)
         self._asking = Asking(clock, self.steps, self.watched, self.close)
+        self.placing = Placing(self.steps, clock, partitions, is_held)
         self._clock = clock
         self._watch = watch
-        self._partitions = partitions
         self._strict = strict
-        self._is_held = is_held
         self._unreserve = unreserve
         self._runners: dict[tuple[str, str, str | None], Runner] = {}
 
@@ -187,9 +177,16 @@ class Turns:
         row = live.row
         assert row is not None, "an instance is loaded before its turn"
         if live.outbox:
-            return self._send_more(live, row)
-        if live.children is not None and len(live.children) > INLINE_MESSAGES_MAX and ending(live, row) is not None:
-            return self.steps.end_children(live, row, INLINE_MESSAGES_MAX)
+            return self.placing.send_more(live, row)
+        if (
+            live.children is not None
+            and len(live.children) > placing.INLINE_MESSAGES_MAX
+            and ending(live, row) is not None
+        ):
+            return self.steps.end_children(live, row, placing.INLINE_MESSAGES_MAX)
+        let_in = self.placing.let_in(live, row)
+        if let_in is not None:
+            return let_in
         live.wants_turn = False
         if live.control and lets_go_first(live, row):
             live.awaits_read = True
@@ -250,6 +247,7 @@ class Turns:
 
     def _prepare(self, live: LiveInstance, row: InstanceRow, prepared: Prepared) -> Prepared | None:
         arrivals: list[HistoryEvent] = []
+        self.placing.leave_permits(live, row, prepared)
         for pending in prepared.taken:
             event = pending.event
             if isinstance(event, ev.OrchestrationTerminated) and not is_stale(pending, row):
@@ -260,7 +258,7 @@ class Turns:
             if is_stale(pending, row) and not is_taken_over(live, pending, row):
                 reason = "it was meant for an earlier run or generation"
                 self.steps.note_dropped(prepared, row, event, reason, pending.run_id)
-            else:
+            elif not isinstance(event, PermitGranted):  # of an attempt that is over: no loss
                 arrivals.append(event)
         asked = self._asking.set_apart(prepared, arrivals)
         made = self._run(live, row, prepared, arrivals)
@@ -350,11 +348,7 @@ class Turns:
         journal = journal_step(row, state.carried, execution.mailbox.carried, carried)
         state.carried = journal.journal
         appends += journal.appends
-        offers, drops = self._place_activities(live, row, prepared, turn, state, execution)
-        adds = self._place_messages(live, placed, prepared, turn, state, execution, offers)
-        if begun is not None:
-            sent = [to_message(item, row, live.depth, self._partitions, now) for item in begun.outgoing]
-            prepared.messages = [*prepared.messages, *sent, *begun.messages]
+        adds, drops = self.placing.place(live, placed, prepared, turn, state, execution)
         is_over = turn.outcome is not None
         if turn.outcome is not None:
             if turn.next_generation is None and not state.cursor:
@@ -429,138 +423,6 @@ class Turns:
         started = dataclasses.replace(started, python=PYTHON)
         return Record(opening.time, [started, *opening.events[1:]], is_opening=True)
 
-    def _place_activities(
-        self,
-        live: LiveInstance,
-        row: InstanceRow,
-        prepared: Prepared,
-        turn: Turn,
-        state: OwnerState,
-        execution: Execution,
-    ) -> tuple[Sequence[Offer], Sequence[TaskAddress]]:
-        """Decide who runs the turn's activities; return those that go to the queue, and queue rows to drop."""
-        offers: list[Offer] = []
-        drops: Sequence[TaskAddress] = ()
-        if state.queued:
-            dropped = (task_id for task_id in turn.dropped_activities if task_id in state.queued)
-            drops = [TaskAddress(row.key, row.run_id, row.generation, task_id) for task_id in dropped]
-            for event in turn.record.events:
-                if isinstance(event, ATTEMPT_ENDS):
-                    state.queued.close(event.task_id)
-        held: list[tuple[ev.ActivityScheduled, str]] = []
-        prepared.held = held  # from now on: if one of them fails, the slots of those before it are given back
-        queued = state.queued
-        # Those that were open where a prefix ends are asked for once more: nobody runs them.
-        asked = turn.activities if live.begun is None else list(execution.open_activities.values())
-        for request in asked:
-            key = execution.derived_id("activity", request.call_id)
-            if self._is_held(live.partition, request):
-                queued.skip()
-                held.append((request, key))
-            else:
-                queued.add(request.task_id)
-                offers.append(Offer(request, key))
-        if state.deliveries:
-            state.deliveries = {k: v for k, v in state.deliveries.items() if k in execution.open_activities}
-        return offers, drops
-
-    def redelivery(
-        self, live: LiveInstance, requests: Sequence[tuple[ev.ActivityScheduled, str]], state: OwnerState
-    ) -> Prepared:
-        """Deliver again what a former owner held: here, or by the queue where this worker does not serve it."""
-        row, execution = live.row, live.execution
-        assert row is not None
-        assert execution is not None, "what is open is known from the history"
-        held: list[tuple[ev.ActivityScheduled, str]] = []
-        offered: list[ActivityRow] = []
-        asked = {request.task_id: (request, idempotency_key) for request, idempotency_key in requests}
-        for task_id in execution.open_activities:
-            if task_id not in asked:  # it runs here already, or is in the queue
-                state.queued.skip()
-                continue
-            request, idempotency_key = asked[task_id]
-            if self._is_held(live.partition, request):
-                state.queued.skip()
-                held.append((request, idempotency_key))
-                continue
-            count, since = state.deliveries.pop(request.task_id, (1, 0))
-            state.queued.add(request.task_id)
-            queue_row = self.queue_row(row, Offer(request, idempotency_key), self._clock.now())
-            offered.append(dataclasses.replace(queue_row, deliveries=count - 1, first_claimed_at=since))
-        prepared = self.steps.redelivery(live, state, offered)
-        prepared.held = held
-        return prepared
-
-    def queue_row(self, row: InstanceRow, offer: Offer, now: int) -> ActivityRow:
-        """Return the queue row of an attempt that any worker may claim."""
-        request = offer.request
-        options = request.options
-        return ActivityRow(
-            task=TaskAddress(row.key, row.run_id, row.generation, request.task_id),
-            partition=row.partition,
-            queue=options.queue,
-            name=request.name,
-            version=request.version,
-            data=encode_activity(request, offer.idempotency_key, now),
-            priority=options.priority,
-            start_by=None if options.queue_timeout is None else now + options.queue_timeout,
-        )
-
-    def _place_messages(
-        self,
-        live: LiveInstance,
-        row: InstanceRow,
-        prepared: Prepared,
-        turn: Turn,
-        state: OwnerState,
-        execution: Execution,
-        offers: Sequence[Offer],
-    ) -> Sequence[ActivityRow]:
-        """Send the turn's messages and return its rows for the queue; or put all of it aside, if it is much.
-
-        A run that ends with much to send is final once all of it is sent: a finished instance is written no more. What is sent
-        for a prefix goes at once, however much it is: no record of its own tells of it.
-        """
-        if not (offers or turn.messages or turn.memos or turn.outcome is not None or live.begun is not None):
-            return ()
-        live.depth = depth = execution.started.depth if execution.started else 0
-        now = turn.record.time
-        prepared.add_memos(Memo(key, data, expires_at) for key, data, expires_at in turn.memos)
-        if len(turn.messages) + len(offers) > INLINE_MESSAGES_MAX and live.begun is None:
-            live.outbox.extend((*turn.messages, *offers))
-            live.ending = turn.outcome if turn.next_generation is None else None
-            state.cursor = (row.generation, row.records, 0)
-            return []
-        messages = turn.messages
-        if turn.outcome is not None and execution.started is None:  # ended early: only the row knows the parent
-            messages = [*messages, *outcome_messages(turn.outcome, sender_of(row))]
-        prepared.messages = [to_message(item, row, depth, self._partitions, now) for item in messages]
-        return [self.queue_row(row, offer, now) for offer in offers]
-
-    def _send_more(self, live: LiveInstance, row: InstanceRow) -> Prepared:
-        """Send the next part of a large turn, and move the cursor in the same commit."""
-        count = min(INLINE_MESSAGES_MAX, len(live.outbox))
-        sending, live.outbox = live.outbox[:count], live.outbox[count:]
-        state = dataclasses.replace(live.state)
-        assert state.cursor is not None, "an outbox has a cursor"
-        generation, index, sent = state.cursor
-        state.cursor = (generation, index, sent + count) if live.outbox else None
-        depth, now = live.depth, self._clock.now()
-        messages = [item for item in sending if isinstance(item, Outgoing)]
-        adds = [self.queue_row(row, item, now) for item in sending if isinstance(item, Offer)]
-        prepared = Prepared(live, messages=[to_message(item, row, depth, self._partitions, now) for item in messages])
-        open_work = row.open_work if live.outbox else max(row.open_work - 1, 0)
-        is_dispensable = not live.outbox and live.execution is not None and live.execution.is_dispensable
-        step = self.steps.quiet(row, state, open_work=open_work)
-        step = dataclasses.replace(step, queue_adds=adds, removes_if_idle=is_dispensable)
-        if live.ending is not None and not live.outbox:
-            changes: dict[str, Any] = {} if row.stall_reason is None else {"stall_reason": None}
-            status = end_changes(live.ending, changes, max(now, row.updated_at))
-            state = OwnerState()
-            step = self.steps.quiet(row, state, status=status, open_work=0, parked_until=0)
-            step = dataclasses.replace(step, changes=changes)
-        return self.steps.complete(prepared, row, state, step)
-
 
 def _has_begun(live: LiveInstance, row: InstanceRow) -> bool:
     """Tell whether a run's start was applied, or will not matter: a cancel that is held comes first."""
@@ -574,4 +436,4 @@ def _leaves_nothing_to_note(state: OwnerState, turn: Turn) -> bool:
     """Tell whether an owner has nothing to note, neither before a turn nor after it: as for most turns."""
     if state.is_noteworthy or turn.farewells or turn.carried or turn.outcome is not None:
         return False
-    return len(turn.messages) + len(turn.activities) <= INLINE_MESSAGES_MAX
+    return len(turn.messages) + len(turn.activities) <= placing.INLINE_MESSAGES_MAX

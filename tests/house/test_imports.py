@@ -18,7 +18,7 @@ from tests.house.source_tree import Import, Module, installed_modules, is_pure, 
 LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("faces", frozenset({"durable.cli", "durable.web"})),
     ("what the faces show", frozenset({"durable.json_values", "durable.timeline"})),
-    ("features", frozenset({"durable.jobs", "durable.schedules", "durable.entities"})),
+    ("features", frozenset({"durable.jobs", "durable.schedules", "durable.entities", "durable.limits"})),
     (
         "client and worker",
         frozenset({"durable.client", "durable.invariants", "durable.replaying", "durable.testing", "durable.worker"}),
@@ -61,6 +61,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.exchanges",
                 "durable.outgoing",
                 "durable.places",
+                "durable.permits",
                 "durable.prefixes",
                 "durable.records",
                 "durable.retry",

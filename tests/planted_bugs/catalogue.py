@@ -28,7 +28,7 @@ from durable.engine.execution import Execution
 from durable.errors import LeaseLostError
 from durable.provider import Committed, Priority, Received
 from durable.seeds import Seeds
-from durable.worker import loading, steps, turns
+from durable.worker import loading, placing, steps, turns
 from durable.worker.activities import ActivityRunner
 from durable.worker.claims import Claims
 from durable.worker.committing import GroupCommits
@@ -342,7 +342,7 @@ def rows_say_no_open_work(patch: Patch) -> None:
 @planted("I6: the rest of a large turn is sent by the next owner", "many_children")
 def the_outbox_is_forgotten_by_a_new_owner(patch: Patch) -> None:
     patch.setattr(loading.Loader, "_read_outbox", nothing_later)
-    patch.setattr(turns, "INLINE_MESSAGES_MAX", 2)
+    patch.setattr(placing, "INLINE_MESSAGES_MAX", 2)
 
 
 # ---- the engine

@@ -7,6 +7,7 @@ hold of every history, message and run beside that, the simulator checks by itse
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -136,6 +137,31 @@ async def wait_to_be_cancelled() -> None:
     await asyncio.sleep(3600)
 
 
+under_way: dict[str, set[str]] = {}
+over: set[str] = set()
+
+
+@app.activity(max_concurrency=2, key=lambda text: text.partition("/")[0], retry_policy=RetryPolicy(SECOND, 2))
+async def two_at_a_time(ctx: ActivityContext, text: str) -> int:
+    """Returns how many of the key were under way. A delivery is none of its own; of a stopped worker it may come too late.
+
+    What becomes of those of a doomed instance in a process that dies is nobody's business.
+    """
+    key, attempt = text.partition("/")[0], f"{ctx.idempotency_key} {ctx.attempt}"
+    beside = under_way.setdefault(key, set())
+    if attempt not in over and not ctx.instance_id.startswith("doomed"):
+        beside.add(attempt)
+    found = len(beside)
+    try:
+        await asyncio.sleep(0.4)
+    finally:
+        beside.discard(attempt)
+        over.add(attempt)
+    if text.endswith("fails") and ctx.attempt == 1:
+        raise ValueError("once")
+    return found
+
+
 # ---- orchestrators
 
 
@@ -156,6 +182,12 @@ async def sequence_async(ctx: OrchestrationContext, number: int) -> int:
 @app.orchestrator
 async def fan_out(ctx: OrchestrationContext, width: int) -> int:
     return sum(await when_all([ctx.call_activity(add_one, number) for number in range(width)]))
+
+
+@app.orchestrator
+async def limited(ctx: OrchestrationContext, key: str) -> int:
+    texts = (f"{key}/{'fails' if number == 1 else number}" for number in range(4))
+    return max(await when_all([ctx.call_activity(two_at_a_time, text) for text in texts]))
 
 
 @app.orchestrator
@@ -1391,3 +1423,24 @@ async def an_update_that_takes_its_time(client: Client) -> None:
     assert await late == 6
     assert await handle.update("add", 14) == 20
     assert await handle.result() == 20
+
+
+# ---- limits
+
+
+@case()
+async def never_more_at_a_time_than_the_limit(client: Client) -> None:
+    under_way.clear()
+    over.clear()
+    started = [await client.start(limited, key, instance_id=f"{key}-{n}") for n in range(3) for key in "ab"]
+    doomed = [await client.start(limited, "a", instance_id=f"doomed-{n}") for n in range(2)]
+    await asyncio.sleep(0.7)
+    for handle, end in zip(doomed, (Handle.terminate, Handle.cancel), strict=True):
+        with contextlib.suppress(InstanceFinishedError):
+            await end(handle, "enough")
+    for handle in started:
+        assert await handle.result() <= 2
+    for handle in doomed:
+        assert (await handle.wait()).status.is_finished
+    while await client.connection.provider.count(InstanceFilter(kind="l")):  # a keeper that keeps nothing goes
+        await asyncio.sleep(1)

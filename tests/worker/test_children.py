@@ -24,7 +24,7 @@ from durable import (
     when_all,
 )
 from durable.context import orchestration
-from durable.worker import turns
+from durable.worker import placing
 from tests.worker.lives import CACHED, STYLES, becomes_true, lives_app, names_of, open_store, until
 
 RUNNING, COMPLETED, FAILED = OrchestrationStatus.RUNNING, OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED
@@ -463,7 +463,7 @@ async def test_a_termination_reaches_more_children_than_one_turn_sends(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that were not yet sent never begin; no child is left behind."""
-    monkeypatch.setattr(turns, "INLINE_MESSAGES_MAX", 20)
+    monkeypatch.setattr(placing, "INLINE_MESSAGES_MAX", 20)
     own = tree_app("generator")
     async with Worker(own, store_url) as worker:
         for count in (1, 48, 120):
@@ -610,7 +610,7 @@ async def test_a_wide_fan_out_interrupted_by_a_restart_starts_each_child_once(
     store_url: str, style: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sending of many starts is cut off by the end of the worker; the next one goes on from where it stood."""
-    monkeypatch.setattr(turns, "INLINE_MESSAGES_MAX", WIDE // 4)
+    monkeypatch.setattr(placing, "INLINE_MESSAGES_MAX", WIDE // 4)
     own = family_app()
     runs: list[str] = []
 
@@ -693,7 +693,7 @@ async def test_the_depth_counts_on_after_a_restart_in_the_middle_of_a_fan_out(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Starts that are sent by a second worker, from the record, stand as deep as those that the first one sent."""
-    monkeypatch.setattr(turns, "INLINE_MESSAGES_MAX", 2)
+    monkeypatch.setattr(placing, "INLINE_MESSAGES_MAX", 2)
     own = family_app()
     refused: list[str] = []
 

@@ -18,7 +18,7 @@ from durable import (
     Worker,
     when_all,
 )
-from durable.worker import turns
+from durable.worker import placing
 from tests.worker.lives import becomes_true, key_of, open_store, provider_of, until
 
 COMPLETED, TERMINATED = OrchestrationStatus.COMPLETED, OrchestrationStatus.TERMINATED
@@ -29,7 +29,7 @@ MANY = 45
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step sends ten messages here."""
-    monkeypatch.setattr(turns, "INLINE_MESSAGES_MAX", 10)
+    monkeypatch.setattr(placing, "INLINE_MESSAGES_MAX", 10)
 
 
 def build_app() -> App:

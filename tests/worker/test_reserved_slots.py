@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from durable import App, LeaseLostError, OrchestrationContext, OrchestrationStatus, Worker
-from durable.worker import steps, turns
+from durable.worker import placing, steps
 from tests.worker.lives import becomes_true, until
 
 STALLED, COMPLETED = OrchestrationStatus.STALLED, OrchestrationStatus.COMPLETED
@@ -44,14 +44,14 @@ def reserved(worker: Worker) -> int:
 async def test_a_turn_that_fails_after_it_placed_its_activities_keeps_no_slot(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, fails = turns.to_message, True
+    real, fails = placing.to_message, True
 
     def to_message(*arguments: Any) -> Any:
         if fails:
             raise RuntimeError("no such message")
         return real(*arguments)
 
-    monkeypatch.setattr(turns, "to_message", to_message)
+    monkeypatch.setattr(placing, "to_message", to_message)
     async with Worker(build_app(), store_url) as worker:
         handle = await worker.client.start("asks", 5)
         await until(handle, STALLED)

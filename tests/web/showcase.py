@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from durable import ActivityContext, App, Client, EntityId, OrchestrationContext, RetryPolicy, when_all, when_any
@@ -91,3 +93,12 @@ async def fill(client: Client) -> None:
     await client.schedules.create("inventory", send_mail, "count", interval=timedelta(hours=4))
     for key in ("lamp", "chair", "table"):
         await client.signal_entity(EntityId(Stock, key), "reserve", len(key))
+
+
+def under_the_name(name: str) -> dict[str, Any]:
+    """Return this module's names, made as if it stood in a file of that name: stacks in pictures are nobody's folders."""
+    source = Path(__file__).read_text("utf-8")
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    made: dict[str, Any] = {"__name__": "orders", "__file__": __file__}
+    exec(compile(source, name, "exec", dont_inherit=True), made)
+    return made

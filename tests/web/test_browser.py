@@ -268,7 +268,7 @@ def test_a_hundred_scripts_in_every_field_run_nowhere(chromium: Browser, tmp_pat
             if number % 20 == 0:
                 for tab in ("History", "Values", "Tree", "Dropped"):
                     page.get_by_role("tab", name=tab).click()
-                    page.wait_for_function("document.querySelector('#panel').textContent !== '…'")
+                    page.wait_for_function("() => document.querySelector('#panel').textContent !== '…'")
                     if tab == "History":
                         page.locator(".event").nth(2).click()
                         page.wait_for_selector(".event-details h2")

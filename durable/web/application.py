@@ -101,6 +101,10 @@ class WebApp:
         """Open the store now. Raises StoreError with a remedy."""
         await self._site.client()
 
+    def end_streams(self) -> None:
+        """Let all live updates end: for a server that is about to stop, and would wait for them."""
+        self._site.end_streams()
+
     async def aclose(self) -> None:
         """Let go of the store, where it was opened here."""
         await self._site.close()

@@ -174,6 +174,7 @@ async def get_instance(call: Call) -> Response:
     if row is not None:
         shown["due_at"] = None if row.due_at is None else iso(utc_datetime(row.due_at))
         shown["parent_kind"] = None if row.parent is None else row.parent.kind
+        shown["parent_segment"] = None if row.parent is None else segment(row.parent.id)
         shown["records"] = row.records
     return answer({**shown, "kind": key.kind, "segment": segment(key.id), "links": links(call, key.id)})
 

@@ -71,7 +71,7 @@ async def _stream(call: Call, look: Look, *, apart_from: tuple[str, ...] = ()) -
             loop = asyncio.get_running_loop()
             kind, shown = first
             sent, said_at = None, loop.time()
-            while True:
+            while not site.is_ending:
                 mark = as_json({name: value for name, value in shown.items() if name not in apart_from})
                 if (kind, mark) != sent:
                     sent, said_at = (kind, mark), loop.time()

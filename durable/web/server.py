@@ -23,6 +23,9 @@ logger = logging.getLogger("durable.web")
 
 PORT: Final = 8765
 BACKLOG: Final = 256
+LOOK_SECONDS: Final = 0.1
+"""How often it is looked whether the server was told to exit; it does the same."""
+
 SHUTDOWN_SECONDS: Final = 3
 """Live streams have no end of their own."""
 
@@ -94,9 +97,21 @@ async def _run(site: WebApp, config: uvicorn.Config, listening: socket.socket, a
     try:
         await site.open()
         announce(_address(listening, config.is_ssl))
-        await uvicorn.Server(config).serve(sockets=[listening])
+        await serve_on(site, config, listening)
     finally:
         await site.aclose()
+
+
+async def serve_on(
+    site: WebApp, config: uvicorn.Config, listening: socket.socket, server: uvicorn.Server | None = None
+) -> None:
+    """Serve until the server is told to exit, by a signal or by its `should_exit`; then end the live updates first."""
+    running = server or uvicorn.Server(config)
+    serving = asyncio.create_task(running.serve(sockets=[listening]))
+    while not running.should_exit and not serving.done():
+        await asyncio.wait([serving], timeout=LOOK_SECONDS)
+    site.end_streams()
+    await serving
 
 
 def _announce(address: str) -> None:

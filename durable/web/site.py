@@ -40,6 +40,10 @@ class Pulse:
         self._end = connection.provider.listen(self._hear)
 
     def _hear(self, wakeup: Wakeup) -> None:
+        self.wake()
+
+    def wake(self) -> None:
+        """Let all watchers look."""
         self._event.set()
         self._event = asyncio.Event()
 
@@ -97,6 +101,7 @@ class Site:
         self._pulse: tuple[Connection, Pulse] | None = None
         self._shared: dict[str, Shared] = {}
         self._streams = 0
+        self.is_ending = False  # streams have no end of their own
 
     async def client(self) -> Client:
         """Return the client, open. Raises StoreError where the store cannot be opened."""
@@ -141,6 +146,12 @@ class Site:
             yield True
         finally:
             self._streams -= 1
+
+    def end_streams(self) -> None:
+        """Let all streams end: the server is about to."""
+        self.is_ending = True
+        if self._pulse is not None:
+            self._pulse[1].wake()
 
     async def close(self) -> None:
         """Let go of what was opened here."""

@@ -16,7 +16,7 @@ import uvicorn
 
 from durable import App, OrchestrationContext, RetryPolicy
 from durable.web import Access, Role, WebApp, add_token
-from durable.web.server import listen
+from durable.web.server import listen, serve_on
 
 app = App()
 LOCAL = ("127.0.0.1", 50000)
@@ -85,14 +85,14 @@ def client_of(site: WebApp, *, client: tuple[str, int] = LOCAL, **options: Any) 
 
 
 @contextlib.asynccontextmanager
-async def served(site: Any) -> AsyncIterator[str]:
+async def served(site: WebApp) -> AsyncIterator[str]:
     """Serve a site on a free port of this machine; the address."""
     listening = listen("127.0.0.1", 0)
     config = uvicorn.Config(
         site, log_config=None, http="h11", ws="none", lifespan="on", timeout_graceful_shutdown=1, access_log=False
     )
     server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listening]))
+    task = asyncio.create_task(serve_on(site, config, listening, server))
     try:
         while not server.started:
             await asyncio.sleep(0.005)

@@ -41,6 +41,9 @@ DEFAULT_QUEUE: Final = "default"
 NAME_BYTES_MAX: Final = 512
 """The limit of instance ids; one figure for everything that is a key in a store."""
 
+SECONDS_MAX: Final = 1e12
+"""About 30,000 years: within every timedelta; what takes longer has no limit."""
+
 _NAMES_SHOWN_MAX: Final = 20
 
 _NOTES: Final = "__durable_definitions__"
@@ -61,13 +64,14 @@ D = TypeVar("D", bound="Definition")
 class ActivityOptions:
     """What a declaration of an activity says about running it; None: nothing. A call overrides it.
 
-    `timeout` limits one attempt from its start, `heartbeat_timeout` the time from beat to beat. At most `max_concurrency`
-    run at a time, and at most `rate` start within `per`; with `key`, each limit holds for each value of `key(input)`.
+    `timeout` limits one attempt from its start, `heartbeat_timeout` the time from beat to beat: timedeltas, or seconds. At
+    most `max_concurrency` run at a time, and at most `rate` start within `per`; with `key`, each limit holds for each value
+    of `key(input)`.
     """
 
     retry_policy: RetryPolicy | None = None
-    timeout: timedelta | None = None
-    heartbeat_timeout: timedelta | None = None
+    timeout: timedelta | float | None = None
+    heartbeat_timeout: timedelta | float | None = None
     queue: str = DEFAULT_QUEUE
     max_concurrency: int | None = None
     rate: int | None = None
@@ -76,6 +80,8 @@ class ActivityOptions:
 
     def __post_init__(self) -> None:
         _check_retry_policy(self.retry_policy)
+        for option in ("timeout", "heartbeat_timeout"):
+            object.__setattr__(self, option, _span(getattr(self, option)))
         for option in ("timeout", "heartbeat_timeout", "per"):
             _check_span(option, getattr(self, option))
         for option in ("max_concurrency", "rate"):
@@ -119,6 +125,13 @@ def check_name(what: str, name: object) -> None:
         raise ValueError(f"{what} must be valid Unicode: {name!r}") from error
     if size > NAME_BYTES_MAX:
         raise ValueError(f"{what} of {size} bytes is over the limit of {NAME_BYTES_MAX}: {name[:40]!r}…")
+
+
+def _span(value: object) -> object:
+    """Return seconds as a timedelta, anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return timedelta(seconds=max(-SECONDS_MAX, min(value, SECONDS_MAX)))
 
 
 def _check_span(option: str, value: object) -> None:
@@ -417,8 +430,8 @@ class App(AppFeatures):
         name: str | None = None,
         version: str | None = None,
         retry_policy: RetryPolicy | None = None,
-        timeout: timedelta | None = None,
-        heartbeat_timeout: timedelta | None = None,
+        timeout: timedelta | float | None = None,
+        heartbeat_timeout: timedelta | float | None = None,
         queue: str = DEFAULT_QUEUE,
         max_concurrency: int | None = None,
         rate: int | None = None,

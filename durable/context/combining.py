@@ -92,17 +92,16 @@ def when_all(tasks: Iterable[Task[Any]]) -> Task[Any]:
 
 def _settle_all(whole: Task[Any], waited: list[Task[Any]], *, as_tuple: bool) -> None:
     """Settle a `when_all` whose tasks are all settled: the first that did not succeed, in schedule order, decides."""
-    for task in waited:
-        if task.cancelled():
-            if not whole.done():
-                asyncio.Future.cancel(whole)  # there is nothing left to pass on
-            return
-        error = task.exception()
-        if error is not None:
-            whole.fail(error)
-            return
-    results = [task.result() for task in waited]
-    whole.succeed(tuple(results) if as_tuple else results)
+    unsuccessful = [task for task in waited if task.is_cancelled or task.is_failed]
+    if not unsuccessful:
+        results = [task.result() for task in waited]
+        whole.succeed(tuple(results) if as_tuple else results)
+        return
+    first = min(unsuccessful, key=hash)  # the order in which they were made, wherever they stand in the list
+    if (error := None if first.cancelled() else first.exception()) is not None:
+        whole.fail(error)
+    elif not whole.done():
+        asyncio.Future.cancel(whole)  # there is nothing left to pass on
 
 
 def when_any(tasks: Iterable[Task[T]]) -> Task[Task[T]]:

@@ -158,6 +158,7 @@ class OrchestrationContext(EntityMethods, HandlerMethods):
     @property
     def is_replaying(self) -> bool:
         """True while recorded history is being consumed: what happens now has happened before."""
+        self._execution.check_access()
         return self._execution.is_replaying
 
     @property
@@ -181,11 +182,13 @@ class OrchestrationContext(EntityMethods, HandlerMethods):
     @property
     def history_length(self) -> int:
         """How many events the history of this generation has so far."""
+        self._execution.check_access()
         return self._execution.history_length
 
     @property
     def history_bytes(self) -> int:
         """How many bytes the history of this generation takes, without the present turn."""
+        self._execution.check_access()
         return self._execution.history_bytes
 
     # ---- activities

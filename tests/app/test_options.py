@@ -56,7 +56,10 @@ def test_every_option_is_kept() -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"timeout": 5}, TypeError),
+        ({"timeout": "5"}, TypeError),
+        ({"timeout": True}, TypeError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": float("nan")}, ValueError),
         ({"timeout": timedelta(0)}, ValueError),
         ({"timeout": -MINUTE}, ValueError),
         ({"heartbeat_timeout": timedelta(0)}, ValueError),
@@ -93,6 +96,12 @@ def test_a_bad_option_of_an_activity_is_refused_at_decoration(options: dict[str,
         app.activity(**options)(charge)
     assert any(option in str(caught.value) for option in options)
     assert app.activities == ()
+
+
+def test_a_timeout_is_a_timedelta_or_seconds() -> None:
+    declared = ActivityOptions(timeout=90, heartbeat_timeout=0.5)
+    assert (declared.timeout, declared.heartbeat_timeout) == (timedelta(seconds=90), timedelta(seconds=0.5))
+    assert ActivityOptions(timeout=float("inf")).timeout == timedelta(seconds=1e12)
 
 
 @pytest.mark.parametrize(

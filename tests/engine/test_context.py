@@ -525,6 +525,8 @@ ACTS: list[Callable[[Context], Any]] = [
     lambda ctx: ctx.new_uuid(),
     lambda ctx: ctx.random,
     lambda ctx: ctx.current_utc_datetime,
+    lambda ctx: ctx.is_replaying,
+    lambda ctx: ctx.history_length + ctx.history_bytes,
 ]
 
 

@@ -131,9 +131,13 @@ def test_when_all_gives_results_in_the_order_of_the_tasks(play: MakePlay) -> Non
 def test_when_all_waits_for_all_and_raises_the_first_failure_in_schedule_order(play: MakePlay) -> None:
     def main(ctx: Context) -> Orchestration[str]:
         try:
-            yield when_all([ctx.call_activity("a"), ctx.call_activity("b"), ctx.call_activity("c")])
-        except ActivityFailedError as error:
-            return error.details.message
+            yield when_all(tasks := [ctx.call_activity("a"), ctx.call_activity("b"), ctx.call_activity("c")])
+        except ActivityFailedError as first:
+            try:
+                yield when_all(reversed(tasks))  # where they stand in the list is not when they were scheduled
+            except ActivityFailedError as error:
+                assert error is first
+                return error.details.message
         return "?"
 
     one = play(main)

@@ -54,7 +54,7 @@ class HubClock:
         return store + self.correction
 
     def begun(self, store: int) -> HubClock:
-        """A worker begins a lease: time must not have gone back wildly while nobody was there to notice.
+        """A worker begins a lease, or renews one and cannot tell: time must not have gone back wildly, unnoticed by owners.
 
         A correction may be what makes it go back: the clock was set right meanwhile.
         """

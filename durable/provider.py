@@ -352,7 +352,8 @@ class Ownership(Protocol):
 
         An expired lease whose epoch nobody raised is alive again: nobody took anything from it.
         First the hub's clock hears an owner's `belief` (`HubClock.renewed`; asked for next to the store's clock: told late it
-        would look like a jump), or with `confirms_clock` an operator, through any lease (`HubClock.confirmed`). Renewals of
+        would look like a jump), or with `confirms_clock` an operator, through any lease (`HubClock.confirmed`); from anybody
+        else, that a worker is there (`HubClock.begun`). Renewals of
         owners whose belief proves it (`HubClock.is_witnessed`) remove what has expired: memos; an hour after, idle leases.
         """
         ...

@@ -161,6 +161,8 @@ class MemoryHub:
             self._set_clock(self._clock.confirmed(self._store_now_us()))
         elif believed is not None:
             self._set_clock(self._clock.renewed(self._store_now_us(), believed))
+        else:
+            self._set_clock(self._clock.begun(self._store_now_us()))
         now = self._now_us()
         row.expires_at = now + LEASE_US
         if announcement is not None:

@@ -173,7 +173,7 @@ class Ownership:
         database = transaction.database
         if self.is_lost(database, lease):
             raise lease_lost(lease)
-        is_witness = belief is not None and self._set_clock(transaction, lease, belief)
+        is_witness = self._set_clock(transaction, lease, belief)
         if confirms_clock:
             _, transaction.now = self._time.update(database, HubClock.confirmed)
         expires_at, now = self.prolong(transaction, lease), transaction.now
@@ -200,10 +200,12 @@ class Ownership:
         mine = frozenset(owned.get(lease.lease_id, ()))
         return LeaseView(now, expires_at, mine, frozenset(unowned), others, self._time.clock(database))
 
-    def _set_clock(self, transaction: Transaction, lease: Lease, belief: Callable[[], Belief]) -> bool:
+    def _set_clock(self, transaction: Transaction, lease: Lease, belief: Callable[[], Belief] | None) -> bool:
         """Let the hub's clock hear what an owner takes for the time; return whether that proves what has expired."""
         database = transaction.database
-        if database.execute(_READ_OWNED + " LIMIT 1", (self._hub, lease.lease_id)).fetchone() is None:
+        owned = database.execute(_READ_OWNED + " LIMIT 1", (self._hub, lease.lease_id)).fetchone()
+        if owned is None or belief is None:
+            _, transaction.now = self._time.update(database, HubClock.begun)
             return False
         before, believed = self._time.clock(database), belief()
         _, transaction.now = self._time.update(database, lambda clock, store: clock.renewed(store, believed))

@@ -18,6 +18,16 @@ def test_a_repeated_submit_is_known_after_a_jump_that_somebody_without_partition
     _check("signals_come_once_and_in_order", Schedule(1005770, workers=2, faults=faults, latency_s_max=0.0001))
 
 
+def test_time_does_not_go_back_by_ten_years_between_two_owners() -> None:
+    """The one had died, the other owned nothing yet: a note written then had expired once the clock was right again."""
+    faults = (
+        Fault(2, FaultKind.FAILS_BEFORE),
+        Fault(9, FaultKind.CRASH_AFTER, 2.0),
+        Fault(29, FaultKind.CLOCK_JUMP, -315576000.0),
+    )
+    _check("an_event_for_nobody", Schedule(2009716, workers=2, faults=faults))
+
+
 def test_what_a_stopped_process_was_told_comes_before_what_it_asks() -> None:
     """The simulator's own part: a message that was told, and then consumed by another, is not new after a takeover."""
     faults = (

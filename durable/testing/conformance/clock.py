@@ -189,6 +189,15 @@ class HubClocks(Promises):
         second = await store.worker()
         assert (second.lease.now, second.lease.clock_number) == (store.now, 2)
 
+    async def test_time_does_not_go_back_where_only_those_look_who_own_nothing(self, store: Store) -> None:
+        """The owner has died, and is the only one who could say what time it is."""
+        owner, other = await store.worker(), await store.worker(())
+        now = (await _renewed(owner, store.now)).now
+        store.turn_clock(-JUMP_US)
+        view = await other.provider.renew(other.lease, belief=lambda: Belief(0, now))
+        assert _is_about(view.now, now)
+        assert view.clock.number == 1
+
     async def test_a_client_may_come_while_time_goes_back(self, store: Store) -> None:
         store.turn_clock(JUMP_US)
         first = await store.worker()

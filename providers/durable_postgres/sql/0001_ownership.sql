@@ -139,7 +139,7 @@ BEGIN
             AND p_belief - p_since >= p_unbroken;
         at := set_clock('renewed', clock_us(p_at), p_number, p_belief, p_jump, p_span);
     ELSE
-        at := now_us(p_at);
+        at := set_clock('begun', clock_us(p_at), NULL, NULL, p_jump, p_span);
     END IF;
     PERFORM prolong(p_lease, p_epoch, at + p_span);
     IF p_announcement IS NOT NULL THEN

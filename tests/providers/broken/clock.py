@@ -42,6 +42,12 @@ hub(
     "row.epoch == 1 or not row.is_worker",
     "row.epoch == 1 and row.is_worker",
 )
+hub(
+    "time goes back where the owner has died",
+    "renew",
+    "self._set_clock(self._clock.begun(self._store_now_us()))",
+    "pass",
+)
 hub("what has expired is never removed", "renew", "if is_witness:", "if False:")
 hub("what has expired is removed whoever asks", "renew", "if is_witness:", "if True:")
 hub(

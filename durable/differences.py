@@ -27,15 +27,39 @@ def told(recorded: HistoryEvent) -> str:
 
 
 def likely_cause(
-    started: OrchestrationStarted | None, recorded: HistoryEvent | None, asked: HistoryEvent | None, *, in_values: bool
+    started: OrchestrationStarted | None,
+    code_digest: bytes | None,
+    recorded: HistoryEvent | None,
+    asked: HistoryEvent | None,
+    *,
+    in_values: bool,
 ) -> str:
-    """Guess why code and history differ, and say what to do. `started` tells which Python wrote the history."""
+    """Guess why code and history differ, and say what to do.
+
+    `started` tells which code and which Python wrote the history, `code_digest` which code runs today.
+    """
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     if started is not None and started.python and started.python != running:
         return (
             f"the history was written by Python {started.python} and this is {running}, whose asyncio may wake tasks in "
             "another order; run this instance on a worker with the old version until it ends"
         )
+    return f"{_guess(recorded, asked, in_values=in_values)}{_since_then(started, code_digest)}"
+
+
+def _since_then(started: OrchestrationStarted | None, today: bytes | None) -> str:
+    """Say whether the orchestrator's own code has changed since that was recorded, where it is known."""
+    then = started.code_digest if started is not None else None
+    if then is None or today is None:
+        return ""
+    if then == today:
+        return (
+            f". Its own code is as it was then (digest {today.hex()}): what it calls has changed, or what it depends on"
+        )
+    return f". The code has changed since: its digest was {then.hex()} when this was recorded, and is {today.hex()}"
+
+
+def _guess(recorded: HistoryEvent | None, asked: HistoryEvent | None, *, in_values: bool) -> str:
     if in_values:
         return (
             "the value comes from something that changes between runs (time, random, uuid, environment, iteration over a set); "

@@ -363,7 +363,8 @@ class EventSent(Request):
 class OrchestrationStarted(Arrival):
     """A generation began. `seed` is what its ids and random numbers derive from; `python` the minor version that ran it.
 
-    `writer`: who has written what comes first, where that was taken over (see OrchestrationRewound).
+    `writer`: who has written what comes first, where that was taken over (see OrchestrationRewound). `code_digest`: which code
+    of that name and version made the requests that follow, as it was compiled by that Python; None: unknown.
     """
 
     name: str
@@ -377,9 +378,20 @@ class OrchestrationStarted(Arrival):
     end_event: str | None = None
     depth: int = 0
     writer: TaskRef | None = None
+    code_digest: bytes | None = None
 
     code: ClassVar[int] = 14
     payload_field: ClassVar[str | None] = "input"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OrchestrationCodeChanged(Remark):
+    """From here on the requests were made by other code of the same name and version (see OrchestrationStarted)."""
+
+    code_digest: bytes | None
+    python: str
+
+    code: ClassVar[int] = 130
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

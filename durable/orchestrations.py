@@ -8,6 +8,7 @@ registered by the feature that they belong to.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable
@@ -15,12 +16,19 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from durable.app import App, OrchestratorDefinition, OrchestratorOptions, ServedName
 from durable.context import OrchestrationContext, Plans
+from durable.engine.deliveries import DELIVERIES
 from durable.engine.execution import Execution
 from durable.errors import FailureDetails, InvalidInputError, StoredValueError, UnknownNameError
-from durable.events import ORCHESTRATION, InstanceKey, OrchestrationFailed, OrchestrationStarted
+from durable.events import (
+    ORCHESTRATION,
+    InstanceKey,
+    OrchestrationCodeChanged,
+    OrchestrationFailed,
+    OrchestrationStarted,
+)
 from durable.failures import describe
 from durable.payloads import PayloadError, Sealer, check, digest
-from durable.signatures import read_orchestrator
+from durable.signatures import code_digest, read_orchestrator
 
 LOGGER_NAME: Final = "durable.orchestration"
 
@@ -34,6 +42,8 @@ class Edge:
     `strict`: a value that differs on replay stalls its instance; else it is logged, counted in `value_differences`, and
     passed to `on_value_difference`.
     """
+
+    code_digest: bytes | None = None
 
     def __init__(
         self,
@@ -76,6 +86,7 @@ class OrchestrationRunner(Edge):
     def __init__(self, app: App, definition: OrchestratorDefinition, sealer: Sealer, **options: Any) -> None:
         super().__init__(sealer, **options)
         self.definition = definition
+        self.code_digest = code_digest_of(definition)
         self._plans = Plans(app, sealer)
         self._what_result = f"result of orchestrator '{definition.name}'"
         self._what_input = f"input of orchestrator '{definition.name}'"
@@ -132,6 +143,23 @@ class OrchestrationRunner(Edge):
 def _own_copy(default: Any) -> Any:
     """Return a default that no other instance and no replay shares: a list that one appends to would differ the next time."""
     return default if isinstance(default, _UNCHANGEABLE) else copy.deepcopy(default)
+
+
+def code_digest_of(definition: Runnable) -> bytes | None:
+    """Return what tells its code from another one under the same name and version.
+
+    None for what is no function: entities and the like go by their records, whatever their code is by now.
+    """
+    return code_digest(definition.function) if isinstance(definition, OrchestratorDefinition) else None
+
+
+def _note_code(execution: Execution, event: OrchestrationCodeChanged) -> None:
+    """Take in that what follows was asked for by other code."""
+    if execution.started is not None:
+        execution.started = dataclasses.replace(execution.started, code_digest=event.code_digest, python=event.python)
+
+
+DELIVERIES[OrchestrationCodeChanged] = _note_code
 
 
 # ---- instances of every kind

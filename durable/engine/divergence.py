@@ -37,7 +37,7 @@ def explain(
         f"{execution.generation}, history position {position}:\n"
         f"  recorded:  {was}\n"
         f"  asked now: {describe_request(asked)} at {here}\n"
-        f"  likely cause: {likely_cause(started, recorded, asked, in_values=in_values)}"
+        f"  likely cause: {likely_cause(started, execution.ports.code_digest, recorded, asked, in_values=in_values)}"
     )
 
 

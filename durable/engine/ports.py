@@ -15,6 +15,7 @@ class Ports(Protocol):
     """The edge, as the engine sees it."""
 
     strict: bool
+    code_digest: bytes | None
 
     def seal(self, plain: bytes) -> tuple[bytes, bytes | None]:
         """Return the stored form of an encoded value, and the digest of the plain form where the two differ."""

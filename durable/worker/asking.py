@@ -73,11 +73,11 @@ class Asking:
         """Answer queries from the code as a turn has left it; `made` is what that comes to, None for nothing."""
         execution = live.execution
         goes_on = prepared.turn is not None and prepared.turn.next_generation is not None
-        if execution is None or execution.started is None:
+        if execution is not None and execution.started is None:
             live.aside += asked  # its start is still to come
             return made
-        if goes_on:
-            live.put_back(asked)  # for the next generation
+        if execution is None or goes_on:  # it is to be read again, or the next generation is asked
+            live.put_back(asked)
             return made
         is_spoilt = False
         answered: list[Pending] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -63,6 +64,8 @@ NOT_TAKEN = (
     "; another worker has it, but could not take the instance over so far: activities of other instances of its partition run "
     "here, or that worker is busy"
 )
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 UNDELIVERED = "the instance ended before anybody waited for it"
 
@@ -453,6 +456,15 @@ def leave_unreached(prepared: Prepared, turn: Turn) -> list[Pending]:
     prepared.carried = [item.event for item in left if id(item) not in gone]
     prepared.taken = [item for item in prepared.taken if id(item) not in gone]
     return kept
+
+
+def with_code_change(execution: Execution, arrivals: list[HistoryEvent], first: int) -> tuple[list[HistoryEvent], bool]:
+    """Note before arrivals, behind the `first` of them, that today's code did not make the last requests; tell if it is so."""
+    started, today = execution.started, execution.ports.code_digest
+    is_known = started is not None and started.code_digest is not None and today is not None
+    if not is_known or started.code_digest == today or execution.is_suspended or execution.held:  # type: ignore[union-attr]
+        return arrivals, False
+    return [*arrivals[:first], ev.OrchestrationCodeChanged(today, PYTHON), *arrivals[first:]], True
 
 
 def consumed_by(taken: Sequence[Pending]) -> list[int]:

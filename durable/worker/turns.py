@@ -29,7 +29,7 @@ from durable.errors import (
     UnknownNameError,
 )
 from durable.events import HistoryEvent
-from durable.orchestrations import Runnable, Runner, kind_of
+from durable.orchestrations import Runnable, Runner, code_digest_of, kind_of
 from durable.payloads import Sealer
 from durable.permits import PermitGranted
 from durable.provider import (
@@ -47,6 +47,7 @@ from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.placing import Placing
 from durable.worker.steps import (
+    PYTHON,
     Prepared,
     StallError,
     Steps,
@@ -60,6 +61,7 @@ from durable.worker.steps import (
     leave_unreached,
     lets_go_first,
     state_over_the_end,
+    with_code_change,
 )
 from durable.worker.succession import is_stale, is_taken_over, name_former_run, replaces
 from durable.worker.watchdog import TurnWatch
@@ -74,9 +76,6 @@ ARRIVALS_MAX = 256
 SLOW_TURNS_MAX = 3
 SLOW_SPAN_US = 60_000_000
 """Workers that may die under a slow turn of one instance, over at least this span, before it is stalled."""
-
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-
 
 STALLS = (
     StallError,
@@ -277,13 +276,7 @@ class Turns:
             assert not row.records, "what has a history is loaded before its turn"
             execution = live.execution = self.new_execution(row)
         begun, opens = live.begun, execution.has_opening
-        if begun is not None:
-            others = (event for event in arrivals if not isinstance(event, type(begun.first)))
-            arrivals = [begun.first, *begun.arrivals, *others]
-        elif execution.held and not execution.is_suspended:
-            arrivals = [ev.OrchestrationResumed(at_most=ARRIVALS_MAX), *arrivals]
-        if execution.started is None or execution.held:
-            arrivals = self._fit(row, execution, arrivals)
+        arrivals = self._completed(live, row, execution, arrivals)
         now = self._clock.now()
         due = [] if begun is not None else execution.due_timers(now, ARRIVALS_MAX)  # timeouts begin anew in that turn
         live.wants_turn = live.wants_turn or len(due) == ARRIVALS_MAX
@@ -292,7 +285,10 @@ class Turns:
             if row.parked_until != parked_until or row.status is Status.STALLED:
                 return self.steps.recovered(live, row, prepared, execution, parked_until)
             return self.steps.without_step(prepared)
-        turn = self.watched(execution, execution.turn, [*due, *arrivals] if due else arrivals, now)
+        given, changed = with_code_change(
+            execution, [*due, *arrivals] if due else arrivals, first=int(begun is not None)
+        )
+        turn = self.watched(execution, execution.turn, given, now)
         prepared.turn = turn
         live.wants_turn = live.wants_turn or turn.goes_on
         kept = leave_unreached(prepared, turn) if turn.leftover or turn.outcome is not None else ()
@@ -301,22 +297,41 @@ class Turns:
             prepared.carried = [*prepared.carried, *(event for event in begun.arrivals if id(event) in left)]
         if turn.refused:
             self._asking.refuse(live, row, prepared, turn.refused)
-        is_empty = not (turn.record.events or turn.memos or turn.carried) and isinstance(turn.custom_status, Unchanged)
+        is_empty = not (len(turn.record.events) > changed or turn.memos or turn.carried) and isinstance(
+            turn.custom_status, Unchanged
+        )
         is_parked_rightly = row.parked_until == self._due_later(live, row) and row.status is not Status.STALLED
         if is_empty and not opens and is_parked_rightly:
             made = self.steps.without_step(prepared)
+            if turn.record.events:  # all was refused, and the execution knows of a change that is not on record
+                self.close(live.drop_execution())
         else:
             made = self._step(live, row, prepared, turn, execution)
         if kept:
             live.put_back(kept)
         return made
 
-    def _fit(self, row: InstanceRow, execution: Execution, arrivals: list[HistoryEvent]) -> list[HistoryEvent]:
-        """Complete arrivals with what only the owner knows: a start's version and Python, how much a resumption delivers."""
+    def _completed(
+        self, live: LiveInstance, row: InstanceRow, execution: Execution, arrivals: list[HistoryEvent]
+    ) -> list[HistoryEvent]:
+        """Put before arrivals what comes first, and complete them with what only the owner knows.
+
+        That is a start's version, Python and code, and how much a resumption delivers.
+        """
+        begun = live.begun
+        if begun is not None:
+            others = (event for event in arrivals if not isinstance(event, type(begun.first)))
+            arrivals = [begun.first, *begun.arrivals, *others]
+        elif execution.held and not execution.is_suspended:
+            arrivals = [ev.OrchestrationResumed(at_most=ARRIVALS_MAX), *arrivals]
+        if execution.started is not None and not execution.held:
+            return arrivals
         for index, event in enumerate(arrivals):
             if isinstance(event, ev.OrchestrationStarted):
                 definition = self._definition_of(row, row.version)
-                arrivals[index] = dataclasses.replace(event, version=definition.exact_version, python=PYTHON)
+                arrivals[index] = dataclasses.replace(
+                    event, version=definition.exact_version, python=PYTHON, code_digest=execution.ports.code_digest
+                )
             elif isinstance(event, ev.OrchestrationResumed) and len(execution.held) > ARRIVALS_MAX:
                 arrivals[index] = dataclasses.replace(event, at_most=ARRIVALS_MAX)
         return arrivals
@@ -415,12 +430,12 @@ class Turns:
     def _opening(self, row: InstanceRow, opening: Record) -> Record:
         """Settle the version of the next generation: the newest one now, unless it is pinned."""
         started: Any = opening.events[0]
-        if started.version is None:
-            try:
-                started = dataclasses.replace(started, version=self._definition_of(row, None).exact_version)
-            except UnknownNameError:  # it stalls there, with that reason
-                pass
-        started = dataclasses.replace(started, python=PYTHON)
+        started = dataclasses.replace(started, python=PYTHON, code_digest=None)
+        try:
+            found = self._definition_of(row, started.version)
+            started = dataclasses.replace(started, version=found.exact_version, code_digest=code_digest_of(found))
+        except UnknownNameError:  # it stalls there, with that reason
+            pass
         return Record(opening.time, [started, *opening.events[1:]], is_opening=True)
 
 

@@ -8,7 +8,7 @@ attempts that it has sent something along with, and for functions that name its 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from durable.events import ActivityScheduled, HistoryEvent
     from durable.payloads import Sealer
     from durable.provider import Memo, TaskAddress
+    from durable.signatures import Signature
 
 
 class ActivityPort(Protocol):
@@ -223,9 +224,26 @@ def register_context(mark: bytes, cls: type[ActivityContext]) -> None:
         raise ValueError(f"attachments marked {mark!r} belong to {_features.get(mark)}")
 
 
-def context_for(port: ActivityPort, named: Collection[str]) -> ActivityContext:
-    """Return the context of an attempt: of the feature that asked for it, or that its function's annotation names."""
-    attachment = port.request.options.attachment
+def context_for(port: ActivityPort, signature: Signature) -> ActivityContext:
+    """Return the context of an attempt: of the feature that asked for it, or that its function's annotation names.
+
+    Where that annotation is a class of the user's own, the context is one of these.
+    """
+    attachment, named = port.request.options.attachment, signature.context_names
     if attachment:
-        return _features.get(attachment[:1], ActivityContext)(port)
-    return next((cls for cls in _features.values() if cls.__name__ in named), ActivityContext)(port)
+        cls = _features.get(attachment[:1], ActivityContext)
+    else:
+        cls = next((cls for cls in _features.values() if cls.__name__ in named), ActivityContext)
+    return _as_annotated(cls, signature.context_class)(port)
+
+
+_both: Final[dict[tuple[type, type], type[ActivityContext]]] = {}
+"""A user's own class of context and that of a feature in one, for functions that a feature calls."""
+
+
+def _as_annotated(cls: type[ActivityContext], annotated: type | None) -> type[ActivityContext]:
+    if annotated is None or not issubclass(annotated, ActivityContext) or issubclass(cls, annotated):
+        return cls
+    if issubclass(annotated, cls):
+        return annotated
+    return _both.setdefault((annotated, cls), type(annotated.__name__, (annotated, cls), {}))

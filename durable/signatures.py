@@ -289,6 +289,12 @@ class Signature:
         bases = getattr(self._resolved(annotation), "__mro__", ())
         return frozenset((*_words(annotation), *(base.__name__ for base in bases)))
 
+    @functools.cached_property
+    def context_class(self) -> type | None:
+        """The class that the context's annotation is; None where it names none, or none that can be seen here."""
+        found = self._resolved(self.positional[0].annotation) if self.takes_context else None
+        return found if isinstance(found, type) and is_activity_context(found) else None
+
     @property
     def input_parameter(self) -> inspect.Parameter | None:
         """The parameter that takes the input, if there is one."""

@@ -335,7 +335,7 @@ class ActivityRunner:
             self._watch_beats(attempt)
         try:
             definition = self.app.find_activity(attempt.request.name, attempt.request.version)
-            attempt.context = context_for(attempt, definition.signature.context_names)
+            attempt.context = context_for(attempt, definition.signature)
             try:
                 arguments = self._arguments(definition, attempt)
             except Exception as misfit:  # noqa: BLE001 (validators are the user's code and may raise anything)

@@ -46,8 +46,8 @@ async def serve(order: dict[str, Any]) -> None:
 def note_attempts(notes: int) -> None:
     """Note each attempt as it begins."""
 
-    def noting(port: Any, named: Any) -> ActivityContext:
-        context = context_for(port, named)
+    def noting(port: Any, signature: Any) -> ActivityContext:
+        context = context_for(port, signature)
         assert isinstance(context, JobContext)
         os.write(notes, f"{context.instance_id} {context.id} {context.attempt}\n".encode())
         return context

@@ -11,13 +11,18 @@ from typing import Any, TypeVar
 import pytest
 
 from durable import ActivityContext, App, OrchestrationContext, Worker
+from durable.jobs import Job, JobContext
 from tests.worker.calls import STYLES, calls, calls_and_tells, run
 
 C = TypeVar("C", bound=ActivityContext)
 
 
 class ShopContext(ActivityContext):
-    """A user's own subclass, for the annotation."""
+    """A user's own subclass."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} in the shop"
 
 
 def shapes() -> tuple[App, dict[str, Any]]:
@@ -66,7 +71,7 @@ def shapes() -> tuple[App, dict[str, Any]]:
 
     @app.activity
     def subclass(ctx: ShopContext, value: str) -> str:
-        return f"{ctx.name} {value}"
+        return f"{ctx.title} {value}"
 
     @app.activity
     def keyword(value: str, *, extra: str = "extra") -> str:
@@ -84,7 +89,7 @@ TAKES_INPUT = {
     "async_both": "async_both x",
     "unannotated": "x",
     "unannotated_both": "unannotated_both x",
-    "subclass": "subclass x",
+    "subclass": "subclass in the shop x",
     "keyword": "x extra",
 }
 TAKES_NONE = {
@@ -292,3 +297,17 @@ async def test_the_function_itself_is_not_changed_by_its_registration() -> None:
         return 2 * value
 
     assert double(4) == 8
+
+
+async def test_a_job_gives_a_users_own_context_what_a_job_has(store_url: str) -> None:
+    app, activities = shapes()
+
+    @app.activity
+    def adds(ctx: ShopContext, value: str) -> str:
+        assert isinstance(ctx, JobContext)
+        ctx.schedule_child(Job(activities["subclass"], value))
+        return ctx.title
+
+    async with Worker(app, store_url) as worker:
+        tree = await (await worker.client.schedule(Job(adds, "x"))).result(timeout=20)
+    assert (tree.result, tree.children[0].result) == ("adds in the shop", "subclass in the shop x")

@@ -406,7 +406,8 @@ class _Catalogue(Generic[D]):
 class App(AppFeatures):
     """A registry of activities and orchestrators. Made once, filled when modules are imported, given to workers.
 
-    `retain`: how long finished instances are kept where the orchestrator does not say; None: until they are purged.
+    `retain`: how long finished instances are kept where the orchestrator does not say; None: until they are purged. Workers
+    remove them then, with all that belongs to them.
     """
 
     def __init__(self, *, retain: timedelta | None = None) -> None:

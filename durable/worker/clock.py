@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from durable.provider import CLOCK_JUMP_US, Belief, Lease, LeaseView
+from durable.provider import CLOCK_JUMP_US, UNBROKEN_US, Belief, Lease, LeaseView
 
 logger = logging.getLogger("durable.worker")
 
@@ -34,6 +34,11 @@ class StoreClock:
         """Return the hub's time in microseconds since 1970 UTC."""
         # Rounded: cut off, a time that is whole in microseconds comes out one too small, and what is due is not yet due.
         return self._base_us + round((self.monotonic() - self._base_monotonic) * 1e6)
+
+    @property
+    def is_unbroken(self) -> bool:
+        """Whether the time has passed evenly for long enough that what has expired by it may be removed for good."""
+        return self.is_sure and self.now() - self._since >= UNBROKEN_US
 
     def belief(self) -> Belief:
         """Return what this worker takes for the hub's time."""

@@ -31,6 +31,7 @@ from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.owner import Owner
+from durable.worker.retention import Retention
 from durable.worker.threads import DaemonThreads, NoThreads, Threads
 from durable.worker.turns import Turns
 from durable.worker.watchdog import TurnWatch, Unwatched, Watchdog
@@ -339,6 +340,7 @@ class _Parts:
             partitions=hub.partitions,
             max_cached=settings.max_cached,
         )
+        self._retention = Retention(app, provider, self.keeper, self.clock) if settings.orchestrations else None
         self._unlisten: Callable[[], None] | None = None
 
     async def begin(self) -> None:
@@ -356,6 +358,7 @@ class _Parts:
             self.keeper.run,
             self.claims.run_claims,
             self.claims.run_reports,
+            *([] if self._retention is None else [self._retention.run]),
         ]
 
     def close(self) -> None:

@@ -104,9 +104,11 @@ from durable.events import (
 )
 from durable.exchanges import UpdateCompleted, UpdateFailed, UpdateReceived
 from durable.history import History
+from durable.injection import Inject, MissingDependencyError
 from durable.jobs import JobFailed
 from durable.jobs import register as _register_jobs
 from durable.limits import register as _register_limits
+from durable.middleware import ActivityCall, ClientCall, Middleware, TurnCall
 from durable.model import (
     ActivityState,
     DroppedItem,
@@ -122,6 +124,7 @@ from durable.schedules import register as _register_schedules
 from durable.worker import Worker
 
 __all__ = [
+    "ActivityCall",
     "ActivityCancelled",
     "ActivityCompleted",
     "ActivityContext",
@@ -133,6 +136,7 @@ __all__ = [
     "AnswerKept",
     "App",
     "Client",
+    "ClientCall",
     "CriticalSection",
     "CriticalSectionError",
     "DivergenceError",
@@ -165,6 +169,7 @@ __all__ = [
     "History",
     "HistoryDamagedError",
     "HistoryEvent",
+    "Inject",
     "InstanceAlreadyExistsError",
     "InstanceFinishedError",
     "InstanceNotFoundError",
@@ -173,6 +178,8 @@ __all__ = [
     "JobFailed",
     "LeaseLostError",
     "LimitExceededError",
+    "Middleware",
+    "MissingDependencyError",
     "NonDurableAwaitError",
     "NonRetryableError",
     "OccurrenceToldToEnd",
@@ -216,6 +223,7 @@ __all__ = [
     "TimerCreated",
     "TimerFired",
     "TurnBudgetExceededError",
+    "TurnCall",
     "UnknownNameError",
     "UpdateCompleted",
     "UpdateFailed",

@@ -4,7 +4,9 @@ Rules
 * An activity is `f()`, `f(input)`, `f(ctx)` or `f(ctx, input)`. Of two parameters the first is the context; a single
   one is the context if it is annotated with an activity context, else the input.
 * An orchestrator is `f(ctx)` or `f(ctx, input)`. An operation of an entity is a method, and for the rest as an activity.
-* Keyword-only parameters with a default and `**kwargs` are left alone: the framework never fills them.
+* A parameter whose default is `Inject(…)` is filled by the worker, by name, and counts for nothing else; only an activity
+  has them.
+* Other keyword-only parameters with a default and `**kwargs` are left alone: the framework never fills them.
 * Everything else is a TypeError at decoration that names the function, its place and the remedy.
 
 An activity context, and so an entity's, is a class that has `__durable_activity_context__ = True`, itself or inherited. The
@@ -31,6 +33,8 @@ import typing
 from collections import ChainMap
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, Union
+
+from durable.injection import Key, Marker, injected
 
 EMPTY: Final = inspect.Parameter.empty
 """Stands for a missing annotation and a missing default, because None is a value of either."""
@@ -264,6 +268,7 @@ class Signature:
     """What the registry knows of a function's parameters and result.
 
     `context_first` is None where only a lazily resolved annotation can tell whether the single parameter is the context.
+    `injected`: the keys of what the worker fills in, by parameter.
     """
 
     place: str
@@ -272,6 +277,7 @@ class Signature:
     return_annotation: Any
     scope: Scope
     context_first: bool | None
+    injected: Mapping[str, Key]
 
     @functools.cached_property
     def takes_context(self) -> bool:
@@ -383,6 +389,9 @@ def _read(function: AnyFunction, kind: str) -> Signature:
         raise _mistake(function, kind, "does not tell its parameters", "wrap it in a def") from error
     positional: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
+        if isinstance(parameter.default, Marker):
+            _check_injected(function, kind, parameter)
+            continue
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             raise _mistake(function, kind, f"takes *{parameter.name}", _ONE_INPUT)
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is EMPTY:
@@ -403,7 +412,17 @@ def _read(function: AnyFunction, kind: str) -> Signature:
         return_annotation=signature.return_annotation,
         scope=Scope.of(function, signature),
         context_first=True,
+        injected=injected(signature.parameters.values()),
     )
+
+
+def _check_injected(function: AnyFunction, kind: str, parameter: inspect.Parameter) -> None:
+    if kind != "activity":
+        what = f"wants '{parameter.name}' injected"
+        raise _mistake(function, kind, what, "only an activity is given what a worker brings along")
+    if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+        what = f"wants the positional-only parameter '{parameter.name}' injected"
+        raise _mistake(function, kind, what, "what is injected is passed by name")
 
 
 def _check_callable(function: Any, kind: str) -> None:

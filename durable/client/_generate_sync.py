@@ -50,7 +50,9 @@ SOURCES: Final = {
     "durable.history": ("History",),
     "durable.jobs.handle": ("ANSWER_SECONDS", "JobChanges"),
     "durable.jobs.model": ("Job", "JobNode"),
+    "durable.middleware": ("Middleware",),
     "durable.model": ("DroppedItem", "OrchestrationState", "OverlapPolicy", "ReusePolicy"),
+    "durable.payloads": ("Sealer",),
     "durable.ports": ("Ports",),
     "durable.provider": ("Provider",),
     "durable.schedules.client": ("ScheduleChanges", "ScheduleOptions"),
@@ -60,7 +62,15 @@ SOURCES: Final = {
 """Where the names in annotations come from; those that are used are imported."""
 
 OWN: Final = """\
-def __init__(self, url_or_provider: str | Provider, app: App | None = None, *, ports: Ports | None = None) -> None: ...
+def __init__(
+    self,
+    url_or_provider: str | Provider,
+    app: App | None = None,
+    *,
+    ports: Ports | None = None,
+    sealer: Sealer | None = None,
+    middleware: Sequence[Middleware] = (),
+) -> None: ...
 def __enter__(self) -> Self: ...
 def __exit__(
     self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -57,6 +57,7 @@ from durable.failures import forget_own_frames
 from durable.features import E, EntityFilters, feature
 from durable.history import History
 from durable.ids import check_instance_id
+from durable.middleware import Around, Middleware
 from durable.model import DroppedItem, OrchestrationState, ReusePolicy
 from durable.payloads import Sealer
 from durable.ports import Ports, system_ports
@@ -85,32 +86,52 @@ class Client:
         *,
         ports: Ports | None = None,
         sealer: Sealer | None = None,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
-        """Raises StoreError for a URL that no storage engine knows; the store itself is opened on entering."""
+        """Raises StoreError for a URL that no storage engine knows; the store itself is opened on entering.
+
+        `middleware`: what runs around all that it sends, the outermost first.
+        """
         self._ports = ports or system_ports()
         self._provider = connect(url_or_provider, self._ports)
         self._app = app
         self._sealer = sealer or Sealer()
+        self._around = Around(middleware)
         self._shared_hub: Hub | None = None
         self._connection: Connection | None = None
         self._entered = 0
 
     @classmethod
     def sharing(
-        cls, provider: Provider, hub: Hub, app: App | None, ports: Ports, *, sealer: Sealer | None = None
+        cls,
+        provider: Provider,
+        hub: Hub,
+        app: App | None,
+        ports: Ports,
+        *,
+        sealer: Sealer | None = None,
+        around: Around | None = None,
     ) -> Client:
         """Return a client of a provider that somebody else, such as a worker, has just opened and will close."""
         client = cls(provider, app, ports=ports, sealer=sealer)
         client._shared_hub = hub
+        client._around = around or client._around
         return client
 
     @staticmethod
-    def sync(url: str | Provider, app: App | None = None, *, ports: Ports | None = None) -> SyncClient:
+    def sync(
+        url: str | Provider,
+        app: App | None = None,
+        *,
+        ports: Ports | None = None,
+        sealer: Sealer | None = None,
+        middleware: Sequence[Middleware] = (),
+    ) -> SyncClient:
         """Return a blocking client with the same interface, for scripts and WSGI code; thread-safe.
 
         Opens the store with its first use. Close it, or use it as `with Client.sync(url) as client:`.
         """
-        return SyncClient(url, app, ports=ports)
+        return SyncClient(url, app, ports=ports, sealer=sealer, middleware=middleware)
 
     # ---- life
 
@@ -119,7 +140,7 @@ class Client:
         if self._connection is None:
             try:
                 hub = self._shared_hub or await self._provider.open()
-                self._connection = Connection(self._provider, hub, self._app, self._ports, self._sealer)
+                self._connection = Connection(self._provider, hub, self._app, self._ports, self._sealer, self._around)
             except BaseException:
                 self._entered -= 1
                 if self._shared_hub is None:
@@ -210,7 +231,7 @@ class Client:
             reuse_policy=policy,
             events=raised,
         )
-        delivery = await connection.submitter.submit(message)
+        delivery = await connection.submit("start", message)
         if delivery.verdict is not Verdict.STORED:
             used = await self._used(key, run_id, delivery, policy, has_events=bool(raised))
             return Handle(connection, key, used, result_annotation=target.result_annotation)
@@ -539,8 +560,8 @@ class _Blocking(BlockingFace):
 
     __slots__ = ()
 
-    def __init__(self, url_or_provider: str | Provider, app: App | None = None, *, ports: Ports | None = None) -> None:
-        client = Client(url_or_provider, app, ports=ports)
+    def __init__(self, url_or_provider: str | Provider, app: App | None = None, **options: Any) -> None:
+        client = Client(url_or_provider, app, **options)
         super().__init__(Portal("durable-client", begin=client.__aenter__, finish=client.close), client)
 
     def __enter__(self) -> Self:

@@ -12,23 +12,47 @@ from durable.client.submitting import Submitter
 from durable.client.times import StoreClock
 from durable.client.waiting import Waiters
 from durable.errors import InstanceFinishedError, InstanceNotFoundError, LimitExceededError, StoreError
-from durable.events import HistoryEvent, InstanceKey
+from durable.events import (
+    EventRaised,
+    HistoryEvent,
+    InstanceKey,
+    OrchestrationCancelRequested,
+    OrchestrationResumed,
+    OrchestrationSuspended,
+    OrchestrationTerminated,
+)
+from durable.exchanges import QueryReceived, UpdateReceived
 from durable.messages import encode_arrivals
+from durable.middleware import Around, ClientCall
 from durable.payloads import Sealer
 from durable.ports import Ports
 from durable.provider import Delivery, Hub, InstanceRow, Message, Priority, Provider, Verdict, partition_of
 
 F = TypeVar("F")
 
+# What a client's call is called, by the event that it sends; others go by the event's name.
+_OPERATIONS = {
+    EventRaised: "raise_event",
+    OrchestrationCancelRequested: "cancel",
+    OrchestrationTerminated: "terminate",
+    OrchestrationSuspended: "suspend",
+    OrchestrationResumed: "resume",
+    QueryReceived: "query",
+    UpdateReceived: "update",
+}
+
 
 class Connection:
     """An open hub as a client uses it. Made in a running event loop; ends with `close`, which leaves the provider open."""
 
-    def __init__(self, provider: Provider, hub: Hub, app: App | None, ports: Ports, sealer: Sealer) -> None:
+    def __init__(
+        self, provider: Provider, hub: Hub, app: App | None, ports: Ports, sealer: Sealer, around: Around
+    ) -> None:
         self.provider = provider
         self.app = app
         self.ports = ports
         self.sealer = sealer
+        self.around = around
         self.partitions = hub.partitions
         self.clock = StoreClock(ports, hub.now)
         self.submitter = Submitter(provider, ports)
@@ -57,6 +81,12 @@ class Connection:
             raise InstanceNotFoundError(f"there is no instance '{key.id}', or it was purged")
         return row
 
+    async def submit(self, operation: str, message: Message) -> Delivery:
+        """Send a message, with the client's middleware around it; it is durable on return, or its verdict says why not."""
+        name = None if message.start is None else message.start.name
+        with self.around.client(ClientCall(operation, message.target.id, name)):
+            return await self.submitter.submit(message)
+
     async def send(
         self,
         key: InstanceKey,
@@ -76,7 +106,7 @@ class Connection:
             priority=priority,
             run_id=run_id,
         )
-        delivery = await self.submitter.submit(message)
+        delivery = await self.submit(_OPERATIONS.get(type(events[0]), type(events[0]).__name__), message)
         if delivery.verdict is not Verdict.STORED:
             self.refuse(delivery, key, run_id)
 

@@ -90,7 +90,7 @@ async def rewind(connection: Connection, row: InstanceRow, reason: str) -> None:
         raise InstanceFinishedError(f"instance '{key.id}' has completed: nothing failed in it; restart begins it again")
     now = await connection.clock.now(connection.provider)
     message = rewind_message(row, reason, connection.ports.new_id(), now)
-    delivery = await connection.submitter.submit(message)
+    delivery = await connection.submit("rewind", message)
     if delivery.verdict is Verdict.STORED:
         return
     if delivery.verdict is not Verdict.EXISTS:
@@ -106,7 +106,7 @@ async def rewind(connection: Connection, row: InstanceRow, reason: str) -> None:
 async def _begin(connection: Connection, message: Message, run_id: str, *, may_replace: bool) -> None:
     """Submit a start; raise why it was not stored. `may_replace`: a finished run of its own id makes way for it."""
     key = message.target
-    delivery = await connection.submitter.submit(message)
+    delivery = await connection.submit("start", message)
     if delivery.verdict is Verdict.STORED:
         return
     if delivery.verdict not in (Verdict.EXISTS, Verdict.ADOPTED):

@@ -15,7 +15,9 @@ from durable.features import E, EntityFilters
 from durable.history import History
 from durable.jobs.handle import ANSWER_SECONDS, JobChanges
 from durable.jobs.model import Job, JobNode
+from durable.middleware import Middleware
 from durable.model import DroppedItem, OrchestrationState, OverlapPolicy, ReusePolicy
+from durable.payloads import Sealer
 from durable.ports import Ports
 from durable.provider import Provider
 from durable.schedules.client import ScheduleChanges, ScheduleOptions
@@ -70,7 +72,13 @@ class SyncSchedules:
 
 class SyncClient:
     def __init__(
-        self, url_or_provider: str | Provider, app: App | None = None, *, ports: Ports | None = None
+        self,
+        url_or_provider: str | Provider,
+        app: App | None = None,
+        *,
+        ports: Ports | None = None,
+        sealer: Sealer | None = None,
+        middleware: Sequence[Middleware] = (),
     ) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(

@@ -73,7 +73,7 @@ async def signal_entity(
             key, connection.partitions, connection.ports.new_id(), entity.name, begins, now=now
         ),
     )
-    delivery = await connection.submitter.submit(message)
+    delivery = await connection.submit("signal_entity", message)
     if delivery.verdict not in (Verdict.STORED, Verdict.ABSENT, Verdict.FINISHED):  # the last two: it has begun
         connection.refuse(delivery, key)
 

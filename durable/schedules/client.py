@@ -181,7 +181,7 @@ class Schedules:
             now=standing.created_us,
             reuse_policy=ReusePolicy.REPLACE_FINISHED,
         )
-        delivery = await connection.submitter.submit(message)
+        delivery = await connection.submit("start", message)
         row = delivery.row or message.start
         assert row is not None, "a start brings a row"
         if delivery.verdict is Verdict.EXISTS and row.run_id != run_id:

@@ -17,6 +17,7 @@ from durable.errors import DurableError
 from durable.events import InstanceKey
 from durable.history import read_history, utc_datetime
 from durable.ids import check_instance_id
+from durable.injection import Dependencies
 from durable.signatures import AnyFunction
 from durable.testing.pumping import CALL_STEPS_MAX, ClientFace, Pump, at_rest, going_round, in_users_name
 from durable.testing.simulation.faults import Schedule
@@ -44,11 +45,19 @@ class Environment:
     aware datetime; None: 2026-01-01, 00:00 UTC) and passes only while something of the environment is awaited: then it
     leaps to whatever happens next. The same `seed` gives the same ids and the same order of everything.
 
-    Activities run as they are, in the one thread there is, unless they are replaced. On leaving, exceptions that nobody
+    Activities run as they are, in the one thread there is, unless they are replaced. `dependencies` are those of the worker,
+    values or factories; what is missing there raises when it is used. On leaving, exceptions that nobody
     handled are raised as a DurableError. It is used once.
     """
 
-    def __init__(self, app: App, *, start: datetime | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        start: datetime | None = None,
+        seed: int = 0,
+        dependencies: Dependencies | None = None,
+    ) -> None:
         """Raises TypeError or ValueError for a `start` that is no aware datetime."""
         if not isinstance(app, App):
             raise TypeError(f"an Environment is for an App, not for {app!r:.200}")
@@ -56,6 +65,7 @@ class Environment:
         self._start_us = START_US if start is None else microseconds_of(start, "start")
         self._seed = seed
         self._substitutes = Substitutes(app)
+        self._dependencies = dependencies
         self._world: World | None = None
         self._process: Process | None = None
         self._client: Client | None = None
@@ -112,6 +122,7 @@ class Environment:
             f"memory://environment-{next(_numbers)}",
             [self._app],
             stage=self._substitutes.stage,
+            dependencies=self._dependencies,
             start_us=self._start_us,
             quiet_s=QUIET_S,
         )

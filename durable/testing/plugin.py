@@ -8,13 +8,21 @@ from typing import Protocol
 import pytest
 
 from durable.app import App
+from durable.injection import Dependencies
 from durable.testing.environment import Environment
 
 
 class EnvironmentFactory(Protocol):
     """What the fixture `durable_env` is."""
 
-    def __call__(self, app: App, *, start: datetime | None = None, seed: int = 0) -> Environment:
+    def __call__(
+        self,
+        app: App,
+        *,
+        start: datetime | None = None,
+        seed: int = 0,
+        dependencies: Dependencies | None = None,
+    ) -> Environment:
         """Return a fresh environment, see `durable.testing.Environment`."""
         ...
 

@@ -34,11 +34,20 @@ class StagedApp(App):
 
 def _staged(definition: ActivityDefinition, stage: Stage) -> Callable[..., Any]:
     if not definition.is_async:
-        return functools.wraps(definition.function)(lambda *arguments: stage(definition, arguments))
+        return functools.wraps(definition.function)(
+            lambda *arguments, **injected: stage(_filled(definition, injected), arguments)
+        )
 
     @functools.wraps(definition.function)
-    async def call(*arguments: Any) -> Any:
-        result = stage(definition, arguments)
+    async def call(*arguments: Any, **injected: Any) -> Any:
+        result = stage(_filled(definition, injected), arguments)
         return await result if inspect.isawaitable(result) else result
 
     return call
+
+
+def _filled(definition: ActivityDefinition, injected: dict[str, Any]) -> ActivityDefinition:
+    """Return a definition whose function has what the worker brings along; the stage knows of arguments only."""
+    if not injected:
+        return definition
+    return dataclasses.replace(definition, function=functools.partial(definition.function, **injected))

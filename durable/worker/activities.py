@@ -24,6 +24,7 @@ from durable.errors import FailureDetails, UnknownNameError, qualified_name
 from durable.events import ActivityScheduled, HistoryEvent, InstanceKey
 from durable.failures import describe
 from durable.provider import Memo, TaskAddress
+from durable.worker.calling import Calling
 from durable.worker.clock import StoreClock
 from durable.worker.failure_log import log_failed_here
 from durable.worker.fairness import TakingTurns
@@ -130,6 +131,7 @@ class ActivityRunner:
         slots: int,
         *,
         threads: Threads,
+        calling: Calling,
         on_outcome: Callable[[Attempt, HistoryEvent], None],
         on_late: Callable[[Attempt, HistoryEvent], None],
         on_beat: Callable[[Attempt], None],
@@ -153,6 +155,7 @@ class ActivityRunner:
         self._on_note = on_note
         self._waiting: TakingTurns[InstanceKey, Attempt] = TakingTurns()
         self._threads = threads
+        self._calling = calling
         self._loop = asyncio.get_running_loop()
         # What the worker was started in. Each attempt gets a copy: none sees what another one, or a client, has set.
         self._context = contextvars.copy_context()
@@ -337,7 +340,7 @@ class ActivityRunner:
             definition = self.app.find_activity(attempt.request.name, attempt.request.version)
             attempt.context = context_for(attempt, definition.signature)
             try:
-                arguments = self._arguments(definition, attempt)
+                arguments = self._calling.arguments(definition, attempt)
             except Exception as misfit:  # noqa: BLE001 (validators are the user's code and may raise anything)
                 self._end(attempt, self._failure(attempt, misfit, is_final=True))
                 self._leave(attempt)
@@ -382,26 +385,6 @@ class ActivityRunner:
         else:
             self._threads.submit(lambda: context.run(self._run_in_thread, attempt, definition, arguments))
 
-    def _arguments(self, definition: ActivityDefinition, attempt: Attempt) -> tuple[Any, ...]:
-        what = f"input of activity '{definition.name}'"
-        stored = attempt.request.input
-        value = None
-        if stored is None:
-            if definition.takes_input:
-                if definition.has_default_input:
-                    value = definition.default_input()
-                else:
-                    value = payloads.decode(payloads.encode(None), definition.input_annotation, what=what)
-        else:
-            plain = self.sealer.unseal(stored)
-            if definition.takes_input:
-                value = payloads.decode(plain, definition.input_annotation, what=what)
-                if value is None and definition.has_default_input:
-                    value = definition.default_input()
-            else:
-                definition.check_accepts(payloads.decode(plain))
-        return definition.arguments(attempt.context, value)
-
     # ---- the two styles
 
     def _run_in_loop(
@@ -433,7 +416,7 @@ class ActivityRunner:
             return
         running_activity.set(attempt)
         try:
-            result = await (definition.function(*arguments) if begun is None else begun)
+            result = await (self._calling.call_async(attempt, definition, arguments) if begun is None else begun)
         except BaseException as error:  # noqa: BLE001 (an activity may raise anything; the worker lives)
             outcome = self._failure(attempt, error)
         else:
@@ -449,7 +432,7 @@ class ActivityRunner:
             return
         running_activity.set(attempt)
         try:
-            result = definition.function(*arguments)
+            result = self._calling.call(attempt, definition, arguments)
         except BaseException as error:  # noqa: BLE001 (as above; SystemExit too)
             outcome = self._failure(attempt, error)
         else:

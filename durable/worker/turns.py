@@ -29,6 +29,7 @@ from durable.errors import (
     UnknownNameError,
 )
 from durable.events import HistoryEvent
+from durable.middleware import Around, TurnCall
 from durable.orchestrations import Runnable, Runner, code_digest_of, kind_of
 from durable.payloads import Sealer
 from durable.permits import PermitGranted
@@ -101,6 +102,7 @@ class Turns:
         clock: StoreClock,
         watch: TurnWatch,
         partitions: int,
+        around: Around,
         *,
         strict: bool,
         is_held: Callable[[int, ev.ActivityScheduled], bool],
@@ -114,6 +116,7 @@ class Turns:
         self.placing = Placing(self.steps, clock, partitions, is_held)
         self._clock = clock
         self._watch = watch
+        self._around = around
         self._strict = strict
         self._unreserve = unreserve
         self._runners: dict[tuple[str, str, str | None], Runner] = {}
@@ -288,7 +291,10 @@ class Turns:
         given, changed = with_code_change(
             execution, [*due, *arrivals] if due else arrivals, first=int(begun is not None)
         )
-        turn = self.watched(execution, execution.turn, given, now)
+        call = TurnCall(row.key.id, row.run_id, row.generation, row.name, row.version, len(given))
+        with self._around.turn(call):
+            turn = self.watched(execution, execution.turn, given, now)
+            call.events = len(turn.record.events)
         prepared.turn = turn
         live.wants_turn = live.wants_turn or turn.goes_on
         kept = leave_unreached(prepared, turn) if turn.leftover or turn.outcome is not None else ()

@@ -20,6 +20,8 @@ from durable.engine.execution import Execution
 from durable.errors import DurableError, StoreError
 from durable.failures import forget_own_frames
 from durable.features import preparations
+from durable.injection import Dependencies, Provided
+from durable.middleware import Around, Middleware
 from durable.orchestrations import served_by
 from durable.payloads import Sealer
 from durable.ports import Ports, system_ports
@@ -27,6 +29,7 @@ from durable.provider import Hub, Provider
 from durable.stores import connect
 from durable.worker.activities import ActivityRunner, Attempt
 from durable.worker.announcement import Announcement
+from durable.worker.calling import Calling
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import LeaseKeeper
@@ -66,7 +69,9 @@ class Worker:
     activity-only worker, `activities=False` one that only decides. At most `max_activities` run at a time; sync ones in
     threads. `max_cached_orchestrations` engines are kept in memory (0: every turn replays from scratch). `strict`: a value
     that differs on replay stalls the instance, not only a different request. `shutdown_timeout` in seconds or as a
-    timedelta: how long a stop waits for running activities.
+    timedelta: how long a stop waits for running activities. `dependencies`: what its activities want injected (`Inject`),
+    by type or name, each a value or a factory; they are made before it begins, and closed after it has stopped.
+    `middleware`: what runs around its activities, its turns and what its client sends, the outermost first.
 
     `async with worker` starts and drains it; `await worker.run()` serves until SIGINT or SIGTERM. It may be built without a
     running loop, and is used once.
@@ -85,6 +90,8 @@ class Worker:
         max_cached_orchestrations: int = 10_000,
         strict: bool = False,
         shutdown_timeout: float | timedelta = 30,
+        dependencies: Dependencies | None = None,
+        middleware: Sequence[Middleware] = (),
         ports: Ports | None = None,
     ) -> None:
         if isinstance(queues, str):
@@ -110,6 +117,8 @@ class Worker:
             max_cached=max_cached_orchestrations,
             strict=strict,
         )
+        self._provided = Provided(dependencies or {})
+        self._around = Around(middleware)
         self._shutdown_s = max(float(shutdown_timeout), 0.0)
         self._parts: _Parts | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -122,9 +131,23 @@ class Worker:
         if self._is_used:
             raise DurableError("a Worker is used once; make a new one")
         self._is_used = True
+        for definition in self.app.activities:
+            if definition.options.queue in self._settings.queues:
+                self._provided.check(str(definition), definition.signature.injected)
+        await self._provided.open()
+        try:
+            await self._begin()
+        except BaseException:
+            await self._provided.close()
+            raise
+        return self
+
+    async def _begin(self) -> None:
         hub = await self._provider.open()
         try:
-            self._parts = _Parts(self.app, self._provider, self._ports, self._settings, hub)
+            self._parts = _Parts(
+                self.app, self._provider, self._ports, self._settings, hub, provided=self._provided, around=self._around
+            )
             await self._parts.begin()
             for prepare in preparations() if self._settings.orchestrations else ():
                 await prepare(self.app, self._parts.client)
@@ -136,7 +159,6 @@ class Worker:
         self._failed = asyncio.get_running_loop().create_future()
         self._tasks = [self._serve(part) for part in self._parts.services()]
         logger.info("worker '%s' serves hub '%s'", self.name, hub.name)
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -155,8 +177,11 @@ class Worker:
             await parts.abandon()
             with contextlib.suppress(StoreError):
                 await parts.release()
-            await parts.client.__aexit__(None, None, None)
-            await self._provider.close()
+            try:
+                await parts.client.__aexit__(None, None, None)
+                await self._provider.close()
+            finally:
+                await self._provided.close()
             logger.info("worker '%s' has stopped", self.name)
 
     async def _drain(self, parts: _Parts) -> None:
@@ -274,11 +299,21 @@ def _told(attempts: Sequence[Attempt]) -> str:
 class _Parts:
     """The parts of a running worker, wired together."""
 
-    def __init__(self, app: App, provider: Provider, ports: Ports, settings: _Settings, hub: Hub) -> None:
+    def __init__(
+        self,
+        app: App,
+        provider: Provider,
+        ports: Ports,
+        settings: _Settings,
+        hub: Hub,
+        *,
+        provided: Provided,
+        around: Around,
+    ) -> None:
         sealer = Sealer()
         self._provider = provider
         self.clock = StoreClock(ports.monotonic, hub.now)
-        self.client = Client.sharing(provider, hub, app, ports)
+        self.client = Client.sharing(provider, hub, app, ports, around=around)
         self.portal = GuestPortal(is_threaded=ports.may_start_threads)
         self.blocking_client = blocking_face(self.client, self.portal)
         self._loop = asyncio.get_running_loop()
@@ -302,6 +337,7 @@ class _Parts:
             self.clock,
             settings.max_activities,
             threads=_threads(ports, settings.max_activities),
+            calling=Calling(sealer, provided, around),
             on_outcome=lambda attempt, event: self.owner.attempts.outcome(attempt, event),
             on_late=lambda attempt, event: self.owner.attempts.late(attempt, event),
             on_beat=lambda attempt: self.owner.attempts.beat(attempt),
@@ -319,22 +355,11 @@ class _Parts:
             is_active=settings.activities,
             on_late=lambda attempt, event: self.owner.attempts.late(attempt, event),
         )
-        turns = Turns(
-            app,
-            sealer,
-            self.clock,
-            self.watch,
-            hub.partitions,
-            strict=settings.strict,
-            is_held=lambda partition, request: self.owner.attempts.is_held(partition, request),
-            leave_us=self.keeper.leave_us,
-            unreserve=lambda held: self.owner.attempts.unreserve(held),
-        )
         self.owner = Owner(
             provider,
             self.keeper,
             self.clock,
-            turns,
+            self._turns(app, sealer, settings, hub, around),
             self.runner,
             self.claims,
             partitions=hub.partitions,
@@ -342,6 +367,20 @@ class _Parts:
         )
         self._retention = Retention(app, provider, self.keeper, self.clock) if settings.orchestrations else None
         self._unlisten: Callable[[], None] | None = None
+
+    def _turns(self, app: App, sealer: Sealer, settings: _Settings, hub: Hub, around: Around) -> Turns:
+        return Turns(
+            app,
+            sealer,
+            self.clock,
+            self.watch,
+            hub.partitions,
+            around,
+            strict=settings.strict,
+            is_held=lambda partition, request: self.owner.attempts.is_held(partition, request),
+            leave_us=self.keeper.leave_us,
+            unreserve=lambda held: self.owner.attempts.unreserve(held),
+        )
 
     async def begin(self) -> None:
         """Take a lease, listen, and find what is unfinished."""

@@ -20,6 +20,7 @@ from durable.activity_context import running_activity
 from durable.app import DEFAULT_QUEUE, ActivityDefinition, App
 from durable.client import Client
 from durable.errors import LeaseLostError, StoreError, StoreUnavailableError
+from durable.injection import Dependencies, Partial
 from durable.invariants import Accepted, Answers
 from durable.ports import Ports
 from durable.provider import Provider, TaskAddress, Wakeup
@@ -85,6 +86,7 @@ class World:
         *,
         roles: Sequence[Role] | None = None,
         stage: Stage | None = None,
+        dependencies: Dependencies | None = None,
         is_traced: bool = False,
         start_us: int = START_US,
         quiet_s: float = QUIET_S,
@@ -113,6 +115,7 @@ class World:
         self._queues = sorted({DEFAULT_QUEUE, *(queue for app in apps for queue in _queues_of(app))})
         self._roles = roles or (Role(tuple(self._queues)),)
         self._stage = stage
+        self._dependencies = Partial(dependencies or {})
         self._apps = [StagedApp(app, self._run_activity) for app in apps]
         self._random = random.Random(f"ids of {schedule.seed}")
         self._faults: dict[tuple[int, bool], list[Fault]] = {}
@@ -180,6 +183,7 @@ class World:
             max_activities=machine.role.max_activities,
             max_cached_orchestrations=self._cache_max(),
             shutdown_timeout=5,
+            dependencies=self._dependencies,
             ports=self.ports,
         )
         self._workers.append(worker)

@@ -8,6 +8,7 @@ from durable import (
     ActivityContext,
     App,
     Client,
+    Inject,
     OrchestrationContext,
     RetryPolicy,
     SyncClient,
@@ -74,6 +75,22 @@ async def with_both_async(ctx: ActivityContext, order: Order | None = None) -> d
     return {}
 
 
+class Database:
+    def get(self, number: int) -> str:
+        return str(number)
+
+
+@app.activity
+def with_database(order: Order, *, database: Database = Inject(Database)) -> str:
+    return database.get(order.number)
+
+
+@app.activity
+async def with_both_and_database(ctx: ActivityContext, order: Order, database: Database = Inject(Database)) -> int:
+    assert_type(Inject("by name"), Any)
+    return len(database.get(order.number))
+
+
 async def main(ctx: OrchestrationContext, order: Order) -> None:
     assert_type(ctx.call_activity(nothing), Task[int])
     assert_type(ctx.call_activity(nothing_async), Task[int])
@@ -87,6 +104,9 @@ async def main(ctx: OrchestrationContext, order: Order) -> None:
     assert_type(ctx.call_activity(with_both, order), Task[tuple[int, str]])
     assert_type(ctx.call_activity(with_both_async), Task[dict[str, int]])
     assert_type(ctx.call_activity(with_both_async, order), Task[dict[str, int]])
+    assert_type(ctx.call_activity(with_database, order), Task[str])
+    assert_type(ctx.call_activity(with_both_and_database, order), Task[int])
+    assert_type(with_database(order, database=Database()), str)
     assert_type(ctx.call_activity("by-name"), Task[Any])
     assert_type(ctx.call_activity("by-name", {"any": "thing"}), Task[Any])
 

@@ -121,7 +121,7 @@ from durable.payloads import EncodingError, PayloadError
 from durable.retry import RetryPolicy
 from durable.schedules import OccurrenceToldToEnd
 from durable.schedules import register as _register_schedules
-from durable.worker import Worker
+from durable.worker import Worker, WorkerHealth
 
 __all__ = [
     "ActivityCall",
@@ -231,6 +231,7 @@ __all__ = [
     "UpdateReceived",
     "UpdateRejectedError",
     "Worker",
+    "WorkerHealth",
     "WorkerLostError",
     "current_activity",
     "when_all",

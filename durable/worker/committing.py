@@ -56,6 +56,8 @@ class GroupCommits:
         self._refused: Lease | None = None  # the one under which the last refused batch was written
         self._number = 0  # of the last batch under that lease
         self._is_writing = False
+        self._being_written = 0
+        self.last_us: int | None = None  # the hub's time of the last commit
         self._wake = asyncio.Event()
 
     def add(self, prepared: Prepared) -> None:
@@ -75,6 +77,11 @@ class GroupCommits:
         """Write a note about something that was dropped with the next commit that succeeds, under whatever lease."""
         self._notes[note.key] = note
         self._wake.set()
+
+    @property
+    def count(self) -> int:
+        """How many turns wait to be written, or are being written."""
+        return len(self._waiting) + self._being_written
 
     @property
     def is_full(self) -> bool:
@@ -122,7 +129,7 @@ class GroupCommits:
             self._lease, self._number = lease, 0
         self._number += 1
         batch = _batch_of(self._number, prepared, memos, alone=self._is_alone())
-        self._is_writing = True
+        self._is_writing, self._being_written = True, len(prepared)
         try:
             committed, asked_at = await self._written(lease, batch)
         except LeaseLostError as error:
@@ -133,13 +140,15 @@ class GroupCommits:
             return
         except StoreError as error:
             logger.error("the store failed: %s", error)
+            self._keeper.trouble = str(error)
             self._notes, self._refused = notes | self._notes, lease
             self._on_refused(prepared)
             self._keeper.lost(lease)
             await asyncio.sleep(PAUSE_S)
             return
         finally:
-            self._is_writing = False
+            self._is_writing, self._being_written = False, 0
+        self.last_us = committed.now
         if not self._clock.agree(committed.now, asked_at):
             self._keeper.wake()
         for index, why in committed.refused_memos.items():
@@ -157,6 +166,7 @@ class GroupCommits:
                 if not self._keeper.is_valid or self._keeper.lease is not lease:
                     raise LeaseLostError(f"the store did not answer for the length of a lease: {error}") from error
                 logger.warning("a commit has no answer yet (%s); it is asked for again", error)
+                self._keeper.trouble = str(error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
                 continue

@@ -80,6 +80,8 @@ class LeaseKeeper:
         self._hand_over = HandOver(clock.monotonic)
         self.others = 0  # other live workers of the hub that run activities
         self._valid_until = 0.0
+        self.trouble: str | None = None  # why the store did not answer the last time
+        self.answered_at: float | None = None  # the monotonic time when it was asked for what it answered last
         self._told: tuple[int, float, float] | None = None  # the store's time as last told, when asked, when answered
         self._holds_back_until = (
             0.0  # before, what seems to be a dead worker's may be that of one who has only not renewed
@@ -99,6 +101,11 @@ class LeaseKeeper:
     def is_valid(self) -> bool:
         """True while nobody else can have taken the lease's partitions, by this machine's monotonic clock."""
         return self.lease is not None and self._clock.monotonic() < self._valid_until
+
+    @property
+    def remaining_s(self) -> float:
+        """For how long nobody else can take the lease's partitions, unless it is renewed."""
+        return max(self._valid_until - self._clock.monotonic(), 0.0) if self.lease is not None else 0.0
 
     def served(self) -> set[tuple[str, str]]:
         """Return the queues, each with the activities that a live worker runs in it."""
@@ -122,6 +129,7 @@ class LeaseKeeper:
     def renewed(self, asked_at: float) -> None:
         """Note a sign of life that the store has taken; `asked_at` is the monotonic time before the request."""
         self._valid_until = max(self._valid_until, asked_at + (LEASE_US - SAFETY_US) / 1e6)
+        self.trouble, self.answered_at = None, max(asked_at, self.answered_at or asked_at)
 
     def lost(self, lease: Lease) -> None:
         """Note that this lease was lost, unless it is known; the keeper begins a new one."""
@@ -156,6 +164,7 @@ class LeaseKeeper:
                 await self._begin_again()
             except StoreError as error:
                 logger.warning("worker '%s' cannot renew its lease, it tries again: %s", self._name, error)
+                self.trouble = str(error)
 
     async def _begin_again(self) -> None:
         former, self.lease = self.lease, None
@@ -173,7 +182,7 @@ class LeaseKeeper:
             await self.begin()
         except StoreError as error:
             logger.warning("worker '%s' has no lease yet: %s", self._name, error)
-            self._is_lost = True
+            self._is_lost, self.trouble = True, str(error)
 
     async def _look_around(self) -> None:
         lease = self.current

@@ -41,6 +41,7 @@ from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
 from durable.worker.failure_log import log_failed_attempts, log_failed_instance
+from durable.worker.health import Stalled
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
@@ -96,10 +97,10 @@ class Owner:
         self._backlog = Backlog()
         self._due_times = DueTimes(clock, self._loop, self._come_due)
         self._parking = Parking(clock, self._backlog, self._due_times, find=self._lives.get)
-        self._is_pumping = False
+        self.stalled = Stalled()
         self._heard = 0  # the number of the last wake-up
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_draining = False
+        self._is_pumping = self._is_draining = False
         self.commits = GroupCommits(
             provider,
             keeper,
@@ -377,6 +378,7 @@ class Owner:
         for live in list(self._lives.values()):
             self._abandon(live)
         self.commits.forget()
+        self.stalled.keep(lambda _: False)
         self.attempts.lose_everything()
         self._unserved.forget()
         self.receiver.held.clear()
@@ -395,9 +397,7 @@ class Owner:
         """
         while True:
             leaving = [live for live in self._lives.values() if live.partition in partitions]
-            if not any(
-                live.is_busy for live in leaving
-            ):  # one that is being read can be let go: a replay may take long
+            if not any(live.is_busy for live in leaving):  # one that is being read can go: a replay may take long
                 break
             await asyncio.sleep(0.001)
         staying = {live.partition for live in leaving if live.runs_activities}
@@ -405,6 +405,7 @@ class Owner:
             if live.partition not in staying:
                 self._abandon(live)
         left = set(partitions) - staying
+        self.stalled.keep(lambda partition: partition not in left)
         self._due_times.keep(lambda key: partition_of(key, self._partitions) not in left)
         return left
 
@@ -482,6 +483,7 @@ class Owner:
             self.attempts.start(live, request, idempotency_key)
         if step.queue_adds:
             self.attempts.offer(step.queue_adds)
+        self.stalled.note(step.replaced_by or row)
         self._note_due(live, row, before)
         if step.removes_if_idle:  # it may be gone, or not: whoever has more for it looks
             live.is_row_stale = True
@@ -555,6 +557,7 @@ class Owner:
             "due times": self._due_times.count,
             "reserved slots": self.attempts.reserved,
             "tasks": len(self._tasks),
+            "turns": len(self._ready) + self.commits.count,
         }
 
     # ---- ending

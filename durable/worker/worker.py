@@ -20,6 +20,7 @@ from durable.engine.execution import Execution
 from durable.errors import DurableError, StoreError
 from durable.failures import forget_own_frames
 from durable.features import preparations
+from durable.history import utc_datetime
 from durable.injection import Dependencies, Provided
 from durable.middleware import Around, Middleware
 from durable.orchestrations import served_by
@@ -32,6 +33,7 @@ from durable.worker.announcement import Announcement
 from durable.worker.calling import Calling
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
+from durable.worker.health import WorkerHealth
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.owner import Owner
 from durable.worker.retention import Retention
@@ -124,6 +126,7 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] | None = None
         self._is_used = False
+        self._has_stopped = False
 
     # ---- life
 
@@ -182,6 +185,7 @@ class Worker:
                 await self._provider.close()
             finally:
                 await self._provided.close()
+                self._has_stopped = True
             logger.info("worker '%s' has stopped", self.name)
 
     async def _drain(self, parts: _Parts) -> None:
@@ -266,6 +270,17 @@ class Worker:
         if parts is None:
             return {}
         return parts.owner.footprint | {"attempts": len(parts.runner.attempts), "reports": parts.claims.unreported}
+
+    def health(self) -> WorkerHealth:
+        """Return how the worker is, for a probe. It asks nobody: it works, and says so, while the store is away.
+
+        Before it has begun and after it has stopped it is neither live nor ready.
+        """
+        parts, failed = self._parts, self._failed
+        if parts is None or failed is None or self._has_stopped:
+            return WorkerHealth(self.name, is_live=False, is_ready=False, is_stopping=self._has_stopped)
+        failure = failed.exception() if failed.done() else None
+        return parts.health(self.name, failure)
 
     @property
     def ports(self) -> Ports:
@@ -399,6 +414,28 @@ class _Parts:
             self.claims.run_reports,
             *([] if self._retention is None else [self._retention.run]),
         ]
+
+    def health(self, name: str, failure: BaseException | None) -> WorkerHealth:
+        """See `Worker.health`."""
+        keeper, runner, owner = self.keeper, self.runner, self.owner
+        answered_at, last_us = keeper.answered_at, owner.commits.last_us
+        is_live = failure is None
+        return WorkerHealth(
+            name,
+            is_live=is_live,
+            is_ready=is_live and keeper.is_valid and not owner.is_draining,
+            is_stopping=owner.is_draining,
+            store_error=keeper.trouble,
+            store_answered_s=None if answered_at is None else self.clock.monotonic() - answered_at,
+            last_commit_at=None if last_us is None else utc_datetime(last_us),
+            lease_s=keeper.remaining_s,
+            partitions=len(keeper.owned),
+            turns=owner.footprint["turns"],
+            activities=runner.slots - runner.free_slots,
+            activities_waiting=runner.waiting,
+            stalled=len(owner.stalled),
+            failure=None if failure is None else f"{type(failure).__name__}: {failure}",
+        )
 
     def close(self) -> None:
         """Take nothing new."""

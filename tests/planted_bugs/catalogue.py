@@ -21,7 +21,8 @@ import durable_memory.hub as memory
 import pytest
 
 from durable import events as ev
-from durable.client import submitting, waiting
+from durable.client import answers, submitting, waiting
+from durable.context.handlers import Handlers
 from durable.context.orchestration import OrchestrationContext
 from durable.engine import calls, mailbox, tasks
 from durable.engine.execution import Execution
@@ -593,3 +594,31 @@ def a_handle_follows_whoever_has_the_id(patch: Patch) -> None:
         return lambda hub, key, run_id: hub._instances.get(key)
 
     replace(patch, memory.MemoryHub, "find_run", make)
+
+
+# ---- queries and updates
+
+UPDATES = ("updates_in_order_over_generations", "an_update_that_takes_its_time")
+
+
+@planted("I11: what a validator refuses is not carried out", UPDATES[0])
+def nobody_heeds_the_validator(patch: Patch) -> None:
+    replace(patch, Handlers, "refusal", lambda _: nothing)
+
+
+@planted("I3: an update is answered with what it does", *UPDATES)
+def every_third_answer_is_left_out(patch: Patch) -> None:
+    def make(original: Any) -> Any:
+        def answer(handlers: Any, event: Any, found: Any) -> None:
+            taken = len(handlers._taken)
+            if taken % 3 or handlers._execution.is_replaying:
+                original(handlers, event, found)
+
+        return answer
+
+    replace(patch, Handlers, "_answer", make)
+
+
+@planted("I3: whoever asks polls underneath", *UPDATES)
+def whoever_asks_only_listens(patch: Patch) -> None:
+    patch.setattr(answers.Answers, "_schedule", nothing)

@@ -105,7 +105,7 @@ export async function instancePage(context) {
 }
 
 function header(state, kind, after, generation, choose) {
-  const actions = kind === "o" ? ACTIONS.filter((one) => one.when.includes(state.status) && may(one.role)) : [];
+  const actions = kind === "o" ? ACTIONS.filter((one) => one.when.includes(state.status) && may(one.role, !one.looks)) : [];
   const generations = state.generation > 0
     ? h("select", { "aria-label": "Generation", onchange: (event) => choose(event.target.value || null) },
       h("option", { value: "", selected: generation === null }, `${state.generation} (now)`),

@@ -75,6 +75,11 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "children of one": {"parent": "nobody"},
 }
 
+INDEXES = """
+SELECT c.relname, pg_get_indexdef(c.oid) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid IN ('runs'::regclass, 'tags'::regclass) AND NOT i.indisprimary
+"""
+
 # ---- filling
 
 
@@ -125,6 +130,10 @@ async def fill_postgres(url: str, count: int, now: int) -> None:
     }
     chosen = ", ".join(made.get(name, f"seed.{name}") for name in columns)
     source = f"generate_series(1::bigint, {count}) AS n (i), (SELECT * FROM runs LIMIT 1) AS seed"
+    # Indexes are made at the end: one after the other, that is many times faster than row by row.
+    indexes = await connection.fetch(INDEXES)
+    for name, _ in indexes:
+        await connection.execute(f"DROP INDEX {name}")
     await connection.execute(f"INSERT INTO runs SELECT {chosen} FROM {source}")
     await connection.execute("CREATE TEMP TABLE hashes (name text, value text, tag bigint)")
     values = [("region", one) for one in ("north", "south")] + [("customer", f"c{n}") for n in range(CUSTOMERS)]
@@ -133,6 +142,9 @@ async def fill_postgres(url: str, count: int, now: int) -> None:
         "INSERT INTO tags SELECT h.tag, r.kind, r.id FROM runs r JOIN hashes h ON r.tags ->> h.name = h.value"
     )
     await connection.execute("DELETE FROM inbox")
+    await connection.execute("SET maintenance_work_mem = '512MB'")
+    for _, definition in indexes:
+        await connection.execute(definition)
     await connection.execute("VACUUM (ANALYZE) runs, tags")
     await connection.close()
 

@@ -14,9 +14,9 @@ from starlette.responses import Response
 from durable.client import Client
 from durable.client.bulk import FINISHED
 from durable.client.handle import Handle
-from durable.errors import InvalidInputError
+from durable.errors import HandlerFailedError, InvalidInputError, UpdateRejectedError
 from durable.model import OrchestrationStatus, ReusePolicy
-from durable.web.calls import Call, Fields, answer, segment, unsegment
+from durable.web.calls import Call, Fields, Refusal, answer, segment, unsegment
 from durable.web.instances import Filters, accepted_headers, handle_of, links
 
 ReuseName = Literal["REJECT", "USE_EXISTING", "USE_RUNNING", "REPLACE_FINISHED", "TERMINATE_AND_REPLACE"]
@@ -27,6 +27,19 @@ class NamedEvent(Fields):
 
     name: str
     data: Any = None
+
+
+class Asked(Fields):
+    """What an orchestration has registered, by name, and its argument."""
+
+    name: str
+    arg: Any = None
+
+
+class Updated(Asked):
+    """An update; its answer is waited for so many seconds."""
+
+    timeout: float = Field(default=30.0, ge=0, le=60)
 
 
 class Start(Fields):
@@ -159,6 +172,29 @@ async def raise_event(call: Call) -> Response:
     async with noted(call, "raise", handle.instance_id, {"event": asked.name}):
         await handle.raise_event(asked.name, asked.data)
     return answer({"raised": asked.name}, 202)
+
+
+async def query(call: Call) -> Response:
+    """Ask an orchestration what it has registered a query for. It leaves no trace; only who sees values gets an answer."""
+    asked = await call.body(Asked)
+    if not call.view().payloads:
+        raise Refusal(403, "payloads_hidden", "an answer holds values, which this role does not see")
+    handle = handle_of(await call.connection(), call.key())
+    return answer({"answer": call.view(None).value(await handle.query(asked.name, asked.arg))})
+
+
+async def update(call: Call) -> Response:
+    """Have an update carried out that the orchestration has registered, once; its result, or why it was refused."""
+    asked = await call.body(Updated)
+    handle = handle_of(await call.connection(), call.key())
+    async with noted(call, "update", handle.instance_id, {"update": asked.name}):
+        try:
+            result = await handle.update(asked.name, asked.arg, timeout=asked.timeout)
+        except (UpdateRejectedError, HandlerFailedError) as error:
+            if call.view().payloads:
+                raise
+            raise Refusal(409, "refused", "it was refused, or has failed; why is hidden from this role") from error
+    return answer({"result": call.view(None).value(result)})
 
 
 async def terminate(call: Call) -> Response:

@@ -21,6 +21,7 @@ from durable.app import App
 from durable.client import Client
 from durable.errors import (
     DurableError,
+    HandlerFailedError,
     HistoryDamagedError,
     InstanceAlreadyExistsError,
     InstanceFinishedError,
@@ -63,6 +64,7 @@ ANSWERS_TO: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (InstanceRunningError, 409, "running"),
     (InstanceAlreadyExistsError, 409, "exists"),
     (UpdateRejectedError, 409, "refused"),
+    (HandlerFailedError, 422, "handler_failed"),
     (LimitExceededError, 413, "too_large"),
     (StoreUnavailableError, 503, "store_unavailable"),
     (HistoryDamagedError, 500, "history_damaged"),

@@ -65,6 +65,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _acts("/api/orchestrators/{name}", actions.start, actions.Start, answers=ACCEPTED),
     _acts("/api/orchestrators/{name}/{id}", actions.start, actions.Start, answers=ACCEPTED),
     _acts("/api/instances/{id}/raise", actions.raise_event, actions.NamedEvent, answers=SENT),
+    _acts("/api/instances/{id}/update", actions.update, actions.Updated, answers={200: "carried out"}),
+    Operation(
+        "POST", "/api/instances/{id}/query", Role.VIEWER, actions.query, _summary(actions.query), body=actions.Asked
+    ),
     _acts("/api/instances/{id}/terminate", actions.terminate, actions.Terminate, answers=SENT),
     *(
         _acts(f"/api/instances/{{id}}/{action}", actions.steering(action, what), actions.Reason, answers=SENT)

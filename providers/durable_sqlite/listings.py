@@ -1,7 +1,7 @@
 """Statements for listing and counting instances by any combination of filters.
 
-A listing walks the current runs in order of creation and stops at the end of the page. Where a filter singles out few
-rows (children of a parent, a rare prefix or tag), it begins with those instead.
+A listing walks the current runs in order of creation and stops at the end of the page: along those of each status, or of a
+name. Where a filter singles out few rows (children of a parent, a rare prefix, tag or name), it begins with those instead.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from durable.errors import StoreError
 from durable.provider import InstanceFilter, Page, Status
 from durable_sqlite.rows import COLUMNS, SELECTED, row_of
 
-FEW = 1000
-"""So many rows are sorted faster than the whole listing is walked."""
+FEW = 10_000
+"""So many rows are read and sorted faster than a listing of a million is walked: in some 20 ms."""
 
 ORDINARY = "o"
 
@@ -95,6 +95,8 @@ async def list_rows(
     few = await _few(fetch, hub, wanted)
     if few is not None:
         statement, values = _driven(few, wanted, condition)
+    elif wanted.name is not None and wanted.kind is not None and not wanted.status:
+        statement, values = f"SELECT {SELECTED} FROM runs INDEXED BY runs_named WHERE {condition}", condition.values
     else:
         kinds = [wanted.kind] if wanted.kind is not None else [row[0] for row in await fetch(_KINDS, [hub, hub])]
         statement, values = _walk(kinds or [ORDINARY], wanted, condition)
@@ -191,6 +193,11 @@ def _singling_out(hub: int, wanted: InstanceFilter) -> list[tuple[str, list[Any]
             statement += " AND id < ?"
             values.append(end)
         found.append((statement, values))
+    if wanted.name is not None and wanted.kind is not None:
+        statement = (
+            "SELECT number FROM runs INDEXED BY runs_named WHERE hub = ? AND place = 0 AND kind = ? AND name = ?"
+        )
+        found.append((statement, [hub, wanted.kind, wanted.name]))
     for name, value in wanted.tags.items():
         found.append(("SELECT number FROM tags WHERE hub = ? AND name = ? AND value = ?", [hub, name, value]))
     return found

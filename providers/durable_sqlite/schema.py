@@ -89,7 +89,10 @@ _VERSION_2 = (
     "ALTER TABLE hubs ADD COLUMN clock_seen INTEGER NOT NULL DEFAULT 0",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1, _VERSION_2)
+# For listings by name. None of its columns changes in a run's life, so that only its start and its removal write it.
+_VERSION_3 = ("CREATE INDEX runs_named ON runs (hub, kind, name, created_at, id) WHERE place = 0",)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 """What leads from each version of the schema to the next; the first entry leads from an empty file to version 1."""
 
 

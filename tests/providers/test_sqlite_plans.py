@@ -16,8 +16,9 @@ from typing import Any
 
 import durable_sqlite
 import pytest
+from durable_sqlite.listings import FEW, list_rows
 
-from durable.provider import PARTITIONS, Beat, Expects, Report, Status
+from durable.provider import PARTITIONS, Beat, Expects, InstanceFilter, Report, Status
 from durable.testing.conformance import Session, Store
 from durable.testing.conformance.store import LATER_US, attempt_of, end_of, event_to, memo, new_row, start_of, step_of
 
@@ -121,6 +122,39 @@ async def test_no_call_walks_through_what_grows(store: Store) -> None:
         if not any(statement.startswith(meant) for meant in MEANT)
     ]
     assert not walks, "\n".join(walks)
+
+
+async def test_a_listing_by_name_reads_as_far_as_its_page_goes(store: Store) -> None:
+    """However many instances there are of other names, and of its own."""
+    session = await store.worker()
+    connection = session.provider._opened.write  # type: ignore[attr-defined]
+    many = DORMANT.replace("n < 1000000", f"n < {2 * FEW + 10}").replace(
+        "'sleeper'", "CASE n % 2 WHEN 0 THEN 'common' ELSE 'other' END"
+    )
+    connection.begin()
+    connection.database.execute(many)
+    connection.commit()
+    connection.end()
+    await session.start("one", name="rare")
+    asked: list[tuple[str, list[Any]]] = []
+    fetch = session.provider._fetch  # type: ignore[attr-defined]
+
+    async def listening(statement: str, values: Any) -> Any:
+        asked.append((statement, list(values)))
+        return await fetch(statement, values)
+
+    for name, rows in (("rare", 1), ("common", 20), ("none", 0)):
+        asked.clear()
+        page = await list_rows(listening, 1, InstanceFilter(name=name), 20, None, newest_first=True)
+        assert len(page.rows) == rows
+        plans = [line for one, of in asked for line in connection.database.execute(f"EXPLAIN QUERY PLAN {one}", of)]
+        told = "\n".join(line[3] for line in plans)
+        assert re.search(r"SEARCH runs USING (COVERING )?INDEX runs_named \(hub=\? AND kind=\? AND name=\?\)", told), (
+            told
+        )
+        assert not re.search("SCAN runs|runs_listed", told), told
+        assert ("TEMP B-TREE" in told) == (name != "common"), told
+    await store.close()
 
 
 DORMANT = """

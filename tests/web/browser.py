@@ -28,7 +28,7 @@ ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--force-color-profile=srgb", "--hide-scrollbars"),
 )
-WAIT_MS = 15_000
+WAIT_MS = 30_000  # a page takes a tenth of a second; a machine that is busy with other tests may take long
 
 
 def find_chromium() -> str | None:
@@ -136,4 +136,4 @@ class Hub:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the hub's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,20 @@ def charge(amount: int) -> str:
     return f"charged {amount}"
 
 
+def add_to(amount: int) -> Callable[[int], int]:
+    return lambda more: amount + more
+
+
+def refuse_negative(more: int) -> None:
+    if more < 0:
+        raise ValueError(f"{more} is negative")
+
+
 @app.orchestrator
 async def order(ctx: OrchestrationContext, amount: int) -> str:
     ctx.set_custom_status({"stage": "waiting", "secret": SECRET})
+    ctx.on_query("double", lambda: 2 * amount)
+    ctx.on_update("add", add_to(amount), validator=refuse_negative)
     approval = await ctx.wait_for_external_event("approve", str)
     retry = RetryPolicy(first_retry_interval=timedelta(milliseconds=10), max_number_of_attempts=2)
     return f"{approval}: {await ctx.call_activity(charge, amount, retry_policy=retry)}"

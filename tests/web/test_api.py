@@ -171,6 +171,22 @@ async def test_steering_rewinding_restarting_and_bulk_with_a_dry_run(store_url: 
             )
 
 
+async def test_queries_and_updates_are_answered_or_refused_and_updates_noted(store_url: str) -> None:
+    async with Worker(app, store_url) as worker:
+        site = create_app(worker.client, access=Access.on_loopback())
+        await worker.client.start(order, 7, instance_id="q")
+        async with client_of(site) as client:
+            got = await client.post("/api/instances/q/query", json={"name": "double"})
+            assert got.json() == {"answer": 14}
+            assert (await client.post("/api/instances/q/query", json={"name": "triple"})).status_code == 404
+            got = await client.post("/api/instances/q/update", json={"name": "add", "arg": 3})
+            assert got.json() == {"result": 10}
+            got = await client.post("/api/instances/q/update", json={"name": "add", "arg": -3})
+            assert (got.status_code, got.json()["error"]["message"]) == (409, "-3 is negative")
+            notes = (await client.get("/api/audit")).json()["entries"]
+            assert [note["action"] for note in notes] == ["update", "update"]
+
+
 async def test_trees_of_children_and_jobs_schedules_entities_workers_and_the_overview(store_url: str) -> None:
     async with Worker(app, store_url, name="worker-1") as worker:
         durable = worker.client

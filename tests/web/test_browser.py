@@ -54,6 +54,7 @@ def bank() -> tuple[App, dict[str, bool]]:
     @app.orchestrator
     async def payment(ctx: OrchestrationContext, amount: int) -> str:
         ctx.set_custom_status("waiting for a signature")
+        ctx.on_query("amount", lambda: {"amount": amount})
         signature = await ctx.wait_for_external_event("sign", str)
         return f"{await ctx.call_activity(transfer, amount)}, signed by {signature}"
 
@@ -74,6 +75,11 @@ def test_start_watch_live_raise_fail_rewind_and_terminate_many(chromium: Browser
         expect(page.locator("main h1")).to_have_text("pay 1/ä")
         expect(page.locator(".title .status")).to_contain_text("RUNNING")  # live: nobody reloads
         expect(page.locator(".waiting")).to_contain_text("Waits for an external event")
+        page.get_by_role("button", name="Query").click()
+        page.get_by_label("Name of the query").fill("amount")
+        page.locator("dialog button[type=submit]").click()
+        expect(page.locator("dialog .value")).to_contain_text("250")
+        page.get_by_role("button", name="Close").click()
         page.get_by_role("button", name="Raise event").click()
         page.get_by_label("Name of the event").fill("sign")
         page.get_by_label("Data, as JSON").fill('{"not": json')

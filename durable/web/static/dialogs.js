@@ -2,6 +2,7 @@
 
 import { ApiError, post, remove } from "./api.js";
 import { fill, h, notice } from "./dom.js";
+import { value } from "./values.js";
 
 /** Ask; resolves with the fields' values when it is confirmed and `act` has succeeded, else with null. */
 export function ask({ title, about, fields = [], action = "Confirm", danger = false, act }) {
@@ -68,6 +69,10 @@ const ENDED = ["COMPLETED", "FAILED", "CANCELLED", "TERMINATED"];
 export const ACTIONS = [
   { name: "raise", label: "Raise event", role: "OPERATOR", when: UNFINISHED, about: "It is delivered once, in the order of its name.",
     fields: [{ name: "name", label: "Name of the event", required: true }, { name: "data", label: "Data, as JSON", kind: "json" }] },
+  { name: "update", label: "Update", role: "OPERATOR", when: UNFINISHED, about: "It is carried out once, and answered or refused.",
+    fields: [{ name: "name", label: "Name of the update", required: true }, { name: "arg", label: "Argument, as JSON", kind: "json" }] },
+  { name: "query", label: "Query", role: "VIEWER", looks: true, when: [...UNFINISHED, ...ENDED], about: "It answers by what it knows, and leaves no trace.",
+    fields: [{ name: "name", label: "Name of the query", required: true }, { name: "arg", label: "Argument, as JSON", kind: "json" }] },
   { name: "suspend", label: "Suspend", role: "OPERATOR", when: ["PENDING", "RUNNING", "STALLED"], fields: [REASON], about: "What arrives is recorded and waits for the resume." },
   { name: "resume", label: "Resume", role: "OPERATOR", when: ["SUSPENDED"], fields: [REASON], about: "What has arrived meanwhile is delivered." },
   { name: "cancel", label: "Cancel", role: "OPERATOR", when: UNFINISHED, fields: [REASON], danger: true, about: "CancelledError is raised in its code, once, where it waits; it may clean up." },
@@ -91,7 +96,9 @@ export async function act(action, id, segment) {
       else answer = await post(`instances/${segment}/${action.name}`, cleaned(values));
     },
   });
-  if (answer) notice(`${action.label}: done for ${id}.`);
+  const said = answer && ["answer", "result"].find((name) => name in answer);
+  if (said) await ask({ title: `${action.label}: ${id}`, about: value(answer[said], "Answer"), action: "Close", act: async () => {} });
+  else if (answer) notice(`${action.label}: done for ${id}.`);
   return answer;
 }
 

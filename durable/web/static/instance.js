@@ -1,6 +1,6 @@
 // One instance: how it stands, what it did, and what can be done with it. It follows live.
 
-import { get, listen, may } from "./api.js";
+import { get, listen, may, session } from "./api.js";
 import { ACTIONS, act } from "./dialogs.js";
 import { fill, h, notice } from "./dom.js";
 import { status, text, time, took } from "./format.js";
@@ -105,7 +105,7 @@ export async function instancePage(context) {
 }
 
 function header(state, kind, after, generation, choose) {
-  const actions = kind === "o" ? ACTIONS.filter((one) => one.when.includes(state.status) && may(one.role)) : [];
+  const actions = kind === "o" ? ACTIONS.filter((one) => one.when.includes(state.status) && may(one.role, !one.looks) && (!one.looks || session.sees_payloads)) : [];
   const generations = state.generation > 0
     ? h("select", { "aria-label": "Generation", onchange: (event) => choose(event.target.value || null) },
       h("option", { value: "", selected: generation === null }, `${state.generation} (now)`),

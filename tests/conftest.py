@@ -16,6 +16,7 @@ import shutil
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import durable_memory.provider
 import pytest
 
 from tests import replays
@@ -169,6 +170,12 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(stores, "_engine", functools.partial(_engine_with_clock, stores._engine))
         return url
     return f"memory://{tmp_path.name}" if request.param == "memory" else f"sqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture(autouse=True)
+def memory_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test have stores in memory of its own, and let go of them: they live as long as the process."""
+    monkeypatch.setattr(durable_memory.provider, "_shared", {})
 
 
 def _engine_with_clock(engine: Callable[[str], Any], scheme: str) -> Any:

@@ -119,7 +119,7 @@ class Environment:
             raise DurableError("an Environment is used once; make a new one")
         world = World(
             Schedule(self._seed, latency_s_max=0.0),
-            f"memory://environment-{next(_numbers)}",
+            f"memory://environment-{next(_numbers)}?until=closed",
             [self._app],
             stage=self._substitutes.stage,
             dependencies=self._dependencies,

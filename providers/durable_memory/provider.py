@@ -44,9 +44,12 @@ class MemoryProvider:
     batch_bytes_max: int | None = None
     is_fenced_by_lock = False
 
-    def __init__(self, store_name: str, hub_name: str, ports: Ports, *, message_bytes_max: int | None) -> None:
+    def __init__(
+        self, store_name: str, hub_name: str, ports: Ports, *, message_bytes_max: int | None, is_kept: bool = True
+    ) -> None:
         self.message_bytes_max = message_bytes_max
         self._name = (store_name, hub_name)
+        self._is_kept = is_kept
         self._ports = ports
         self._opened: MemoryHub | None = None
         self._private: MemoryHub | None = None  # `memory://` keeps its contents while the object lives
@@ -87,7 +90,7 @@ class MemoryProvider:
         if self._name[0]:
             with _registry_lock:
                 hub.users -= 1
-                if hub.users == 0:
+                if hub.users == 0 and not self._is_kept:
                     _shared.pop(self._name, None)
 
     async def lease(self, name: str, announcement: bytes, *, worker: bool) -> Lease:

@@ -104,7 +104,7 @@ class ClientMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.url = f"memory://stateful{next(numbers)}"
+        self.url = f"memory://stateful{next(numbers)}?until=closed"
         self.client: Client = self.do(Client(self.url, app).__aenter__())
         self.worker: Worker | None = None
         self.lives = {instance_id: Life() for instance_id in IDS}

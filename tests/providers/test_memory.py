@@ -40,13 +40,15 @@ async def _count(url: str) -> int:
     return count
 
 
-async def test_a_named_store_is_shared_by_name_and_hub_until_the_last_one_closes(name: str) -> None:
+async def test_a_named_store_is_shared_by_name_and_hub_and_lives_as_long_as_the_process(name: str) -> None:
     store = Store(lambda ports: durable_memory.connect(f"memory://{name}", ports), has_clock=True)
     session = await store.client()
     await session.submit(start_of(new_row("instance")))
     urls = [f"memory://{name}", f"memory://{name}?hub=default", f"memory://{name}?hub=other", f"memory://{name}2"]
     assert [await _count(url) for url in (*urls, "memory://")] == [1, 1, 0, 0, 0]
     await store.close()
+    assert await _count(urls[0]) == 1
+    assert await _count(f"{urls[0]}?until=closed") == 1
     assert await _count(urls[0]) == 0
 
 
@@ -61,7 +63,14 @@ async def test_a_private_store_belongs_to_its_object() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["memory:///path", "memory://x?color=red", "memory://x?message_bytes_max=many", "memory://x#part"]
+    "url",
+    [
+        "memory:///path",
+        "memory://x?color=red",
+        "memory://x?message_bytes_max=many",
+        "memory://x#part",
+        "memory://x?until=x",
+    ],
 )
 def test_a_url_that_means_nothing_is_an_error(url: str) -> None:
     with pytest.raises(StoreError, match="memory"):

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
-from durable_memory.provider import _shared as memory_hubs
+import durable_memory.provider
 
 from durable import App, Client, Handle, Orchestration, OrchestrationContext, OrchestrationState, OrchestrationStatus
 from durable.events import InstanceKey
@@ -208,7 +208,7 @@ class Damage:
 
     def _memory(self, run_id: str, generation: int) -> dict[int, RecordRow]:
         name = self._url.removeprefix("memory://")
-        return memory_hubs[name, "default"]._records[run_id, generation]
+        return durable_memory.provider._shared[name, "default"]._records[run_id, generation]
 
     @contextlib.contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:

@@ -158,7 +158,7 @@ def _stuck(world: World) -> str:
 @contextlib.contextmanager
 def _fresh_store(engine: str) -> Iterator[str]:
     if engine == "memory":
-        yield f"memory://simulation-{next(_numbers)}"
+        yield f"memory://simulation-{next(_numbers)}?until=closed"
         return
     memory_disk = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory_disk if memory_disk.is_dir() else None, prefix="durable-") as folder:

@@ -97,6 +97,9 @@ class Middleware:
 
 Call = TypeVar("Call", ActivityCall, ClientCall)
 
+_NOTHING = contextlib.nullcontext()
+"""Most workers and clients have no middleware: what is around each of their steps is made once."""
+
 
 class Around:
     """All the middleware of a worker or a client."""
@@ -121,11 +124,14 @@ class Around:
 
     def client(self, call: ClientCall) -> AbstractContextManager[None]:
         """Return what runs around something that is sent."""
-        return _around(self._client, call)
+        return _around(self._client, call) if self._client else _NOTHING
+
+    def turn(self, call: TurnCall) -> AbstractContextManager[None]:
+        """Return what runs around a turn; nothing of it reaches the turn."""
+        return self._around_turn(call) if self._turn else _NOTHING
 
     @contextlib.contextmanager
-    def turn(self, call: TurnCall) -> Iterator[None]:
-        """Run what is around a turn; nothing of it reaches the turn."""
+    def _around_turn(self, call: TurnCall) -> Iterator[None]:
         entered: list[AbstractContextManager[object]] = []
         for enter in self._turn:
             with _told():
@@ -152,9 +158,6 @@ def _overridden(middleware: Sequence[Middleware], method: str) -> list[Callable[
 
 @contextlib.contextmanager
 def _around(managers: Sequence[Callable[[Call], AbstractContextManager[object]]], call: Call) -> Iterator[None]:
-    if not managers:
-        yield
-        return
     with contextlib.ExitStack() as stack:
         for enter in managers:
             stack.enter_context(enter(call))

@@ -63,7 +63,8 @@ class Calling:
 
     async def call_async(self, attempt: Attempt, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> Any:
         """Call a coroutine function, and await it."""
-        named = self._provided.arguments(definition.signature.injected)
+        injected = definition.signature.injected
+        named = self._provided.arguments(injected) if injected else {}
         if not self._around.has_activities:
             return await definition.function(*arguments, **named)
         call = _call_of(attempt, definition, arguments)

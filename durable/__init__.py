@@ -117,10 +117,11 @@ from durable.model import (
     OverlapPolicy,
     ReusePolicy,
 )
-from durable.payloads import EncodingError, PayloadError
+from durable.payloads import Compression, EncodingError, PayloadError
 from durable.retry import RetryPolicy
 from durable.schedules import OccurrenceToldToEnd
 from durable.schedules import register as _register_schedules
+from durable.sealed import sealed_store
 from durable.worker import Worker, WorkerHealth
 
 __all__ = [
@@ -137,6 +138,7 @@ __all__ = [
     "App",
     "Client",
     "ClientCall",
+    "Compression",
     "CriticalSection",
     "CriticalSectionError",
     "DivergenceError",
@@ -234,6 +236,7 @@ __all__ = [
     "WorkerHealth",
     "WorkerLostError",
     "current_activity",
+    "sealed_store",
     "when_all",
     "when_any",
 ]

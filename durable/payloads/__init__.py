@@ -10,8 +10,8 @@ No pickle, no eval, no import by a stored name.
 
 from durable.payloads.fitting import ANY, prepare
 from durable.payloads.limits import DEPTH_MAX, PAYLOAD_BYTES_MAX
-from durable.payloads.refusals import EncodingError, MisfitError, PayloadError, UnstorableInputError
-from durable.payloads.sealing import Codec, Compression, Sealer
+from durable.payloads.refusals import EncodingError, MisfitError, PayloadError, UnknownCodecError, UnstorableInputError
+from durable.payloads.sealing import Codec, Compression, Sealer, is_sealed
 from durable.payloads.values import check, decode, digest, encode
 
 __all__ = [
@@ -24,10 +24,12 @@ __all__ = [
     "MisfitError",
     "PayloadError",
     "Sealer",
+    "UnknownCodecError",
     "UnstorableInputError",
     "check",
     "decode",
     "digest",
     "encode",
+    "is_sealed",
     "prepare",
 ]

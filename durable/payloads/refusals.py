@@ -13,6 +13,10 @@ class PayloadError(DurableError, ValueError):
     """Bytes that are not a payload, or a payload and a type that do not go together."""
 
 
+class UnknownCodecError(PayloadError):
+    """Bytes that went through a codec, or were encrypted with a key, that is not configured here: others can read them."""
+
+
 class EncodingError(PayloadError, TypeError):
     """A value that cannot be stored. The text gives the path to the offending part."""
 

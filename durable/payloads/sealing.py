@@ -14,7 +14,7 @@ import zlib
 from typing import TYPE_CHECKING, Protocol
 
 from durable.payloads.limits import PAYLOAD_BYTES_MAX
-from durable.payloads.refusals import PayloadError, reason_of
+from durable.payloads.refusals import PayloadError, UnknownCodecError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +24,11 @@ _MARK = bytes([SEALED_MARK])
 
 # What compressed bytes may expand to: above all that the package seals, which is values and details of failures.
 EXPANDED_BYTES_MAX = 2 * PAYLOAD_BYTES_MAX
+
+
+def is_sealed(data: bytes) -> bool:
+    """Tell whether bytes went through codecs: where nobody has undone them, they are not ours to read, nor damaged."""
+    return data.startswith(_MARK)
 
 
 class Codec(Protocol):
@@ -83,7 +88,7 @@ class Sealer:
     def _undo(self, identifier: int, data: bytes) -> bytes:
         codec = self._by_id.get(identifier)
         if codec is None:
-            raise PayloadError(f"the payload went through codec {identifier}, which is not configured here")
+            raise UnknownCodecError(f"the payload went through codec {identifier}, which is not configured here")
         try:
             return codec.decode(data)
         except PayloadError:

@@ -19,6 +19,7 @@ from durable.errors import (
 )
 from durable.events import HistoryEvent
 from durable.messages import decode_activity, encode_arrivals
+from durable.payloads import is_sealed
 from durable.provider import ActivityRow, Beat, Lease, Message, Provider, Report, TaskAddress
 from durable.worker.activities import ActivityRunner, Attempt
 from durable.worker.clock import StoreClock
@@ -184,6 +185,9 @@ class Claims:
         return {*self._runner.attempts, *(report.task for report, _, _ in (*self._reports, *self._sending))}
 
     def _start(self, row: ActivityRow) -> None:
+        if is_sealed(row.data):
+            logger.error("an activity of '%s' is sealed, and no codecs are given to this worker", row.task.key.id)
+            return
         try:
             request, idempotency_key, requested_at = decode_activity(row.data)
         except HistoryDamagedError as error:

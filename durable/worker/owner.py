@@ -164,6 +164,8 @@ class Owner:
                 self._lives[message.target].is_row_stale = True
             return
         self.receiver.held.add(message.sequence)
+        if self.receiver.is_for_others(message):
+            return
         live = self._live(message.target)
         is_unread = live.row is None or live.is_row_stale or live.is_loading
         live.has_heard = live.has_heard or (is_fresh and is_unread)

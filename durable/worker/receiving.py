@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 
 from durable.errors import LeaseLostError, StoreError
+from durable.payloads import is_sealed
 from durable.provider import Priority, Provider, StoredMessage
 from durable.worker.backlog import Backlog
 from durable.worker.clock import StoreClock
@@ -73,6 +74,12 @@ class Receiver:
     def knows(self, message: StoredMessage) -> bool:
         """Tell whether a message is in memory, or was consumed."""
         return message.sequence in self.held or message.sequence in self._settled
+
+    def is_for_others(self, message: StoredMessage) -> bool:
+        """Tell whether a message is sealed: held, it is left in the store for a worker that was given the codecs."""
+        if is_sealed(message.data):
+            logger.error("a message to '%s' is sealed, and no codecs are given to this worker", message.target.id)
+        return is_sealed(message.data)
 
     def settle(self, sequence: int) -> None:
         """Note that a message was consumed."""

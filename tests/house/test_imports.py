@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
             {
                 "durable.activity_context",
                 "durable.app",
+                "durable.encryption",
                 "durable.failures",
                 "durable.features",
                 "durable.history",
@@ -45,6 +46,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.listeners",
                 "durable.provider",
                 "durable.rows",
+                "durable.sealed",
                 "durable.signatures",
                 "durable.stores",
                 "durable.urls",
@@ -136,7 +138,15 @@ THIRD_PARTY_OF_THE_WEB = THIRD_PARTY_OF_THE_CORE | {"starlette", "uvicorn"}
 # The conformance suite is for authors of storage engines, who have the `testing` extra.
 THIRD_PARTY_OF_TESTING = THIRD_PARTY_OF_THE_CORE | {"hypothesis", "pytest"}
 
-THIRD_PARTY_OF = {"cli": THIRD_PARTY_OF_CLI, "testing": THIRD_PARTY_OF_TESTING, "web": THIRD_PARTY_OF_THE_WEB}
+# AES-GCM needs the extra `encryption`.
+THIRD_PARTY_OF_ENCRYPTION = THIRD_PARTY_OF_THE_CORE | {"cryptography"}
+
+THIRD_PARTY_OF = {
+    "encryption": THIRD_PARTY_OF_ENCRYPTION,
+    "cli": THIRD_PARTY_OF_CLI,
+    "testing": THIRD_PARTY_OF_TESTING,
+    "web": THIRD_PARTY_OF_THE_WEB,
+}
 
 # Imports inside a function, with the reason for each: (module, function, imported).
 LAZY_IMPORTS: dict[tuple[str, str, str], str] = {

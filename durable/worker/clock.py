@@ -40,6 +40,11 @@ class StoreClock:
         """Whether the time has passed evenly for long enough that what has expired by it may be removed for good."""
         return self.is_sure and self.now() - self._since >= UNBROKEN_US
 
+    @property
+    def even_since(self) -> int | None:
+        """The hub's time from which on it has passed evenly for this worker; None while that is not sure."""
+        return self._since if self.is_sure else None
+
     def belief(self) -> Belief:
         """Return what this worker takes for the hub's time."""
         return Belief(self._number, self.now(), self._since)

@@ -2,7 +2,7 @@
 
 The owner of the hub's first partition looks for it, so that one worker does at a time; two of them, while the partition changes
 hands, harm nobody, for a run is removed once. Removal is for ever, and so takes what the removal of expired memos takes
-(`durable.hub_clock`): that time has passed evenly for this worker for ten minutes.
+(`durable.hub_clock`): that time has passed evenly for this worker for ten minutes; or else ever since the run was asked for.
 
 An outcome leaves a run in the commit that ends it, or before it: what a parent has not consumed lies in the parent's inbox,
 and stays there. But a parent may yet ask for a child once more (its start is sent again after a crash, and adopted), so that
@@ -32,8 +32,14 @@ LOOK_S: Final = 5.0
 REST_RATIO: Final = 20
 """A pause is so many times as long as the look before it took, and one between removals as the removal: turns come first."""
 
+RESTS_MAX: Final = 120
+"""No rest is longer than so many pauses, ten minutes: a machine may have slept while it worked."""
+
 FIRST: Final = 0
 """The partition whose owner removes what is to go, of all partitions: a removal is no turn, and needs no lease."""
+
+WITNESSED_US: Final = 1_000_000
+"""Time passes evenly for a worker from a moment after its start on, when it has learned what the time is."""
 
 STEP_RUNS: Final = 50
 """Runs looked at, and removed, at a time: their values may be large, and others want to write."""
@@ -68,11 +74,20 @@ class Retention:
             else:
                 if removed:
                     logger.debug("%d finished instances were removed: they had been kept for long enough", removed)
-            pause = max(LOOK_S, (self._clock.monotonic() - begun) * REST_RATIO)
+            pause = max(LOOK_S, self._rest(begun))
+
+    def _rest(self, begun: float) -> float:
+        return min((self._clock.monotonic() - begun) * REST_RATIO, LOOK_S * RESTS_MAX)
 
     @property
     def _may_remove(self) -> bool:
-        return FIRST in self._keeper.owned and self._clock.is_unbroken
+        return FIRST in self._keeper.owned and self._clock.even_since is not None
+
+    @property
+    def _created_after(self) -> int | None:
+        """Return since when a run must have been there for its whole life to have passed evenly; None: any may go."""
+        since = self._clock.even_since
+        return None if self._clock.is_unbroken or since is None else since - WITNESSED_US
 
     async def _sweep(self) -> int:
         """Remove what is to go now; return how many runs."""
@@ -85,7 +100,7 @@ class Retention:
                 if targets and self._may_remove:
                     begun = self._clock.monotonic()
                     count += await self._provider.purge(targets)
-                    await asyncio.sleep((self._clock.monotonic() - begun) * REST_RATIO)
+                    await asyncio.sleep(self._rest(begun))
         return count
 
     async def _ended(self, name: str | None, span: timedelta) -> AsyncGenerator[Sequence[InstanceRow], None]:
@@ -93,7 +108,12 @@ class Retention:
         page: bytes | None = None
         while self._may_remove:
             # One microsecond more: what has ended this very moment has been kept for a span of 0.
-            wanted = InstanceFilter(status=FINISHED, name=name, created_before=self._clock.now() - _us(span) + 1)
+            wanted = InstanceFilter(
+                status=FINISHED,
+                name=name,
+                created_after=self._created_after,
+                created_before=self._clock.now() - _us(span) + 1,
+            )
             found = await self._provider.list_instances(wanted, limit=STEP_RUNS, page=page, newest_first=False)
             yield found.rows
             page = found.next_page

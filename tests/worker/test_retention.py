@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from durable import App, OrchestrationContext, Worker
+from durable import App, Client, OrchestrationContext, Worker
 from durable.ports import seconds_since_boot, system_ports, wall_clock_us
 from durable.stores import connect
 from durable.testing import Environment
@@ -133,3 +133,28 @@ async def test_what_was_kept_for_long_enough_leaves_nothing_in_the_store_and_a_j
         assert await provider.read_history(brief.run_id or "", 0) == []
         assert await provider.read_memos(f"run/{brief.run_id}/") == []
         await provider.close()
+
+
+async def test_a_worker_removes_at_once_what_it_has_seen_from_the_beginning_and_the_rest_when_it_is_sure_of_the_time(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "LOOK_S", 0.02)
+    behind_us = 60_000_000
+    ports = dataclasses.replace(system_ports(), now_us=lambda: wall_clock_us() - behind_us)
+    app = App(retain=timedelta(0))
+
+    @app.orchestrator
+    async def done(ctx: OrchestrationContext) -> None: ...
+
+    async with Client(store_url, ports=ports) as client:
+        await client.start("done", instance_id="before")
+        behind_us = 0
+        async with Worker(app, store_url, ports=ports) as worker:
+            await client.get("before").wait()
+            await worker.client.start("done", instance_id="after")
+
+            async def is_gone() -> bool:
+                return await client.count(prefix="after") == 0
+
+            await becomes_true(is_gone)
+        assert await client.count() == 1

@@ -58,9 +58,15 @@ KEPT_US: Final = timedelta(days=36_525) // timedelta(microseconds=1)
 ENDED_BY_OTHERS: Final = frozenset(map(qualified_name, (OrchestrationCancelledError, OrchestrationTerminatedError)))
 
 
+NO_SPECS: Final[list[JobSpec]] = []
+"""Shared by all trees that have begun; never changed."""
+
+
 async def run_job_tree(ctx: OrchestrationContext, tree: Any) -> dict[str, int]:
     """Run a tree of jobs; return how many jobs ended in which status. The input is a `TreeInput`, decoded."""
-    return await TreeRun(ctx).run(TreeInput.decode(tree))
+    run = TreeRun(ctx, TreeInput.decode(tree))
+    del tree  # very many trees may wait for their time: none keeps what it was made of
+    return await run.run()
 
 
 class TreeRun:
@@ -71,6 +77,7 @@ class TreeRun:
         "_is_cancelled",
         "_jobs",
         "_over",
+        "_parts",
         "_specs",
         "_timers",
         "_traced",
@@ -80,7 +87,7 @@ class TreeRun:
         "standing",
     )
 
-    def __init__(self, ctx: OrchestrationContext) -> None:
+    def __init__(self, ctx: OrchestrationContext, tree: TreeInput) -> None:
         self.standing = TreeStanding()
         self.plans = ctx.plans
         self.ctx = ctx
@@ -89,7 +96,8 @@ class TreeRun:
         self._calls: dict[int, JobActivity | JobChild] = {}
         self._timers: dict[int, int] = {}
         self._traced: dict[int, Stage] = {}
-        self._specs: list[JobSpec] = []  # until the tree begins
+        self._specs = list(tree.jobs)  # until the tree begins
+        self._parts = tree.parts
         self._over: asyncio.Future[None] | None = None
         self._is_cancelled = False
 
@@ -98,14 +106,15 @@ class TreeRun:
         """The time of the turn, in microseconds."""
         return self.execution.time_us
 
-    async def run(self, tree: TreeInput) -> dict[str, int]:
+    async def run(self) -> dict[str, int]:
         """Run the tree until every job has settled, also after it was cancelled."""
         started = self.execution.started
         assert started is not None
-        self._specs = list(tree.jobs)
-        for _ in range(tree.parts):
+        for _ in range(self._parts):
             self._specs += await self.execution.wait_for_event(PART, self._read_part)
-        self._act(self.standing.begin(self._specs, started.scheduled_for or self.now, self.now))
+        begun = self.standing.begin(self._specs, started.scheduled_for or self.now, self.now)
+        self._specs = NO_SPECS
+        self._act(begun)
         self._listen()
         while not self.standing.tree.is_over:
             self._over = self.execution.loop.create_future()

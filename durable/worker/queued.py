@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Sequence
+from typing import Final
+
+NONE: Final[list[int]] = []
+"""Shared by all that have none, as most instances do; never changed."""
 
 
 class QueuedAttempts:
@@ -18,9 +22,9 @@ class QueuedAttempts:
 
     def __init__(self, ranges: Iterable[Sequence[int]] = ()) -> None:
         spans = list(ranges)
-        self._firsts = [span[0] for span in spans]
-        self._lasts = [span[1] for span in spans]
-        self._open = [0] * len(spans)
+        self._firsts = [span[0] for span in spans] if spans else NONE
+        self._lasts = [span[1] for span in spans] if spans else NONE
+        self._open = [0] * len(spans) if spans else NONE
         self._is_broken = True  # the next attempt begins a range: something held may lie before it
         self.count = 0
 
@@ -42,6 +46,8 @@ class QueuedAttempts:
             self._lasts[-1] = task_id
             self._open[-1] += 1
             return
+        if not self._firsts:
+            self._firsts, self._lasts, self._open = [], [], []
         index = bisect.bisect(self._firsts, task_id)
         is_last = index == len(self._firsts)
         self._firsts.insert(index, task_id)
@@ -68,6 +74,9 @@ class QueuedAttempts:
     def recount(self, open_attempts: Iterable[int]) -> None:
         """Count, after ranges were read back, what is still open in them; those that are done with go."""
         self.count = 0
+        self._is_broken = True
+        if not self._firsts:
+            return
         self._open = [0] * len(self._firsts)
         for task_id in open_attempts:
             index = self._find(task_id)
@@ -78,7 +87,6 @@ class QueuedAttempts:
         self._firsts = [self._firsts[index] for index in kept]
         self._lasts = [self._lasts[index] for index in kept]
         self._open = [self._open[index] for index in kept]
-        self._is_broken = True
 
     def _find(self, task_id: int) -> int | None:
         index = bisect.bisect(self._firsts, task_id) - 1

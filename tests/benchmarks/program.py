@@ -54,6 +54,21 @@ async def slow(step: str) -> str:
     return step
 
 
+@app.activity
+async def job(number: int) -> int:
+    return number
+
+
+@app.activity(max_concurrency=4)
+async def four_at_a_time(number: int) -> int:
+    return number
+
+
+@app.orchestrator
+async def limited(ctx: OrchestrationContext, width: int) -> int:
+    return sum(await when_all([ctx.call_activity(four_at_a_time, number) for number in range(width)]))
+
+
 @app.orchestrator
 async def seq5(ctx: OrchestrationContext) -> list[str]:
     return [await ctx.call_activity(hello, city) for city in CITIES]

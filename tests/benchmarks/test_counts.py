@@ -20,6 +20,8 @@ BOUNDS = {  # for each instance, or each activity of one: commits, statements, r
     "timers": (0.2, 14.5, 7.2, 6.5, 0),
     "events": (0.12, 13.5, 9.2, 10.8, 0),
     "starts": (0.08, 9.8, 7.1, 5.5, 0),
+    "job_tree": (0.16, 2.3, 1.4, 3.1, 0),
+    "limited": (1.35, 25, 10.7, 11.5, 0),  # four permits at a time, so that four share what others share by the hundred
 }
 
 
@@ -29,6 +31,12 @@ def test_a_workload_costs_no_more_than_it_did_and_twice_as_much_of_it_twice_that
     each = once.each(N)
     assert not {unit: each[unit] for unit, bound in zip(UNITS, BOUNDS[workload], strict=True) if each[unit] > bound}
     assert all(getattr(twice, unit) <= 2.05 * getattr(once, unit) for unit in UNITS), (once, twice)
+
+
+def test_a_job_that_comes_due_with_many_costs_no_more_than_it_did() -> None:
+    """There are more than slots, so that half of them wait in the queue."""
+    each, bounds = count("due_jobs", 2 * N).each(2 * N), (1.2, 25.5, 14, 12.2, 0)
+    assert not {unit: each[unit] for unit, bound in zip(UNITS, bounds, strict=True) if each[unit] > bound}
 
 
 def test_a_history_is_decoded_only_where_nothing_is_cached() -> None:

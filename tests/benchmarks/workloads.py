@@ -7,23 +7,34 @@ long          one instance, N activities one after the other
 timers        N instances that sleep for a second; how late they wake up
 events        N instances that wait for an event; then all events are sent
 starts        N instances of one activity: how fast starts are answered
+job_tree      one tree of N jobs, about as deep as it is wide
+due_jobs      N trees of one job, all due at the same moment; how late the jobs start
+limited       one instance, N activities of which four may run at a time
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from durable import Client, Handle
+from durable.history import utc_datetime
+from durable.jobs import Job, JobStatus
 from tests.benchmarks import program
 
 SETTLE_S = 0.3
 """Between the moment when all wait and the first event, so that nothing of the starts is measured with the events."""
 
 LOOK_S = 0.01
+
+AHEAD_S = 0.2
+SCHEDULING_S = 0.001
+"""How long before they are due jobs are scheduled, and how much longer for each: none may be late before it is stored."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,6 +149,45 @@ async def starts(client: Client, n: int, concurrency: int, ids: str) -> Timing:
     return Timing(seconds, each)
 
 
+async def job_tree(client: Client, n: int, concurrency: int, ids: str) -> Timing:
+    wide = math.isqrt(n)
+    tree = Job(program.job, 0)
+    for _ in range(wide):
+        chain = Job(program.job, 0)
+        for depth in range(1, n // wide):
+            chain = Job(program.job, depth).then(chain)
+        tree = tree.then(chain)
+    began = time.perf_counter()
+    handle = await client.schedule(tree, instance_id=f"{ids}-0")
+    await handle.wait()
+    seconds = time.perf_counter() - began
+    root = await handle.result()
+    assert all(job.status is JobStatus.DONE for job in root.walk())
+    return Timing(seconds, [seconds])
+
+
+async def due_jobs(client: Client, n: int, concurrency: int, ids: str) -> Timing:
+    now = utc_datetime(await client.connection.clock.now(client.connection.provider))
+    due = now + timedelta(seconds=AHEAD_S + n * SCHEDULING_S)
+    handles = await client.schedule_many([Job(program.job, number) for number in range(n)], at=due, tags={"run": ids})
+    late, done = [0.0] * n, [0.0] * n
+
+    async def look(number: int) -> None:
+        job = await handles[number].result()
+        assert job.started_at is not None
+        assert job.finished_at is not None
+        late[number] = (job.started_at - due).total_seconds()
+        done[number] = (job.finished_at - due).total_seconds()
+
+    await client.wait(tags={"run": ids})
+    await at_a_time(n, 50, look)
+    return Timing(max(1e-6, *done), late)  # a clock that is read by two may be a moment apart
+
+
+async def limited(client: Client, n: int, concurrency: int, ids: str) -> Timing:
+    return await _one_instance(program.limited, n * (n - 1) // 2, client, n, ids)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Workload:
     """How a workload is run, how much of it warms up, and how many of its N are units and steps."""
@@ -156,6 +206,9 @@ WORKLOADS = {
     "timers": Workload(timers, 5),
     "events": Workload(events, 5),
     "starts": Workload(starts, 50, steps_per_instance=1),
+    "job_tree": Workload(job_tree, 20, is_one_instance=True),
+    "due_jobs": Workload(due_jobs, 20, steps_per_instance=1),
+    "limited": Workload(limited, 20, is_one_instance=True),
 }
 
 

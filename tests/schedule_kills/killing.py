@@ -55,7 +55,9 @@ async def play(store: str, notes: Path, *, schedules: int, seconds: int, workers
             )
             await asyncio.gather(*creating)
             while datetime.now(UTC) < bounds["end"]:
-                await asyncio.sleep(kill_every_s)
+                # From the beginning on, so that a machine that is slow to bear workers sees no fewer of them die.
+                next_kill = first + (tally.kills + 1) * timedelta(seconds=kill_every_s)
+                await asyncio.sleep((next_kill - datetime.now(UTC)).total_seconds())
                 alive.append(await _born(store, notes))
                 oldest = alive.pop(0)
                 oldest.kill()

@@ -32,6 +32,7 @@ from durable.errors import (
     StoreUnavailableError,
     UpdateRejectedError,
 )
+from durable.payloads import Sealer
 from durable.provider import Provider
 from durable.web.access import Access, Identity
 from durable.web.assets import Assets
@@ -253,6 +254,7 @@ def create_app(
     access: Access,
     allowed_hosts: Iterable[str] = LOOPBACK_HOSTS,
     app: App | None = None,
+    sealer: Sealer | None = None,
     read_only: bool = False,
     payload_role: Role = Role.VIEWER,
     title: str = "durable",
@@ -261,12 +263,13 @@ def create_app(
 
     `store`: a URL, or a client that its owner has opened, such as `worker.client`. `access`: who is let in, see `Access`.
     `allowed_hosts`: the names under which it is reached, without port (`["orders.example.com"]`); `"*"` for any, which only
-    goes together with an access that is not open to everybody. `payload_role`: who sees inputs, outputs, events' data,
-    states, errors' texts and other values; others see that there is one. Raises InvalidInputError for what is not safe.
+    goes together with an access that is not open to everybody. `app` and `sealer`: as for a `Client` of this URL.
+    `payload_role`: who sees inputs, outputs, events' data, states, errors' texts and other values; others see that there is
+    one. Raises InvalidInputError for what is not safe.
     """
     hosts = tuple(allowed_hosts)
     if "*" in hosts and access.is_open:
         raise InvalidInputError("any host, and anybody on this machine: a foreign page could read this; name the hosts")
-    client, is_owner = (store, False) if isinstance(store, Client) else (Client(store, app), True)
+    client, is_owner = (store, False) if isinstance(store, Client) else (Client(store, app, sealer=sealer), True)
     options = Options(read_only=read_only, payload_role=payload_role, title=title)
     return WebApp(Site(client, options, is_owner=is_owner), access, hosts)

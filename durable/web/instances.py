@@ -19,7 +19,7 @@ from durable.errors import StoreError, StoreUnavailableError
 from durable.events import InstanceKey
 from durable.history import History, utc_datetime
 from durable.provider import InstanceFilter, InstanceRow, Page
-from durable.timeline import Row, Timeline, timeline
+from durable.timeline import Row, RowKind, Timeline, timeline
 from durable.web.calls import Call, Fields, Refusal, answer, segment
 from durable.web.shown import View, iso, plain
 
@@ -321,6 +321,8 @@ def _row_shown(row: Row, view: View) -> dict[str, Any]:
         }
         for attempt in row.attempts
     ]
+    if row.kind is RowKind.SUSPENSION:
+        shown["name"] = view.text(row.name)  # why it was suspended, in somebody's words
     return {
         "kind": row.kind.value,
         "status": row.status.value,

@@ -15,6 +15,7 @@ import uvicorn
 
 from durable.app import App
 from durable.errors import InvalidInputError
+from durable.payloads import Sealer
 from durable.web.access import Access
 from durable.web.application import LOOPBACK_HOSTS, WebApp, create_app
 from durable.web.roles import Role
@@ -42,13 +43,14 @@ def serve(
     certificate: str | os.PathLike[str] | None = None,
     certificate_key: str | os.PathLike[str] | None = None,
     app: App | None = None,
+    sealer: Sealer | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the API and the dashboard of a store until SIGINT or SIGTERM.
 
     Without `tokens`, a file made by `durable.web.add_token`, everybody on this machine may do everything, and nobody else gets
     in: for any address but a loopback one tokens are needed. `allowed_hosts`: further names under which it is reached.
-    `certificate` and its key: files in PEM, for HTTPS. `app`: for a client that knows the functions' names and versions.
+    `certificate` and its key: files in PEM, for HTTPS. `app` and `sealer`: as for a `Client` of this store.
     `announce` is told the address once it is listened at, else a line on standard error says it; `port` 0 takes a free one.
     Raises InvalidInputError, before anything is opened, for what is not safe or an address that cannot be had, and StoreError
     for a store that cannot be opened.
@@ -64,7 +66,13 @@ def serve(
     if not hosts:
         raise InvalidInputError(f"{host} stands for every address: say under which names it is reached (allowed_hosts)")
     site = create_app(
-        store, access=access, allowed_hosts=hosts, app=app, read_only=read_only, payload_role=payload_role
+        store,
+        access=access,
+        allowed_hosts=hosts,
+        app=app,
+        sealer=sealer,
+        read_only=read_only,
+        payload_role=payload_role,
     )
     is_tls = certificate is not None
     if not is_loopback and not is_tls:

@@ -1,7 +1,7 @@
 """Statements for listing and counting instances by any combination of filters.
 
-A listing walks the current runs in order of creation, status by status, and stops at the end of the page. Where a filter
-singles out few rows (children of a parent, a rare prefix or tag), it begins with those instead.
+A listing walks the current runs in order of creation, status by status or along a name, and stops at the end of the page.
+Where a filter singles out few rows (children of a parent, a rare prefix, tag or name), it begins with those instead.
 """
 
 from __future__ import annotations
@@ -120,6 +120,8 @@ async def list_rows(
             f"SELECT {SELECTED} FROM unnest({kinds}, {ids}) AS few (kind, id) JOIN {hub.schema}.runs"
             f" ON runs.kind = few.kind AND runs.id = few.id WHERE {query.where}"
         )
+    elif wanted.name is not None and wanted.kind is not None and not wanted.status:
+        statement = f"SELECT {SELECTED} FROM {hub.schema}.runs WHERE {query.where}"
     else:
         all_kinds = [wanted.kind] if wanted.kind is not None else await _kinds(hub)
         statement = _walk(query, all_kinds, wanted, f"{order} LIMIT {limit + 1}")
@@ -177,6 +179,10 @@ def _singling_out(hub: OpenHub, wanted: InstanceFilter) -> list[tuple[Query, str
         query = Query(hub.schema)
         query.terms.append(f"kind = {query.text(wanted.kind)}")
         _limit_prefix(query, wanted.prefix)
+        found.append((query, runs))
+    if wanted.name is not None and wanted.kind is not None:
+        query = Query(hub.schema)
+        query.terms.append(f"kind = {query.text(wanted.kind)} AND name = {query.text(wanted.name)}")
         found.append((query, runs))
     for name, value in wanted.tags.items():
         query = Query(hub.schema)

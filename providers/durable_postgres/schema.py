@@ -27,6 +27,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "0001_clients.sql",
         "0001_settings.sql",
     ),
+    ("0002_named.sql",),
 )
 """The files that lead from each version to the next; the first entry leads from an empty schema to version 1."""
 

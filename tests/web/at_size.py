@@ -138,9 +138,9 @@ async def fill_postgres(url: str, count: int, now: int) -> None:
     await connection.execute("CREATE TEMP TABLE hashes (name text, value text, tag bigint)")
     values = [("region", one) for one in ("north", "south")] + [("customer", f"c{n}") for n in range(CUSTOMERS)]
     await connection.copy_records_to_table("hashes", records=[(*one, tag_hash(*one)) for one in values])
-    await connection.execute(
-        "INSERT INTO tags SELECT h.tag, r.kind, r.id FROM runs r JOIN hashes h ON r.tags ->> h.name = h.value"
-    )
+    for name in ("region", "customer"):
+        join = f"runs r JOIN hashes h ON h.name = '{name}' AND h.value = r.tags ->> '{name}'"
+        await connection.execute(f"INSERT INTO tags SELECT h.tag, r.kind, r.id FROM {join}")
     await connection.execute("DELETE FROM inbox")
     await connection.execute("SET maintenance_work_mem = '512MB'")
     for _, definition in indexes:

@@ -266,6 +266,7 @@ async def test_values_are_hidden_from_who_may_not_see_them_wherever_they_stand(s
         await failed.wait(20)
         await durable.schedule(Job(charge, 5001, description="a job").then(Job(charge, 1)), instance_id="j")
         await durable.get_job("j").wait(20)
+        await waiting.suspend(SECRET)
         await durable.schedules.create("s", quick, {"secret": SECRET}, cron="0 3 * * *")
         await durable.signal_entity(EntityId(Counter, "e"), "add", 1)
         paths = [

@@ -186,7 +186,7 @@ function waitsFor(drawn, state) {
   return ["Waits for: ", told, open.length > 5 ? ` and ${open.length - 5} more` : "", "; events may be waited for beside that."];
 }
 
-const nameOf = (row) => row.name || { wait: "external event", suspension: "suspended", timer: "timer" }[row.kind] || row.target || row.kind;
+const nameOf = (row) => (typeof row.name === "string" ? row.name : "") || { wait: "external event", suspension: "suspended", timer: "timer" }[row.kind] || row.target || row.kind;
 
 function told(row) {
   const length = row.ended_at && !MOMENTS.has(row.kind) ? `, ${span(ms(row.ended_at) - ms(row.started_at))}` : "";

@@ -10,7 +10,7 @@ export async function workersPage(context) {
   const body = h("div", null);
   const draw = async () => { const found = await get("workers"); if (context.isCurrent()) fill(body, content(found)); };
   await draw();
-  const timer = setInterval(() => draw().catch(() => {}), 3000);
+  const timer = setInterval(() => { if (!body.querySelector("details[open]")) draw().catch(() => {}); }, 3000);
   context.onLeave(() => clearInterval(timer));
   return [h("h1", null, "Workers"), body];
 }

@@ -112,7 +112,8 @@ def called(function: object) -> str:
 def code_digest(function: AnyFunction) -> bytes | None:
     """Return 8 bytes that tell what a function does, as it was compiled; None for what was not written in Python.
 
-    Comments, layout and place make no difference, another Python minor does. What it calls is not in it.
+    Comments and place make no difference, layout hardly ever (a compiler that sees two lines may jump otherwise), another
+    Python minor does. What it calls is not in it.
     """
     code = getattr(body_of(function), "__code__", None)
     if not isinstance(code, types.CodeType):

@@ -104,7 +104,7 @@ def test_the_digest_is_that_of_what_the_code_does() -> None:
     def order(ctx: Any) -> Any:
         return [step for step in ("a", "b") if step in {"a", "b", "c"}]
 
-    text = "def order(ctx):\n    # a remark\n\n    return [step for step in ('a', 'b')\n        if step in {'c', 'b', 'a'}]\n"
+    text = "def order(ctx):\n    # a remark\n\n    return [step for step in ('a', 'b') if step in {'c', 'b', 'a'}]\n"
     found: dict[str, Any] = {}
     exec(text, found)
     assert code_digest(found["order"]) is not None

@@ -80,9 +80,7 @@ class _Opened:
         self.read = found.read
         self.time = HubTime(hub, ports.now_us)
         self.writer = Writer(found.write, self.time, self.tell, threaded=ports.may_start_threads)
-        self.slow_reads = aiosqlite.Connection(functools.partial(ReadConnection.open, path), 64)
-        self.is_slow_open = False
-        self.slow_lock = asyncio.Lock()
+        self.slow_reads: asyncio.Task[aiosqlite.Connection] | None = None  # its opening
         self.listeners: list[Listener] = []
         self.watch: FileWatch | None = None
         self.hub = hub
@@ -98,6 +96,30 @@ class _Opened:
             self.watch.hurry()
         for listener in _listeners.at(self.place):
             listener.tell(wakeup)
+
+    async def open_slow(self) -> aiosqlite.Connection:
+        """Return the connection for reads that may take their time, which has a thread of its own.
+
+        Shielded: whoever reads first may be cancelled meanwhile, and the next one needs the connection all the same.
+        """
+        opening = self.slow_reads
+        if opening is None or (opening.done() and (opening.cancelled() or opening.exception() is not None)):
+            self.slow_reads = opening = asyncio.get_running_loop().create_task(_connect_slow(self.write.path))
+        return await asyncio.shield(opening)
+
+    async def close_slow(self) -> None:
+        """Close that connection, if it was ever asked for."""
+        if self.slow_reads is None:
+            return
+        try:
+            slow_reads = await asyncio.shield(self.slow_reads)
+        except sqlite3.Error:
+            return  # it could not be opened, and whoever wanted to read has been told
+        await slow_reads.close()
+
+
+async def _connect_slow(path: str) -> aiosqlite.Connection:
+    return await aiosqlite.Connection(functools.partial(ReadConnection.open, path), 64)
 
 
 class SqliteProvider:
@@ -163,8 +185,7 @@ class SqliteProvider:
         for listener in opened.listeners:
             _listeners.remove(opened.place, listener)
         await opened.writer.close()
-        if opened.is_slow_open:
-            await opened.slow_reads.close()
+        await opened.close_slow()
         await self._ports.run_blocking(functools.partial(_disconnect, opened))
 
     async def lease(self, name: str, announcement: bytes, *, worker: bool) -> Lease:
@@ -342,11 +363,8 @@ class SqliteProvider:
             return self._read(lambda database: database.execute(statement, values).fetchall())
         opened = self._opened
         try:
-            async with opened.slow_lock:
-                if not opened.is_slow_open:
-                    _ = await opened.slow_reads
-                    opened.is_slow_open = True
-            return list(await opened.slow_reads.execute_fetchall(statement, values))  # type: ignore[arg-type]
+            slow_reads = await opened.open_slow()
+            return list(await slow_reads.execute_fetchall(statement, values))  # type: ignore[arg-type]
         except sqlite3.Error as error:
             raise failures.store_error(error, self._path) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -117,7 +118,22 @@ async def test_readers_cannot_write(tmp_path: Path) -> None:
         with pytest.raises(sqlite3.OperationalError):
             opened.read.execute(statement)
         with pytest.raises(sqlite3.OperationalError):
-            await opened.slow_reads.execute(statement)
+            await (await opened.open_slow()).execute(statement)
+    await store.close()
+
+
+async def test_a_reading_that_is_cancelled_as_it_begins_costs_the_next_one_nothing(tmp_path: Path) -> None:
+    """It is the first, and opens the connection for all of them."""
+    store = store_at(tmp_path / "store.db")
+    provider = await store.open()
+    opened = inside(provider)
+    first = asyncio.ensure_future(provider.list_instances(InstanceFilter(), limit=1))
+    while opened.slow_reads is None:
+        await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert not (await provider.list_instances(InstanceFilter(), limit=1)).rows
     await store.close()
 
 

@@ -30,7 +30,7 @@ PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n 3 --dist worksteal
 # Where workers run: with the cache off nothing else can behave differently (tests/engine replays every prefix by itself),
 # and a replay is the same whichever store its records came from (the conformance suite holds both to that).
-WITH_WORKERS := tests/client tests/entities tests/jobs tests/samples tests/schedules tests/worker
+WITH_WORKERS := tests/client tests/entities tests/jobs tests/limits tests/samples tests/schedules tests/worker
 # What measures does so on the disk; see tests/conftest.py for the others.
 ON_DISK := PYTEST_DEBUG_TEMPROOT="$${TMPDIR:-/tmp}"
 

@@ -109,13 +109,12 @@ class _Opened:
 
     async def close_slow(self) -> None:
         """Close that connection, if it was ever asked for."""
-        if self.slow_reads is None:
+        opening = self.slow_reads
+        if opening is None:
             return
-        try:
-            slow_reads = await asyncio.shield(self.slow_reads)
-        except sqlite3.Error:
-            return  # it could not be opened, and whoever wanted to read has been told
-        await slow_reads.close()
+        await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:  # of that, whoever wanted to read has been told
+            await opening.result().close()
 
 
 async def _connect_slow(path: str) -> aiosqlite.Connection:

@@ -17,9 +17,9 @@ import pytest
 
 from durable import App, Client, InstanceFinishedError, OrchestrationContext, OrchestrationStatus, Worker, when_any
 from durable import events as ev
+from durable.invariants import read_runs, violations_in
 from durable.messages import encode_arrivals
 from durable.provider import Message, Priority, Provider, Verdict, partition_of
-from durable.testing.invariants import read_runs, violations_in
 from tests.fuzz.decoders import ARRIVALS, DECODERS
 from tests.worker.lives import FINISHED, key_of, lives_app, provider_of, until
 

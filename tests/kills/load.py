@@ -13,8 +13,8 @@ from typing import Any
 from durable import Client, Handle, OrchestrationStatus
 from durable.errors import InstanceFinishedError, StoreUnavailableError
 from durable.events import InstanceKey
+from durable.invariants import Answers
 from durable.provider import Status
-from durable.testing.invariants import Answers
 
 PATIENCE_S = 120.0
 """How long an instance may take once nothing is killed any more; a busy machine needs a few seconds."""

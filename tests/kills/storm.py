@@ -17,11 +17,11 @@ from typing import Any
 
 from durable import Client
 from durable import events as ev
+from durable.invariants import Moment, StoredRun, read_runs, violations
 from durable.ports import system_ports
 from durable.records import decode_record
 from durable.seeds import Seeds
 from durable.stores import connect
-from durable.testing.invariants import Moment, StoredRun, read_runs, violations
 from tests.kills.load import Load
 from tests.kills.program import ATTEMPTS_MAX
 from tests.kills.stores import FileStore, ServerStore, StormStore

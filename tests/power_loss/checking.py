@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from durable.invariants import Moment, violations
 from durable.ports import system_ports
 from durable.stores import connect
-from durable.testing.invariants import Moment, violations
 from tests.power_loss.disk import Disk, write_files
 from tests.power_loss.recorder import Mark, Synced
 from tests.power_loss.recording import DATABASE, Promise, Recording, record, state_of, url_of

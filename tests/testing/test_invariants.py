@@ -20,9 +20,7 @@ from durable import events as ev
 from durable.errors import FailureDetails
 from durable.events import HistoryEvent, InstanceKey
 from durable.exchanges import UpdateCompleted, UpdateFailed, UpdateReceived
-from durable.provider import InstanceRow, RecordRow, Status
-from durable.records import Record, encode_record, first_checksum, next_checksum
-from durable.testing.invariants import (
+from durable.invariants import (
     Answers,
     Moment,
     StoredRun,
@@ -33,6 +31,8 @@ from durable.testing.invariants import (
     violations_in,
     violations_of_answers,
 )
+from durable.provider import InstanceRow, RecordRow, Status
+from durable.records import Record, encode_record, first_checksum, next_checksum
 from tests.worker.lives import Damage, provider_of
 
 KEY = InstanceKey("instance")

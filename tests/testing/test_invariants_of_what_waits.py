@@ -10,9 +10,7 @@ import pytest
 
 from durable import events as ev
 from durable.events import EventRaised, InstanceKey
-from durable.messages import encode_arrivals
-from durable.provider import ActivityRow, Delivery, Message, Status, StoredMessage, TaskAddress, Verdict
-from durable.testing.invariants import (
+from durable.invariants import (
     Accepted,
     Moment,
     StoredRun,
@@ -20,6 +18,8 @@ from durable.testing.invariants import (
     violations_of_order,
     violations_of_waiting,
 )
+from durable.messages import encode_arrivals
+from durable.provider import ActivityRow, Delivery, Message, Status, StoredMessage, TaskAddress, Verdict
 from durable.timers import DUE_MAX
 from durable.worker.live import OwnerState
 from tests.testing.test_invariants import ACTIVITY, KEY, STARTED, run_of

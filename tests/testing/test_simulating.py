@@ -167,7 +167,6 @@ USERS_TESTS = """
 
 
 def test_a_users_own_tests_run_under_pytest_and_pytest_asyncio(tmp_path: Path) -> None:
-    pytest.importorskip("pytest_asyncio")
     (tmp_path / "test_order.py").write_text(textwrap.dedent(USERS_TESTS), encoding="utf-8")
     is_installed = any(point.value == "durable.testing.plugin" for point in entry_points(group="pytest11"))
     plugin = [] if is_installed else ["-p", "durable.testing.plugin"]

@@ -117,6 +117,7 @@ from durable.model import (
     OverlapPolicy,
     ReusePolicy,
 )
+from durable.offloading import FolderPayloads, MemoryPayloads, PayloadStore, offloaded_store
 from durable.payloads import Compression, EncodingError, PayloadError
 from durable.retry import RetryPolicy
 from durable.schedules import OccurrenceToldToEnd
@@ -166,6 +167,7 @@ __all__ = [
     "EventRaised",
     "EventSent",
     "FailureDetails",
+    "FolderPayloads",
     "Handle",
     "HandlerFailedError",
     "History",
@@ -180,6 +182,7 @@ __all__ = [
     "JobFailed",
     "LeaseLostError",
     "LimitExceededError",
+    "MemoryPayloads",
     "Middleware",
     "MissingDependencyError",
     "NonDurableAwaitError",
@@ -207,6 +210,7 @@ __all__ = [
     "OverlapPolicy",
     "PatchApplied",
     "PayloadError",
+    "PayloadStore",
     "QueryFailedError",
     "RetryPolicy",
     "ReusePolicy",
@@ -236,6 +240,7 @@ __all__ = [
     "WorkerHealth",
     "WorkerLostError",
     "current_activity",
+    "offloaded_store",
     "sealed_store",
     "when_all",
     "when_any",

@@ -21,6 +21,8 @@ async def restart(
     """Start a run with the input and tags of an earlier one; return its key and run id. Raises as `Handle.restart`."""
     key = row.key if new_id is None else InstanceKey(check_instance_id(new_id), row.key.kind)
     exact = None if version is None else canonical_version(version)
+    if row.input is not None:
+        connection.sealer.unseal(row.input)  # raises for one that is lost: nothing begins with what is none
     return await _started_again(connection, row, key, exact, may_replace=key == row.key)
 
 

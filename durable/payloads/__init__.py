@@ -11,12 +11,13 @@ No pickle, no eval, no import by a stored name.
 from durable.payloads.fitting import ANY, prepare
 from durable.payloads.limits import DEPTH_MAX, PAYLOAD_BYTES_MAX
 from durable.payloads.refusals import EncodingError, MisfitError, PayloadError, UnknownCodecError, UnstorableInputError
-from durable.payloads.sealing import Codec, Compression, Sealer, is_sealed
+from durable.payloads.sealing import OUTSIDE_MARK, Codec, Compression, Sealer, is_sealed, lies_outside
 from durable.payloads.values import check, decode, digest, encode
 
 __all__ = [
     "ANY",
     "DEPTH_MAX",
+    "OUTSIDE_MARK",
     "PAYLOAD_BYTES_MAX",
     "Codec",
     "Compression",
@@ -31,5 +32,6 @@ __all__ = [
     "digest",
     "encode",
     "is_sealed",
+    "lies_outside",
     "prepare",
 ]

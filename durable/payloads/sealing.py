@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SEALED_MARK = 0xC1  # the one byte that msgpack never uses
 _MARK = bytes([SEALED_MARK])
 
+OUTSIDE_MARK = bytes([SEALED_MARK, 0])
+"""What stands in the place of a payload that lies outside of the store begins so (`durable.offloading`)."""
+
 # What compressed bytes may expand to: above all that the package seals, which is values and details of failures.
 EXPANDED_BYTES_MAX = 2 * PAYLOAD_BYTES_MAX
 
@@ -29,6 +32,11 @@ EXPANDED_BYTES_MAX = 2 * PAYLOAD_BYTES_MAX
 def is_sealed(data: bytes) -> bool:
     """Tell whether bytes went through codecs: where nobody has undone them, they are not ours to read, nor damaged."""
     return data.startswith(_MARK)
+
+
+def lies_outside(data: bytes | None) -> bool:
+    """Tell whether a reference stands here that nobody has found the payload of."""
+    return data is not None and data.startswith(OUTSIDE_MARK)
 
 
 class Codec(Protocol):
@@ -76,6 +84,11 @@ class Sealer:
         """Return the plain payload. Raises PayloadError, whatever the bytes."""
         if not payload.startswith(_MARK):
             return payload
+        if payload.startswith(OUTSIDE_MARK):
+            raise PayloadError(
+                "the payload lies outside of the store and is not found there: give every process of the hub the same "
+                "payload store, or bring back what is missing in it"
+            )
         count = payload[1] if len(payload) > 1 else 0
         identifiers = payload[2 : 2 + count]
         if count == 0 or len(identifiers) != count:

@@ -23,7 +23,7 @@ from durable.events import HistoryEvent, InstanceKey, TaskRef
 from durable.failures import carried_details
 from durable.messages import decode_past, encode_arrivals, rewind_message
 from durable.outgoing import Outgoing
-from durable.payloads import digest
+from durable.payloads import digest, lies_outside
 from durable.prefixes import (
     Prefix,
     Rewinding,
@@ -189,6 +189,8 @@ class Beginnings:
                 run_id = _run_id(first.seed, self._clock.now(), task_id)
                 found.instead[task_id] = dataclasses.replace(request, run_id=run_id)
             elif child.status is Status.COMPLETED:
+                if lies_outside(child.output):
+                    raise HistoryDamagedError(f"the output of the child '{child.key.id}' cannot be read here")
                 found.arrivals.append(ev.SubOrchestrationCompleted(task_id, child.output))
             elif child.status.is_finished and (now is None or now.run_id != child.run_id):
                 found.arrivals.append(_gone(request))

@@ -36,8 +36,9 @@ from durable.messages import (
     encode_arrivals,
     read_dropped,
 )
+from durable.offloading.references import MAGIC, Reference, enveloped, owner_of
 from durable.outgoing import Outgoing
-from durable.payloads import Compression, PayloadError, Sealer, decode, encode
+from durable.payloads import OUTSIDE_MARK, Compression, PayloadError, Sealer, decode, encode
 from durable.payloads.sealing import EXPANDED_BYTES_MAX
 from durable.ports import system_ports
 from durable.provider import Memo
@@ -199,6 +200,25 @@ def read_owner_state(data: bytes) -> OwnerState:
     return state
 
 
+def read_reference(data: bytes) -> Reference:
+    """Decode what stands in the place of a payload; what is none counts as refused."""
+    found = Reference.read(OUTSIDE_MARK + data)
+    if found is None:
+        raise UnreadableError
+    return found
+
+
+ENVELOPE_START = len(MAGIC) + 4
+
+
+def read_owner(data: bytes) -> ev.InstanceKey:
+    """Decode whose a payload is; what does not say it counts as refused."""
+    found = owner_of(MAGIC + len(data).to_bytes(4, "big") + data + b"payload")
+    if found is None:
+        raise UnreadableError
+    return found
+
+
 def sealed_payloads() -> Mutator:
     """Return a maker of payloads that went through a codec: damaged before it, or after it."""
     sealer, plain = Sealer([Compression(min_bytes=1)]), data_mutator(PAYLOADS)
@@ -346,6 +366,20 @@ DECODERS: dict[str, Decoder] = dict(
             lambda value: SEALER.seal(encode(value, max_bytes=EXPANDED_BYTES_MAX)),
             PayloadError,
             limit_bytes=64 * 1024 * 1024,
+        ),
+        _decoder(
+            "payload-reference",
+            data_mutator([Reference("hub/00/run/r0.0-a", 70_000, b"d" * 32).encode().removeprefix(OUTSIDE_MARK)]),
+            read_reference,
+            lambda reference: reference.encode().removeprefix(OUTSIDE_MARK),
+            UnreadableError,
+        ),
+        _decoder(
+            "payload-envelope",
+            data_mutator([enveloped(ev.InstanceKey("order-7"), b"")[ENVELOPE_START:]]),
+            read_owner,
+            lambda key: enveloped(key, b"")[ENVELOPE_START:],
+            UnreadableError,
         ),
         _decoder(
             "failure-details", data_mutator([encode_details(DETAILS)]), decode_details, encode_details, PayloadError

@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.messages",
                 "durable.middleware",
                 "durable.model",
+                "durable.offloading",
                 "durable.payloads",
                 "durable.ports",
                 "durable.leases",

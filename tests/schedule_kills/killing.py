@@ -54,11 +54,11 @@ async def play(store: str, notes: Path, *, schedules: int, seconds: int, workers
                 for number in range(schedules)
             )
             await asyncio.gather(*creating)
-            while datetime.now(UTC) < bounds["end"]:
-                # From the beginning on, so that a machine that is slow to bear workers sees no fewer of them die.
-                next_kill = first + (tally.kills + 1) * timedelta(seconds=kill_every_s)
-                await asyncio.sleep((next_kill - datetime.now(UTC)).total_seconds())
+            # Each has its time, from the beginning on, and happens, if late: so a slow machine sees no fewer workers die.
+            for number in range(1, int((seconds - 1) / kill_every_s) + 1):
                 alive.append(await _born(store, notes))
+                next_kill = first + number * timedelta(seconds=kill_every_s)
+                await asyncio.sleep((next_kill - datetime.now(UTC)).total_seconds())
                 oldest = alive.pop(0)
                 oldest.kill()
                 await asyncio.to_thread(oldest.wait)

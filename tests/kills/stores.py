@@ -20,6 +20,8 @@ from tests.postgres_server import PostgresServer, folder_in_memory, run_sql
 LOOKS_AT_LOCK = 20
 """A lock that is held at each of so many looks is not held by workers that take turns."""
 
+UNREACHABLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a call ends with while the server goes down, or its connection is ended; the last, when it was about to ask."""
 
 WRITING = ("commit", "submit", "report", "claim", "take", "renew", "lease", "release")
 
@@ -122,7 +124,7 @@ class ServerStore:
                     return int(await connection.fetchval(statement.format(schema="durable_default"), *values))
                 finally:
                     await connection.close()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it is being restarted
+            except UNREACHABLE:  # it is being restarted
                 await asyncio.sleep(0.1)
 
     async def restart(self, chance: random.Random) -> None:
@@ -135,7 +137,7 @@ class ServerStore:
         """End every connection; return how many there were."""
         try:
             connection = await asyncpg.connect(self.url, timeout=5)
-        except (OSError, asyncpg.PostgresError):
+        except UNREACHABLE:
             return 0
         try:
             killed = await connection.fetchval(
@@ -143,7 +145,7 @@ class ServerStore:
                 " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
             )
             return int(killed)
-        except (OSError, asyncpg.PostgresError):
+        except UNREACHABLE:
             return 0
         finally:
             connection.terminate()

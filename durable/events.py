@@ -25,7 +25,6 @@ Payload: TypeAlias = Any
 ORCHESTRATION = "o"
 """The kind of ordinary instances. Features add kinds of their own, so that an entity is never a user's id."""
 
-
 ACTIVITY_IS_OVER = "the activity call has an outcome already"
 CHILD_IS_OVER = "the child has an outcome already"
 """Why the answer to a request is refused that has one."""
@@ -364,7 +363,8 @@ class OrchestrationStarted(Arrival):
     """A generation began. `seed` is what its ids and random numbers derive from; `python` the minor version that ran it.
 
     `writer`: who has written what comes first, where that was taken over (see OrchestrationRewound). `code_digest`: which code
-    of that name and version made the requests that follow, as it was compiled by that Python; None: unknown.
+    of that name and version made the requests that follow, as it was compiled by that Python; None: unknown. `trace`: see
+    `durable.traces`.
     """
 
     name: str
@@ -379,6 +379,7 @@ class OrchestrationStarted(Arrival):
     depth: int = 0
     writer: TaskRef | None = None
     code_digest: bytes | None = None
+    trace: str | None = None
 
     code: ClassVar[int] = 14
     payload_field: ClassVar[str | None] = "input"

@@ -61,6 +61,15 @@ def decode_arrivals(data: bytes) -> tuple[int | None, list[HistoryEvent]]:
         raise HistoryDamagedError(f"a message cannot be read: {reason_of(error)}") from error
 
 
+def traced(message: Message, trace: str) -> Message:
+    """Return a message whose start, if it brings one, belongs to this trace."""
+    generation, events = decode_arrivals(message.data)
+    if not any(isinstance(event, OrchestrationStarted) for event in events):
+        return message
+    events = [dataclasses.replace(e, trace=trace) if isinstance(e, OrchestrationStarted) else e for e in events]
+    return dataclasses.replace(message, data=encode_arrivals(events, generation))
+
+
 def new_row(
     key: InstanceKey,
     partitions: int,
@@ -215,20 +224,25 @@ def decode_past(data: bytes | None) -> list[bytes]:
         raise HistoryDamagedError(f"a forked history cannot be read: {reason_of(error)}") from error
 
 
-def encode_activity(request: ActivityScheduled, idempotency_key: str, scheduled_at: int) -> bytes:
-    """Return the data of a queue row: all that a worker needs to run the attempt."""
-    packed: bytes = msgpack.packb([encode_event(request), idempotency_key, scheduled_at])
+def encode_activity(
+    request: ActivityScheduled, idempotency_key: str, scheduled_at: int, trace: str | None = None
+) -> bytes:
+    """Return the data of a queue row: all that a worker needs to run the attempt. `trace`: that of the run."""
+    told = [encode_event(request), idempotency_key, scheduled_at]
+    packed: bytes = msgpack.packb(told if trace is None else [*told, trace])
     return packed
 
 
-def decode_activity(data: bytes) -> tuple[ActivityScheduled, str, int]:
-    """Return (request, idempotency key, time of the request). Raises HistoryDamagedError for anything else."""
+def decode_activity(data: bytes) -> tuple[ActivityScheduled, str, int, str | None]:
+    """Return (request, idempotency key, time of the request, trace). Raises HistoryDamagedError for anything else."""
     try:
-        event, idempotency_key, scheduled_at = unpack(data)[:3]
+        event, idempotency_key, scheduled_at, *more = unpack(data)
+        trace = more[0] if more else None
         request: Any = decode_event(unpack(event))
         require(ActivityScheduled, request)
         require(str, idempotency_key)
         require(int, scheduled_at)
-        return request, idempotency_key, scheduled_at
+        require((str, NoneType), trace)
+        return request, idempotency_key, scheduled_at, trace
     except Exception as error:  # as in decode_arrivals
         raise HistoryDamagedError(f"a queued activity cannot be read: {reason_of(error)}") from error

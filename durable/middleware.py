@@ -29,13 +29,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from durable.activity_context import ActivityContext
+    from durable.events import TaskRef
 
 logger = logging.getLogger("durable.worker")
 
 
 @dataclasses.dataclass(slots=True)
 class ActivityCall:
-    """A call of an activity's function. `result` and `error` are there when it has ended."""
+    """A call of an activity's function. `result` and `error` are there when it has ended.
+
+    `task`: the request that it carries out. `requested_us`, `started_us`: when it was asked for and when it began, by the
+    hub's clock, in microseconds since 1970 UTC. `trace`: that of the run that asked for it (`durable.traces`).
+    """
 
     name: str
     version: str | None
@@ -43,6 +48,10 @@ class ActivityCall:
     input: Any
     result: Any = None
     error: BaseException | None = None
+    task: TaskRef | None = None
+    requested_us: int = 0
+    started_us: int = 0
+    trace: str | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -67,13 +76,17 @@ class TurnCall:
 class ClientCall:
     """Something that a client sends: `start`, `raise_event`, `cancel`, `update`, … `error`: what the sender got instead.
 
-    What an operation does with many instances is a call for each.
+    What an operation does with many instances is a call for each. `name`: what begins, where a run begins or goes on with it.
+    `verdict`: what became of it in the store, "STORED" if it is durable; None as long as that is not known. `trace`: set by
+    whoever knows the trace that a start belongs to (`durable.traces`); it goes with the start.
     """
 
     operation: str
     instance_id: str
     name: str | None = None
     error: BaseException | None = None
+    verdict: str | None = None
+    trace: str | None = None
 
 
 class Middleware:

@@ -22,7 +22,7 @@ from durable.events import (
     OrchestrationTerminated,
 )
 from durable.exchanges import QueryReceived, UpdateReceived
-from durable.messages import encode_arrivals
+from durable.messages import encode_arrivals, traced
 from durable.middleware import Around, ClientCall
 from durable.payloads import Sealer
 from durable.ports import Ports
@@ -84,8 +84,11 @@ class Connection:
     async def submit(self, operation: str, message: Message) -> Delivery:
         """Send a message, with the client's middleware around it; it is durable on return, or its verdict says why not."""
         name = None if message.start is None else message.start.name
-        with self.around.client(ClientCall(operation, message.target.id, name)):
-            return await self.submitter.submit(message)
+        call = ClientCall(operation, message.target.id, name)
+        with self.around.client(call):
+            delivery = await self.submitter.submit(message if call.trace is None else traced(message, call.trace))
+            call.verdict = delivery.verdict.name
+            return delivery
 
     async def send(
         self,

@@ -62,6 +62,7 @@ class Attempt:
     stored_at: float | None = None
     started_us: int = 0
     context: ActivityContext | None = None
+    trace: str | None = None  # of the run that asked for it
 
     def __init__(
         self,
@@ -169,6 +170,12 @@ class ActivityRunner:
     def waiting(self) -> int:
         """How many attempts wait for a slot."""
         return len(self._waiting)
+
+    @property
+    def waiting_s(self) -> float:
+        """For how long the one that was asked for first has waited, in seconds; 0 if none waits."""
+        asked_at = min((attempt.requested_at for attempt in self._waiting), default=None)
+        return 0.0 if asked_at is None else max(self._clock.now() - asked_at, 0) / 1e6
 
     def serves(self, name: str, version: str | None) -> bool:
         """Tell whether the app can run this activity."""

@@ -21,7 +21,7 @@ from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
 from durable.worker.leasing import LeaseKeeper
-from durable.worker.live import LiveInstance, Pending
+from durable.worker.live import LiveInstance, Offer, Pending
 
 logger = logging.getLogger("durable.worker")
 
@@ -103,21 +103,22 @@ class OwnerAttempts:
             return
         address = TaskAddress(row.key, row.run_id, row.generation, request.task_id)
         live.held.add(address)
-        self._begin_when_valid(live, address, request, idempotency_key)
+        trace = None if live.execution is None or live.execution.started is None else live.execution.started.trace
+        self._begin_when_valid(live, address, Offer(request, idempotency_key, trace))
 
-    def _begin_when_valid(
-        self, live: LiveInstance, address: TaskAddress, request: ev.ActivityScheduled, idempotency_key: str
-    ) -> None:
+    def _begin_when_valid(self, live: LiveInstance, address: TaskAddress, held: Offer) -> None:
         """Begin an attempt unless the lease may be lost; then ask again, until it is renewed or the instance was let go."""
         row = live.row
         if row is None or address not in live.held or self._find(live.key) is not live:
             return
         if not self._keeper.is_valid:
-            again = (live, address, request, idempotency_key)
-            self._loop.call_later(INVALID_S, self._begin_when_valid, *again)
+            self._loop.call_later(INVALID_S, self._begin_when_valid, live, address, held)
             return
+        request, idempotency_key, trace = held
         attempt = Attempt(self._runner, address, row.partition, request, idempotency_key, row.updated_at)
         attempt.is_repeated = request.task_id in live.state.deliveries
+        if trace is not None:
+            attempt.trace = trace
         self._runner.start(attempt)
 
     def take_back(self, live: LiveInstance) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from durable import payloads
 from durable.app import ActivityDefinition
+from durable.events import TaskRef
 from durable.injection import Provided
 from durable.middleware import ActivityCall, Around
 from durable.payloads import Sealer
@@ -83,4 +84,14 @@ async def _awaited(coroutine: Coroutine[Any, Any, Any], call: ActivityCall, arou
 def _call_of(attempt: Attempt, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> ActivityCall:
     assert attempt.context is not None, "made before the function is called"
     value = arguments[-1] if definition.takes_input else None
-    return ActivityCall(definition.name, definition.version, attempt.context, value)
+    address = attempt.address
+    return ActivityCall(
+        definition.name,
+        definition.version,
+        attempt.context,
+        value,
+        task=TaskRef(*address.key, address.run_id, address.generation, address.task_id),
+        requested_us=attempt.requested_at,
+        started_us=attempt.started_us,
+        trace=attempt.trace,
+    )

@@ -24,6 +24,7 @@ from durable.provider import ActivityRow, Beat, Lease, Message, Provider, Report
 from durable.worker.activities import ActivityRunner, Attempt
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import LeaseKeeper
+from durable.worker.watching import UNWATCHED, Watchers
 
 logger = logging.getLogger("durable.worker")
 
@@ -72,7 +73,9 @@ class Claims:
         *,
         is_active: bool,
         on_late: Callable[[Attempt, HistoryEvent], None],
+        watchers: Watchers = UNWATCHED,
     ) -> None:
+        self._watchers = watchers
         self._provider = provider
         self._keeper = keeper
         self._clock = clock
@@ -189,7 +192,7 @@ class Claims:
             logger.error("an activity of '%s' is sealed, and no codecs are given to this worker", row.task.key.id)
             return
         try:
-            request, idempotency_key, requested_at = decode_activity(row.data)
+            request, idempotency_key, requested_at, trace = decode_activity(row.data)
         except HistoryDamagedError as error:
             logger.error("a queued activity of '%s' is damaged: %s", row.task.key.id, error)
             details = FailureDetails(qualified_name(HistoryDamagedError), str(error))
@@ -203,6 +206,7 @@ class Claims:
             request = _with_heartbeat(request, row.heartbeat)
         attempt = Attempt(self._runner, row.task, row.partition, request, idempotency_key, requested_at)
         attempt.is_claimed = True
+        attempt.trace = trace
         attempt.is_repeated = row.deliveries > 1
         span = self._clock.now() - row.first_claimed_at
         if row.deliveries > DELIVERIES_MAX and span >= DELIVERIES_SPAN_US:
@@ -255,7 +259,9 @@ class Claims:
             self._sending = []
         is_in_doubt, self._is_in_doubt = self._is_in_doubt, False
         for (_, reported, outcome), is_taken in zip(reports, answers, strict=False):
-            if not is_taken and reported is not None and not is_in_doubt:
+            if is_taken and reported is not None:
+                self._watchers.settled(reported.address)
+            elif reported is not None and not is_in_doubt:
                 self._on_late(reported, outcome)
         for attempt, is_wanted in zip(beats, answers[len(reports) :], strict=True):
             if not is_wanted and not attempt.is_settled:

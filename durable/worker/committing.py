@@ -18,6 +18,7 @@ from durable.provider import Batch, Committed, Lease, Memo, Message, Provider
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.steps import Prepared
+from durable.worker.watching import UNWATCHED, Commit, Watchers, Written
 
 logger = logging.getLogger("durable.worker")
 
@@ -41,7 +42,9 @@ class GroupCommits:
         on_written: Callable[[Sequence[Prepared], Batch, Committed], None],
         on_refused: Callable[[Sequence[Prepared]], None],
         is_alone: Callable[[], bool],
+        watchers: Watchers = UNWATCHED,
     ) -> None:
+        self._watchers = watchers
         self._provider = provider
         self._keeper = keeper
         self._clock = clock
@@ -135,14 +138,14 @@ class GroupCommits:
         except LeaseLostError as error:
             logger.warning("a commit was refused: %s", error)
             self._notes, self._refused = notes | self._notes, lease
-            self._on_refused(prepared)
+            self._refuse(prepared)
             self._keeper.lost(lease)
             return
         except StoreError as error:
             logger.error("the store failed: %s", error)
             self._keeper.trouble = str(error)
             self._notes, self._refused = notes | self._notes, lease
-            self._on_refused(prepared)
+            self._refuse(prepared)
             self._keeper.lost(lease)
             await asyncio.sleep(PAUSE_S)
             return
@@ -153,7 +156,14 @@ class GroupCommits:
             self._keeper.wake()
         for index, why in committed.refused_memos.items():
             logger.error("the note '%.200s' is lost, for the store cannot hold it: %s", batch.memos[index].key, why)
+        if self._watchers:
+            self._watchers.committed(_told(prepared, batch, committed, self._clock.monotonic() - asked_at))
         self._on_written(prepared, batch, committed)
+
+    def _refuse(self, prepared: Sequence[Prepared]) -> None:
+        if self._watchers:
+            self._watchers.refused(sum(item.step is not None for item in prepared))
+        self._on_refused(prepared)
 
     async def _written(self, lease: Lease, batch: Batch) -> tuple[Committed, float]:
         """Commit a batch; while its outcome is unknown, ask again under the same number. Returns also since when."""
@@ -173,6 +183,18 @@ class GroupCommits:
             if self._keeper.lease is lease:
                 self._keeper.renewed(asked_at)
             return committed, asked_first_at
+
+
+def _told(prepared: Sequence[Prepared], batch: Batch, committed: Committed, seconds: float) -> Commit:
+    """Return what those who watch are told of a commit."""
+    refused = {id(batch.steps[index]) for index in committed.refused}
+    steps = [
+        Written(item.live.row, item.row, item.live.execution, item.turn, item.notes)
+        for item in prepared
+        if item.step is not None and item.row is not None and id(item.step) not in refused
+    ]
+    size = sum(item.record_bytes for item in prepared) + sum(len(message.data) for message in batch.messages)
+    return Commit(steps, size, seconds, committed.now)
 
 
 def _batch_of(number: int, prepared: Sequence[Prepared], memos: list[Memo], *, alone: bool) -> Batch:

@@ -21,7 +21,7 @@ class WorkerHealth:
     last did. `last_commit_at`: None before the first. `lease_s`: how long the lease still holds unless it is renewed; 0 without
     one. `partitions`: how many it owns. `turns`: instances whose turn is to be run or written. `activities`: those that run
     here; `activities_waiting`: those that wait for a slot. `stalled`: instances of its partitions that are STALLED. `failure`:
-    what has ended it.
+    what has ended it. `waiting_s`: for how long the one of those that wait has waited that was asked for first.
     """
 
     name: str
@@ -37,6 +37,7 @@ class WorkerHealth:
     activities: int = 0
     activities_waiting: int = 0
     stalled: int = 0
+    waiting_s: float = 0.0
     failure: str | None = None
 
 

@@ -15,6 +15,7 @@ from durable.events import ActivityScheduled, HistoryEvent, InstanceKey, Orchest
 from durable.outgoing import Outgoing
 from durable.provider import InstanceRow, Message, Priority, RecordRow, StoredMessage, TaskAddress
 from durable.records import decode_event, encode_event, require, unpack
+from durable.worker.outbox import NOWHERE
 from durable.worker.permits import OpenPermits
 from durable.worker.queued import QueuedAttempts
 
@@ -24,6 +25,7 @@ class Offer(NamedTuple):
 
     request: ActivityScheduled
     idempotency_key: str
+    trace: str | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -216,7 +218,6 @@ class LiveInstance:
         "begun",
         "children",
         "control",
-        "depth",
         "ending",
         "execution",
         "has_heard",
@@ -229,6 +230,7 @@ class LiveInstance:
         "is_row_stale",
         "key",
         "normal",
+        "origin",
         "outbox",
         "partition",
         "pushed_due",
@@ -263,7 +265,7 @@ class LiveInstance:
         self.wants_turn = False  # a timer is due, an opening waits, or it is to be tried again
         self.skips_pause = False  # though parked, it is tried now: somebody steers it, or its worker is a new one
         self.pushed_due: int | None = None
-        self.depth = 0  # how many parents it has
+        self.origin = NOWHERE  # what those that it starts follow from
         self.held: set[TaskAddress] = set()  # attempts of it that run here without a row
         self.heartbeats: dict[str, bytes] = {}  # read with the history: what a former owner's attempts had told
         self.children: list[InstanceRow] | None = None  # unfinished ones, looked up before it is terminated

@@ -21,6 +21,7 @@ from durable.worker.carrying import read_carried
 from durable.worker.claims import DELIVERIES_MAX, DELIVERIES_SPAN_US, worker_lost
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
+from durable.worker.outbox import Origin
 from durable.worker.receiving import POLL_S
 from durable.worker.steps import blind_arrival, ending
 from durable.worker.succession import name_former_run
@@ -278,12 +279,12 @@ class Loader:
         live.ending = last if is_end else None
         if is_end:
             items += live.state.farewells.values()
+        live.origin = Origin.of(execution.started)
         for event in record.events:
             if not isinstance(event, ev.ActivityScheduled) or event.task_id not in live.state.queued:
                 continue
             if event.task_id in execution.open_activities:  # not given up in that very turn
-                items.append(Offer(event, execution.derived_id("activity", event.call_id)))
-        live.depth = execution.started.depth if execution.started else 0
+                items.append(Offer(event, execution.derived_id("activity", event.call_id), live.origin.trace))
         live.outbox.extend(items[sent:])
 
     def lost_attempts(self, live: LiveInstance, now: int) -> LostAttempts:

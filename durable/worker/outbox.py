@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from durable import events as ev
 from durable.errors import FailureDetails, InstanceAlreadyExistsError, qualified_name
 from durable.events import InstanceKey, TaskRef
@@ -9,12 +11,28 @@ from durable.messages import beginning_message, begun_run_id, dropped_memo, enco
 from durable.outgoing import Outgoing, Sender
 from durable.permits import PermitGranted
 from durable.provider import Expects, InstanceRow, Memo, Message, Priority, StoredMessage, partition_of
+from durable.traces import started_by
 
 
-def to_message(outgoing: Outgoing, row: InstanceRow, depth: int, partitions: int, now: int) -> Message:
-    """Return the storage message for something that the run of `row` sends; `depth` is the run's own."""
+class Origin(NamedTuple):
+    """What a run's start says that the starts which it asks for follow from: its depth among children, its trace."""
+
+    depth: int = 0
+    trace: str | None = None
+
+    @classmethod
+    def of(cls, started: ev.OrchestrationStarted | None) -> Origin:
+        """Return what a start says; before it there is nothing to say."""
+        return NOWHERE if started is None else cls(started.depth, started.trace)
+
+
+NOWHERE = Origin()
+
+
+def to_message(outgoing: Outgoing, row: InstanceRow, origin: Origin, partitions: int, now: int) -> Message:
+    """Return the storage message for something that the run of `row` sends; `origin` is the run's own."""
     if outgoing.start is not None:
-        return _start_message(outgoing.start, outgoing.sender, row, depth, partitions, now)
+        return _start_message(outgoing.start, outgoing.sender, row, origin, partitions, now)
     assert outgoing.event is not None, "a message carries an event or a start"
     otherwise: Message | Memo | None = _undelivered(outgoing, outgoing.event, row, now)
     if outgoing.begins is not None:
@@ -50,7 +68,12 @@ def _undelivered(outgoing: Outgoing, event: ev.HistoryEvent, row: InstanceRow, n
 
 
 def _start_message(
-    start: ev.SubOrchestrationScheduled, sender: TaskRef | None, row: InstanceRow, depth: int, partitions: int, now: int
+    start: ev.SubOrchestrationScheduled,
+    sender: TaskRef | None,
+    row: InstanceRow,
+    origin: Origin,
+    partitions: int,
+    now: int,
 ) -> Message:
     assert sender is not None, "a start names the request behind it"
     key = InstanceKey(start.instance_id, start.kind)
@@ -67,7 +90,8 @@ def _start_message(
         start.tags,
         scheduled_at,
         start.end_event,
-        depth + 1,
+        origin.depth + 1,
+        trace=None if origin.trace is None else started_by(origin.trace, sender, is_detached=start.is_detached),
     )
     child = new_row(
         key,

@@ -74,8 +74,7 @@ class Owner:
         partitions: int,
         max_cached: int,
     ) -> None:
-        self._provider = provider
-        self._keeper = keeper
+        self._provider, self._keeper = provider, keeper
         self._clock = clock
         self._turns = turns
         self._claims = claims
@@ -108,6 +107,7 @@ class Owner:
             on_written=self._apply,
             on_refused=self._drop,
             is_alone=lambda: not self._ready,
+            watchers=turns.watchers,
         )
         self._unserved = Unserved(keeper, clock, self.commits.add_memo)
         self.receiver = Receiver(
@@ -453,10 +453,9 @@ class Owner:
     def _stall_refused(self, item: Prepared, why: str) -> None:
         """The store cannot hold what a turn asks for: the instance stalls, and is tried again."""
         live = item.live
-        live.is_busy = False
+        live.is_busy = live.is_recovered = False  # the rest of a large turn is read again from its record
         live.outbox.clear()
         live.ending = None
-        live.is_recovered = False  # the rest of a large turn is read again from its record
         live.put_back(item.taken)
         self._stall(live, StoreError(why))
 

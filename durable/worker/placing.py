@@ -19,7 +19,7 @@ from durable.permits import PermitGranted
 from durable.provider import ActivityRow, InstanceRow, Memo, Message, TaskAddress
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, Offer, OwnerState
-from durable.worker.outbox import sender_of, to_message
+from durable.worker.outbox import Origin, sender_of, to_message
 from durable.worker.permits import all_left, left, needs_permit, refused, wanted
 from durable.worker.steps import Prepared, Steps, consumed_by, end_changes
 from durable.worker.succession import is_stale
@@ -62,7 +62,7 @@ class Placing:
         adds = self._place_messages(live, placed, prepared, turn, state, execution, offers)
         if begun is not None:
             now = max(turn.record.time, row.updated_at)
-            sent = [to_message(item, row, live.depth, self._partitions, now) for item in begun.outgoing]
+            sent = [to_message(item, row, live.origin, self._partitions, now) for item in begun.outgoing]
             prepared.messages = [*prepared.messages, *sent, *begun.messages]
         if permits is None and ended:
             permits = list(left(row, ended, self._partitions))
@@ -100,6 +100,7 @@ class Placing:
         queued = state.queued
         # Those that were open where a prefix ends are asked for once more: nobody runs them.
         asked = turn.activities if live.begun is None else list(execution.open_activities.values())
+        trace = Origin.of(execution.started).trace
         for request in asked:
             key = execution.derived_id("activity", request.call_id)
             if request.options.limit is None and self._is_held(live.partition, request):
@@ -107,7 +108,7 @@ class Placing:
                 held.append((request, key))
             else:
                 queued.add(request.task_id)
-                offers.append(Offer(request, key))
+                offers.append(Offer(request, key, trace))
                 if needs_permit(request):
                     state.permits.add(request)
         if state.deliveries:
@@ -135,7 +136,8 @@ class Placing:
                 continue
             count, since = state.deliveries.pop(request.task_id, (1, 0))
             state.queued.add(request.task_id)
-            queue_row = self.queue_row(row, Offer(request, idempotency_key), self._clock.now())
+            offer = Offer(request, idempotency_key, Origin.of(execution.started).trace)
+            queue_row = self.queue_row(row, offer, self._clock.now())
             offered.append(dataclasses.replace(queue_row, deliveries=count - 1, first_claimed_at=since))
         prepared = self._steps.redelivery(live, state, offered)
         prepared.held = held
@@ -151,7 +153,7 @@ class Placing:
             queue=options.queue,
             name=request.name,
             version=request.version,
-            data=encode_activity(request, offer.idempotency_key, now),
+            data=encode_activity(request, offer.idempotency_key, now, offer.trace),
             priority=options.priority,
             start_by=None if options.queue_timeout is None else now + options.queue_timeout,
         )
@@ -173,7 +175,7 @@ class Placing:
         """
         if not (offers or turn.messages or turn.memos or turn.outcome is not None or live.begun is not None):
             return ()
-        live.depth = depth = execution.started.depth if execution.started else 0
+        live.origin = origin = Origin.of(execution.started)
         now = turn.record.time
         prepared.add_memos(Memo(key, data, expires_at) for key, data, expires_at in turn.memos)
         if len(turn.messages) + len(offers) > INLINE_MESSAGES_MAX and live.begun is None:
@@ -184,7 +186,7 @@ class Placing:
         messages = turn.messages
         if turn.outcome is not None and execution.started is None:  # ended early: only the row knows the parent
             messages = [*messages, *outcome_messages(turn.outcome, sender_of(row))]
-        prepared.messages = [to_message(item, row, depth, self._partitions, now) for item in messages]
+        prepared.messages = [to_message(item, row, origin, self._partitions, now) for item in messages]
         return self._offered(row, prepared, offers, now)
 
     def _offered(
@@ -212,9 +214,9 @@ class Placing:
         assert state.cursor is not None, "an outbox has a cursor"
         generation, index, sent = state.cursor
         state.cursor = (generation, index, sent + count) if live.outbox else None
-        depth, now = live.depth, self._clock.now()
+        origin, now = live.origin, self._clock.now()
         messages = [item for item in sending if isinstance(item, Outgoing)]
-        prepared = Prepared(live, messages=[to_message(item, row, depth, self._partitions, now) for item in messages])
+        prepared = Prepared(live, messages=[to_message(item, row, origin, self._partitions, now) for item in messages])
         adds = self._offered(row, prepared, (item for item in sending if isinstance(item, Offer)), now)
         open_work = row.open_work if live.outbox else max(row.open_work - 1, 0)
         is_dispensable = not live.outbox and live.execution is not None and live.execution.is_dispensable
@@ -246,7 +248,8 @@ class Placing:
             request = None if is_stale(pending, row) else execution.open_activities.get(event.task_id)
             if request is not None:
                 key = execution.derived_id("activity", request.call_id)
-                adds.append(self.queue_row(row, Offer(request, key), event.asked_at))
+                offer = Offer(request, key, Origin.of(execution.started).trace)
+                adds.append(self.queue_row(row, offer, event.asked_at))
         prepared = Prepared(live, taken=granted)
         step = dataclasses.replace(self._steps.quiet(row, state), consumed=consumed_by(granted), queue_adds=adds)
         return self._steps.complete(prepared, row, state, step)

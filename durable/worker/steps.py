@@ -37,7 +37,7 @@ from durable.records import Record, encode_record, first_checksum, next_checksum
 from durable.timers import DUE_MAX
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance, OwnerState, Pending
-from durable.worker.outbox import begin_again, sender_of, to_message
+from durable.worker.outbox import NOWHERE, begin_again, sender_of, to_message
 from durable.worker.permits import all_left
 from durable.worker.succession import (
     is_stale,
@@ -92,6 +92,7 @@ class Prepared:
     record_bytes: int = 0
     is_outcome: bool = False
     children: list[InstanceRow] | None = None  # those still to be terminated
+    notes: Sequence[Any] = ()  # what those who watch the worker have made of the turn
 
     def __init__(
         self,
@@ -309,7 +310,7 @@ class Steps:
         now = max(self._clock.now(), row.updated_at)
         appends, chain = self.append(row, Record(now, [event]))
         goodbyes = [*outcome_messages(event, sender_of(row)), *live.state.farewells.values()]
-        messages = [to_message(item, row, 0, self._partitions, now) for item in goodbyes]
+        messages = [to_message(item, row, NOWHERE, self._partitions, now) for item in goodbyes]
         messages += all_left(row, live.state.permits, self._partitions)
         prepared.messages = [*messages, *(end_of_child(child, row) for child in live.children or ())]
         changes: dict[str, Any] = {"stall_reason": None}

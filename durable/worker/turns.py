@@ -41,6 +41,7 @@ from durable.provider import (
     Step,
 )
 from durable.records import Record, first_checksum
+from durable.traces import read_trace
 from durable.worker import placing
 from durable.worker.asking import Asking
 from durable.worker.carrying import journal_step
@@ -66,6 +67,7 @@ from durable.worker.steps import (
 )
 from durable.worker.succession import is_stale, is_taken_over, name_former_run, replaces
 from durable.worker.watchdog import TurnWatch
+from durable.worker.watching import UNWATCHED, Taken, Watchers
 
 logger = logging.getLogger("durable.worker")
 
@@ -104,6 +106,7 @@ class Turns:
         partitions: int,
         around: Around,
         *,
+        watchers: Watchers = UNWATCHED,
         strict: bool,
         is_held: Callable[[int, ev.ActivityScheduled], bool],
         unreserve: Callable[[Sequence[tuple[ev.ActivityScheduled, str]]], None],
@@ -117,6 +120,7 @@ class Turns:
         self._clock = clock
         self._watch = watch
         self._around = around
+        self.watchers = watchers
         self._strict = strict
         self._unreserve = unreserve
         self._runners: dict[tuple[str, str, str | None], Runner] = {}
@@ -143,6 +147,8 @@ class Turns:
     def feed(self, execution: Execution, record: Record, size_bytes: int) -> None:
         """Replay one record, watched."""
         self.watched(execution, execution.feed, record, size_bytes)
+        if self.watchers:
+            self.watchers.replayed(execution, record)
 
     def close(self, execution: Execution | None) -> None:
         """Close an execution that is no longer needed, watched: its `finally` blocks may do anything."""
@@ -291,11 +297,7 @@ class Turns:
         given, changed = with_code_change(
             execution, [*due, *arrivals] if due else arrivals, first=int(begun is not None)
         )
-        call = TurnCall(row.key.id, row.run_id, row.generation, row.name, row.version, len(given))
-        with self._around.turn(call):
-            turn = self.watched(execution, execution.turn, given, now)
-            call.events = len(turn.record.events)
-        prepared.turn = turn
+        turn = self._turn(row, prepared, execution, given, now)
         live.wants_turn = live.wants_turn or turn.goes_on
         kept = leave_unreached(prepared, turn) if turn.leftover or turn.outcome is not None else ()
         if begun is not None:
@@ -317,6 +319,21 @@ class Turns:
             live.put_back(kept)
         return made
 
+    def _turn(
+        self, row: InstanceRow, prepared: Prepared, execution: Execution, given: list[HistoryEvent], now: int
+    ) -> Turn:
+        """Take a turn, with what is around it."""
+        call = TurnCall(row.key.id, row.run_id, row.generation, row.name, row.version, len(given))
+        began = self._clock.monotonic() if self.watchers else 0.0
+        with self._around.turn(call):
+            turn = self.watched(execution, execution.turn, given, now)
+            call.events = len(turn.record.events)
+        prepared.turn = turn
+        if self.watchers:
+            seconds = self._clock.monotonic() - began
+            prepared.notes = self.watchers.turned(Taken(row, execution, turn, len(given), now, seconds))
+        return turn
+
     def _completed(
         self, live: LiveInstance, row: InstanceRow, execution: Execution, arrivals: list[HistoryEvent]
     ) -> list[HistoryEvent]:
@@ -335,12 +352,19 @@ class Turns:
         for index, event in enumerate(arrivals):
             if isinstance(event, ev.OrchestrationStarted):
                 definition = self._definition_of(row, row.version)
-                arrivals[index] = dataclasses.replace(
+                known = dataclasses.replace(
                     event, version=definition.exact_version, python=PYTHON, code_digest=execution.ports.code_digest
                 )
+                arrivals[index] = self._with_trace(row, known) if self.watchers else known
             elif isinstance(event, ev.OrchestrationResumed) and len(execution.held) > ARRIVALS_MAX:
                 arrivals[index] = dataclasses.replace(event, at_most=ARRIVALS_MAX)
         return arrivals
+
+    def _with_trace(self, row: InstanceRow, started: ev.OrchestrationStarted) -> ev.OrchestrationStarted:
+        """Return a start with the trace that begins with it, where it has none of its own."""
+        if read_trace(started.trace).parent is not None:
+            return started
+        return dataclasses.replace(started, trace=self.watchers.begin_trace(row, started) or started.trace)
 
     def _step(
         self, live: LiveInstance, row: InstanceRow, prepared: Prepared, turn: Turn, execution: Execution

@@ -41,6 +41,7 @@ from durable.worker.retention import Retention
 from durable.worker.threads import DaemonThreads, NoThreads, Threads
 from durable.worker.turns import Turns
 from durable.worker.watchdog import TurnWatch, Unwatched, Watchdog
+from durable.worker.watching import Watchers
 
 logger = logging.getLogger("durable.worker")
 
@@ -127,6 +128,7 @@ class Worker:
         )
         self._provided = Provided(dependencies or {})
         self._around = Around(middleware)
+        self._watchers = Watchers(middleware)
         self._shutdown_s = max(float(shutdown_timeout), 0.0)
         self._parts: _Parts | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -155,7 +157,14 @@ class Worker:
         hub = await self._provider.open()
         try:
             self._parts = _Parts(
-                self.app, self._provider, self._ports, self._settings, hub, provided=self._provided, around=self._around
+                self.app,
+                self._provider,
+                self._ports,
+                self._settings,
+                hub,
+                provided=self._provided,
+                around=self._around,
+                watchers=self._watchers,
             )
             await self._parts.begin()
             for prepare in preparations() if self._settings.orchestrations else ():
@@ -167,6 +176,7 @@ class Worker:
             raise
         self._failed = asyncio.get_running_loop().create_future()
         self._tasks = [self._serve(part) for part in self._parts.services()]
+        self._watchers.serving(self.name, self.health)
         logger.info("worker '%s' serves hub '%s'", self.name, hub.name)
 
     async def __aexit__(
@@ -192,6 +202,7 @@ class Worker:
             finally:
                 await self._provided.close()
                 self._has_stopped = True
+                self._watchers.stopped(self.name)
             logger.info("worker '%s' has stopped", self.name)
 
     async def _drain(self, parts: _Parts) -> None:
@@ -335,9 +346,10 @@ class _Parts:
         *,
         provided: Provided,
         around: Around,
+        watchers: Watchers,
     ) -> None:
         sealer = Sealer()
-        self._provider = provider
+        self._provider, self._watchers = provider, watchers
         self.clock = StoreClock(ports.monotonic, hub.now)
         self.client = Client.sharing(provider, hub, app, ports, around=around)
         self.portal = GuestPortal(is_threaded=ports.may_start_threads)
@@ -355,7 +367,7 @@ class _Parts:
             on_leaving=lambda partitions: self.owner.leave(partitions),
             on_staying=lambda partitions: self.owner.stay(partitions),
             find_busy=lambda: self.owner.find_busy(),
-            on_lost=lambda: self.owner.lose_everything(),
+            on_lost=self._lose_everything,
         )
         self.runner = ActivityRunner(
             app,
@@ -380,6 +392,7 @@ class _Parts:
             settings.queues,
             is_active=settings.activities,
             on_late=lambda attempt, event: self.owner.attempts.late(attempt, event),
+            watchers=watchers,
         )
         self.owner = Owner(
             provider,
@@ -402,11 +415,16 @@ class _Parts:
             self.watch,
             hub.partitions,
             around,
+            watchers=self._watchers,
             strict=settings.strict,
             is_held=lambda partition, request: self.owner.attempts.is_held(partition, request),
             leave_us=self.keeper.leave_us,
             unreserve=lambda held: self.owner.attempts.unreserve(held),
         )
+
+    async def _lose_everything(self) -> None:
+        self._watchers.lease_lost()
+        await self.owner.lose_everything()
 
     async def begin(self) -> None:
         """Take a lease, listen, and find what is unfinished."""
@@ -445,6 +463,7 @@ class _Parts:
             activities=runner.slots - runner.free_slots,
             activities_waiting=runner.waiting,
             stalled=len(owner.stalled),
+            waiting_s=runner.waiting_s,
             failure=None if failure is None else f"{type(failure).__name__}: {failure}",
         )
 

@@ -18,7 +18,10 @@ from tests.house.source_tree import Import, Module, installed_modules, is_pure, 
 LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("faces", frozenset({"durable.cli", "durable.web"})),
     ("what the faces show", frozenset({"durable.json_values", "durable.timeline"})),
-    ("features", frozenset({"durable.jobs", "durable.schedules", "durable.entities", "durable.limits"})),
+    (
+        "features",
+        frozenset({"durable.jobs", "durable.schedules", "durable.entities", "durable.limits", "durable.otel"}),
+    ),
     (
         "client and worker",
         frozenset({"durable.client", "durable.invariants", "durable.replaying", "durable.testing", "durable.worker"}),
@@ -72,6 +75,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.retry",
                 "durable.seeds",
                 "durable.timers",
+                "durable.traces",
             }
         ),
     ),
@@ -142,8 +146,12 @@ THIRD_PARTY_OF_TESTING = THIRD_PARTY_OF_THE_CORE | {"hypothesis", "pytest"}
 # AES-GCM needs the extra `encryption`.
 THIRD_PARTY_OF_ENCRYPTION = THIRD_PARTY_OF_THE_CORE | {"cryptography"}
 
+# Spans and metrics need the extra `otel`.
+THIRD_PARTY_OF_OTEL = THIRD_PARTY_OF_THE_CORE | {"opentelemetry"}
+
 THIRD_PARTY_OF = {
     "encryption": THIRD_PARTY_OF_ENCRYPTION,
+    "otel": THIRD_PARTY_OF_OTEL,
     "cli": THIRD_PARTY_OF_CLI,
     "testing": THIRD_PARTY_OF_TESTING,
     "web": THIRD_PARTY_OF_THE_WEB,

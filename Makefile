@@ -1,8 +1,8 @@
 # Needs make and Python 3.11 or later; everything else goes into .venv, which each target makes for itself.
 #
 #   make demo    the main job: index real files, kill the worker half-way, recover, prove the totals
-#   make test    the whole suite, with cached instances and again without
-#   make test-crossed  the same, in every combination of style and store
+#   make test    the whole suite, half of it with cached instances and half of it without
+#   make test-crossed  every test with cached instances and again without, in every combination of style and store
 #   make test-postgres  everything with workers on PostgreSQL, of which `make test` runs a part there
 #   make torture the long batteries, one after the other, and their ledger; about an hour
 #   make bench   all workloads beside the limits of the machine; ARGS=--slow for the large sizes too
@@ -28,9 +28,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Three at a time on two cores: tests wait more than they compute; more than that starve those that start processes.
 PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n 3 --dist worksteal
-# Where workers run: with the cache off nothing else can behave differently (tests/engine replays every prefix by itself),
-# and a replay is the same whichever store its records came from (the conformance suite holds both to that).
+# Where workers run on a store of their own.
 WITH_WORKERS := tests/client tests/entities tests/jobs tests/limits tests/samples tests/schedules tests/worker
+# They measure, and are few: looking for them in all files would take longer than most of them do.
+OF_SIZE = $(shell grep -rl --include='test_*.py' 'pytest\.mark\.size' tests)
 # What measures does so on the disk; see tests/conftest.py for the others.
 ON_DISK := PYTEST_DEBUG_TEMPROOT="$${TMPDIR:-/tmp}"
 
@@ -53,14 +54,23 @@ $(VENV)/.tools: $(VENV)/.package
 demo: $(VENV)/.package
 	@$(BIN)/python -m samples.demo $(ARGS)
 
-# Three runs: everything with cached instances; the tests of size, alone on the machine (they measure); and everything with
-# workers again with the cache off, when each turn replays from the start. All must pass; the result may not differ.
+# The suite starts hundreds of processes: each would compile the package anew where the environment forbids Python to keep
+# what it has compiled.
+test test-crossed test-postgres torture: export PYTHONDONTWRITEBYTECODE =
+
+# Two runs: everything, with cached instances in one half of the tests, and in the other with the cache off, when each turn
+# replays from the start (`is_cached` in tests/conftest.py); and the tests of size, alone on the machine (they measure).
 test: export DURABLE_TEST_CROSSED ?= 0
+test: $(VENV)/.tools
+	DURABLE_TEST_CACHE=mixed $(PYTEST) $(PARALLEL) -m "not size" $(ARGS)
+	$(ON_DISK) $(PYTEST) -m size $(or $(ARGS),$(OF_SIZE)) || test $$? -eq 5 # 5: no such test was selected
+
+# Everything both ways, in every combination. All must pass; the result may not differ.
 test-crossed: export DURABLE_TEST_CROSSED = 1
-test test-crossed: $(VENV)/.tools
+test-crossed: $(VENV)/.tools
 	DURABLE_TEST_CACHE=1 $(PYTEST) $(PARALLEL) -m "not size" $(ARGS)
-	$(ON_DISK) DURABLE_TEST_CACHE=1 $(PYTEST) -m size $(ARGS) || test $$? -eq 5 # 5: no such test was selected
-	DURABLE_TEST_CACHE=0 DURABLE_TEST_STORES=sqlite $(PYTEST) $(PARALLEL) -m "not size" $(or $(ARGS),$(WITH_WORKERS))
+	$(ON_DISK) $(PYTEST) -m size $(or $(ARGS),$(OF_SIZE)) || test $$? -eq 5 # 5: no such test was selected
+	DURABLE_TEST_CACHE=0 $(PYTEST) $(PARALLEL) -m "not size" $(ARGS)
 
 test-postgres: $(VENV)/.tools
 	DURABLE_TEST_STORES=postgres $(PYTEST) $(PARALLEL) -m "not size" $(or $(ARGS),$(WITH_WORKERS) $(wildcard tests/providers/test_postgres*.py))

@@ -1,7 +1,7 @@
 """What all tests share: the stores, workers with and without the cache, and async tests without a plugin.
 
-The suite runs twice (see `make test`): as it is, and with `DURABLE_TEST_CACHE=0`, when every Worker that does not choose
-otherwise keeps no instance in memory and replays each turn from the start. Nothing may behave differently.
+With `DURABLE_TEST_CACHE=0` every Worker that does not choose otherwise keeps no instance in memory and replays each turn from
+the start, and with `DURABLE_TEST_CACHE=mixed` (`make test`) in one half of the tests. Nothing may behave differently.
 `DURABLE_TEST_STORES=sqlite` leaves the tests of the other engines out. Without it a test that takes a store runs on memory and
 SQLite, and where much depends on the engine (`ON_EVERY_STORE`) on PostgreSQL; `make test-postgres` runs them all there.
 """
@@ -14,7 +14,7 @@ import inspect
 import os
 import shutil
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import durable_memory.provider
 import pytest
@@ -35,17 +35,20 @@ ON_EVERY_STORE = (
 )
 """A test on a server takes twice as long as on a file: the others meet the server through the conformance suite."""
 
-CACHED = os.environ.get("DURABLE_TEST_CACHE", "1") != "0"
+CACHE = os.environ.get("DURABLE_TEST_CACHE", "1")
+"""1: workers cache their instances. 0: none does. mixed: in one half of the tests they do, see `is_cached`."""
 
 IS_CROSSED = os.environ.get("DURABLE_TEST_CROSSED", "1") != "0"
 """Whether a test of both styles and both embedded stores runs in every combination of them.
 
-`make test` leaves half of the combinations out: of each test both styles run cached, one on a file and the other in memory;
-and without the cache the other one on a file. Which is which goes by the test's name, so that over all tests every
-combination is met hundreds of times. `make test-crossed` and a plain `pytest` run them all.
+`make test` leaves half of the combinations out: of each test both styles run, one on a file and the other in memory, the one
+cached and the other not. Which is which goes by the test's name, so that over all tests every combination is met hundreds
+of times. `make test-crossed` and a plain `pytest` run them all.
 """
 
 STYLES = ("async", "generator")
+
+Combination: TypeAlias = "tuple[str, tuple[str, ...], str | None, Any]"
 
 
 FILES_IN_MEMORY = "/dev/shm"
@@ -65,7 +68,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str:
-    return f"durable: workers {'cache their instances' if CACHED else 'replay every turn from the start'}"
+    modes = {"0": "replay every turn from the start", "mixed": "cache their instances, in one half of the tests"}
+    return f"durable: workers {modes.get(CACHE, 'cache their instances')}"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -78,13 +82,35 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+def is_cached(item: pytest.Item) -> bool:
+    """Tell whether the workers of a test cache their instances.
+
+    In a mixed run half of them do not: of a test on both embedded stores one half, else of one in both styles, else of all
+    tests. Which half goes by the test's name.
+    """
+    if CACHE != "mixed" or item.get_closest_marker("own_processes") or item.get_closest_marker("size"):
+        return CACHE != "0"
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    store, style = parameters.get("store_url"), parameters.get("style")
+    if store in ("memory", "sqlite"):
+        return (_number_of(item) & 2 == 0) is (store == "sqlite")
+    if style in STYLES:
+        return (_number_of(item) & 2 == 0) is (style == STYLES[0])
+    return zlib.crc32(item.name.encode()) % 2 == 0
+
+
+def _number_of(item: pytest.Item) -> int:
+    """Return a number that depends on a test's name alone, not on its parameters."""
+    return zlib.crc32(f"{item.path.name}::{getattr(item, 'originalname', '')}".encode())
+
+
 @pytest.fixture(autouse=True)
-def worker_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def worker_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Switch the default of `max_cached_orchestrations` off for the whole test where the run asks for it.
 
     Changing the default itself reaches every Worker in this process, also those that samples build.
     """
-    if not CACHED:
+    if not is_cached(request.node):
         from durable import Worker  # here, so that tests of the lower layers run without the upper ones
 
         defaults: dict[str, Any] = Worker.__init__.__kwdefaults__  # type: ignore[assignment]
@@ -98,11 +124,11 @@ def replay_of_everything(
 ) -> Iterator[None]:
     """Replay each history of the test from every prefix, see `tests/replays.py`; the test's monkeypatches still hold.
 
-    So does its `tmp_path`. Without the cache it is left out: workers have replayed then all the time.
+    So does its `tmp_path`. In a run without the cache it is left out: workers have replayed then all the time.
 
     A test that makes code and history differ, or damages a history, says so: `@pytest.mark.diverges("why")`.
     """
-    if not CACHED:
+    if CACHE == "0":
         yield
         return
     used = replays.UsedStores()
@@ -112,8 +138,9 @@ def replay_of_everything(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = {item for item in items if not _runs_on(item, _store_of(item)) or _is_left_to_others(item)}
-    if not CACHED:
+    met = {_combination_of(item) for item in items}
+    left_out = {item for item in items if not _runs_on(item, _store_of(item)) or _is_left_to_others(item, met)}
+    if CACHE == "0":
         left_out |= {item for item in items if item.get_closest_marker("own_processes")}
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
@@ -125,14 +152,24 @@ def _runs_on(item: pytest.Item, store: str | None) -> bool:
     return store != "postgres" or item.path.name in ON_EVERY_STORE
 
 
-def _is_left_to_others(item: pytest.Item) -> bool:
-    """Tell whether a combination of style and store is one that `make test` leaves out."""
-    store, style = _store_of(item), getattr(getattr(item, "callspec", None), "params", {}).get("style")
-    if IS_CROSSED or style not in STYLES or store not in ("memory", "sqlite"):
+def _is_left_to_others(item: pytest.Item, met: set[Combination]) -> bool:
+    """Tell whether a combination of style and store is one that `make test` leaves out: the style is met on another one."""
+    test, rest, store, style = _combination_of(item)
+    other = {"memory": "sqlite", "sqlite": "memory"}.get(store or "")
+    if IS_CROSSED or style not in STYLES or other is None or (test, rest, other, style) not in met:
         return False
-    choice = zlib.crc32(f"{item.path.name}::{getattr(item, 'originalname', '')}".encode()) % 2
-    is_on_file = (style == STYLES[choice]) is CACHED
+    is_on_file = style == STYLES[_number_of(item) % 2]
     return is_on_file is not (store == "sqlite")
+
+
+def _combination_of(item: pytest.Item) -> Combination:
+    """Return which test it is, with which parameters besides store and style, and these two."""
+    call = getattr(item, "callspec", None)
+    if call is None:
+        return item.nodeid, (), None, None
+    store, style = _store_of(item), call.params.get("style")
+    rest = tuple(sorted(word for word in call.id.split("-") if word not in (store, style)))
+    return f"{item.path}::{getattr(item, 'originalname', '')}", rest, store, style
 
 
 def _store_of(item: pytest.Item) -> str | None:

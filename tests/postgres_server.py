@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
@@ -103,10 +104,7 @@ class PostgresServer:
 
     def execute(self, *statements: str, database: str = "postgres") -> list[asyncpg.Record]:
         """Run statements in a database; return what the last one finds."""
-        found: list[asyncpg.Record] = []
-        for statement in statements:
-            found = run_sql(self.url(database), statement)
-        return found
+        return run_sql(self.url(database), *statements)
 
     @property
     def pid(self) -> int:
@@ -164,13 +162,19 @@ class PostgresServer:
             time.sleep(0.02)
 
 
-def run_sql(url: str, statement: str, *values: object) -> list[asyncpg.Record]:
-    """Run a statement on a connection of its own, from inside of a loop or outside; return what it finds."""
+def run_sql(url: str, *statements: str, values: Sequence[object] = ()) -> list[asyncpg.Record]:
+    """Run statements on a connection of their own, from inside of a loop or outside; return what the last one finds.
+
+    `values`: the parameters of each.
+    """
 
     async def run() -> list[asyncpg.Record]:
+        found: list[asyncpg.Record] = []
         connection = await asyncpg.connect(url)
         try:
-            return await connection.fetch(statement, *values)
+            for statement in statements:
+                found = await connection.fetch(statement, *values)
+            return found
         finally:
             await connection.close()
 

@@ -76,6 +76,7 @@ BATTERIES = (
     Battery("zones of cron", "tests.cron_zones", (), {"years": 20, "zones": 100}, is_drawn=False),
     Battery("fuzz", "tests.fuzz", ("--inputs", "100000"), {"inputs": 100_000 * len(DECODERS)}),
     Battery("power loss", "tests.power_loss", ("--images", "2000"), {"images": 2_000}),
+    Battery("sizes", "tests.sizes", (), {"tests": 12}, is_drawn=False),
 )
 
 TOTALS = ("schedules", "faults", "virtual_hours", "kills", "zombies", "orchestrators", "inputs", "images")

@@ -40,7 +40,7 @@ LATE_US = 2_000_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of what. `lease_s` is that of all workers; a freeze lasts a little longer.
+    """How much of what. `lease_s` is that of all workers; a freeze lasts a little longer. `in_flight`: instances at a time.
 
     Of a server: `restarts` after a crash, how often all its connections are ended (`broken`), and how many answers are cut
     off at least (`cuts`).
@@ -53,6 +53,7 @@ class Plan:
     restarts: int = 0
     broken: int = 0
     cuts: int = 0
+    in_flight: int = IN_FLIGHT
 
 
 @dataclasses.dataclass(slots=True)
@@ -182,7 +183,7 @@ async def run_storm(plan: Plan, folder: Path, store: StormStore | None = None) -
         ):
             storm = Storm(plan, workers, store, folder)
             load = Load(client, random.Random(f"{plan.seed} load"))
-            loading = asyncio.create_task(load.run(IN_FLIGHT))
+            loading = asyncio.create_task(load.run(plan.in_flight))
             raging = asyncio.create_task(storm.rage())
             await _reached(storm.is_half_over, raging, loading)
             before = await read_runs(provider)

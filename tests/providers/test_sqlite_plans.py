@@ -21,6 +21,7 @@ from durable_sqlite.listings import FEW, list_rows
 from durable.provider import PARTITIONS, Beat, Expects, InstanceFilter, Report, Status
 from durable.testing.conformance import Session, Store
 from durable.testing.conformance.store import LATER_US, attempt_of, end_of, event_to, memo, new_row, start_of, step_of
+from tests.sizes import sized
 
 GROWING = ("runs", "history", "inbox", "inbox_later", "queue", "memos", "tags", "large_values")
 
@@ -195,13 +196,14 @@ async def _seconds(session: Session) -> dict[str, float]:
 @pytest.mark.size
 @pytest.mark.timeout(300)
 async def test_a_million_dormant_instances_slow_nothing(store: Store) -> None:
+    """A million at full size."""
     session = await store.worker()
     await session.start("busy")
     await session.commit(step_of(await session.load("busy"), open_work=1))
     before = await _seconds(session)
     connection = session.provider._opened.write  # type: ignore[attr-defined]
     connection.begin()
-    connection.database.execute(DORMANT)
+    connection.database.execute(DORMANT.replace("n < 1000000", f"n < {sized(1_000_000, 200_000)}"))
     connection.database.execute(DELAYED)
     connection.commit()
     connection.checkpoint()

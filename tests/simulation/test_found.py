@@ -38,3 +38,9 @@ def test_what_a_stopped_process_was_told_comes_before_what_it_asks() -> None:
         Fault(31, FaultKind.STOP_BEFORE, 30.0),
     )
     _check("children", Schedule(100287, workers=2, faults=faults))
+
+
+def test_what_was_written_with_the_call_whose_answer_kills_is_known() -> None:
+    """The simulator's own part: SQLite wrote two calls in one transaction, and the first answer ended who asked for both."""
+    faults = (Fault(13, FaultKind.STOP_AFTER, 3.0), Fault(26, FaultKind.CRASH_AFTER, 2.0))
+    _check("a_schedule_that_is_steered", Schedule(4000491, workers=1, faults=faults, latency_s_max=0.0001), "sqlite")

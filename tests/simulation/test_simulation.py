@@ -16,6 +16,8 @@ import pytest
 
 from durable import App, Client, Orchestration, OrchestrationContext
 from durable.testing.simulation.faults import Fault, FaultKind, Schedule, draw_schedule
+from durable.testing.simulation.loop import Process, SimulatedLoop
+from durable.testing.simulation.overhearing import Overheard
 from durable.testing.simulation.running import Outcome, run_schedule
 
 app = App()
@@ -111,6 +113,37 @@ def test_what_a_killed_process_was_doing_stops_where_it_was() -> None:
     outcome = run_schedule(killed, scenario, Schedule(1, faults=(fault,)))
     assert (outcome.error, outcome.violations) == (None, ())
     assert len(outcome.struck) == 1
+
+
+def test_an_answer_is_known_when_it_comes_and_heard_when_its_process_goes_on() -> None:
+    loop = SimulatedLoop()  # type: ignore[abstract]  # what it lacks, it has no use for
+    world, stopped, killed = Process("world"), Process("stopped"), Process("killed")
+    known: list[str] = []
+    heard: list[str] = []
+
+    async def asks(process: Process) -> None:
+        async def call() -> str:
+            await answers  # as in a store that answers all who wait at once
+            return process.name
+
+        heard.append(await Overheard(call(), process, known.append, world.context))
+
+    with loop.running():
+        answers = loop.create_future()
+        for process in (stopped, killed):
+            _ = loop.spawn(process, asks(process))
+        loop.step()
+        answers.set_result(None)
+        stopped.is_stopped = True
+        killed.kill()
+        while loop.step():
+            pass
+        assert (known, heard) == (["stopped", "killed"], [])
+        loop.go_on(stopped)
+        while loop.step():
+            pass
+        assert (known, heard) == (["stopped", "killed"], ["stopped"])
+        loop.bury(killed)
 
 
 def test_what_waits_for_ever_is_said_at_once() -> None:

@@ -9,14 +9,22 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import durable_memory.provider
 
-from durable import App, Client, Handle, Orchestration, OrchestrationContext, OrchestrationState, OrchestrationStatus
+from durable import (
+    App,
+    Client,
+    Handle,
+    Orchestration,
+    OrchestrationContext,
+    OrchestrationState,
+    OrchestrationStatus,
+    Worker,
+)
 from durable.events import InstanceKey
 from durable.ports import system_ports
 from durable.provider import Lease, Provider, RecordRow
@@ -25,8 +33,6 @@ from tests.postgres_server import run_sql
 
 STYLES = ("async", "generator")
 
-CACHED = os.environ.get("DURABLE_TEST_CACHE", "1") != "0"
-"""Without it each turn replays, so that tests of many turns take fewer."""
 
 PATIENCE_S = 15.0
 
@@ -36,6 +42,12 @@ FINISHED = (
     OrchestrationStatus.CANCELLED,
     OrchestrationStatus.TERMINATED,
 )
+
+
+def is_cached() -> bool:
+    """Tell whether the workers of this test keep instances; else each turn replays, and tests of many turns take fewer."""
+    defaults: dict[str, Any] = inspect.unwrap(Worker.__init__).__kwdefaults__
+    return bool(defaults["max_cached_orchestrations"])
 
 
 def lives_app() -> App:
@@ -204,7 +216,7 @@ class Damage:
 
     def _postgres(self, statement: str, *values: object) -> list[Any]:
         sql = statement.format(history="durable_default.history", its="run_id = $1 AND generation = $2")
-        return run_sql(self._url, sql, *values)
+        return run_sql(self._url, sql, values=values)
 
     def _memory(self, run_id: str, generation: int) -> dict[int, RecordRow]:
         name = self._url.removeprefix("memory://")

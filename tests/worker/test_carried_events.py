@@ -26,7 +26,7 @@ from durable.messages import new_row
 from durable.provider import Provider, RecordRow
 from durable.worker.carrying import FIRST_NUMBER, GONE_MAX, journal_step, read_carried
 from durable.worker.live import Journal
-from tests.worker.lives import CACHED, STYLES, Damage, becomes_true, open_store, provider_of, until
+from tests.worker.lives import STYLES, Damage, becomes_true, is_cached, open_store, provider_of, until
 
 STALLED, RUNNING = OrchestrationStatus.STALLED, OrchestrationStatus.RUNNING
 
@@ -118,7 +118,7 @@ async def test_one_event_per_generation_costs_the_same_however_many_are_left(
 ) -> None:
     """Measured in what is written, which depends on no machine."""
     costs: dict[int, float] = {}
-    for count in (100, 800) if CACHED else (30, 120):
+    for count in (100, 800) if is_cached() else (30, 120):
         worker = Worker(build_app(), store_url)
         written = counts_bytes(worker, monkeypatch)
         async with worker:

@@ -25,12 +25,10 @@ from durable import (
 )
 from durable.context import orchestration
 from durable.worker import placing
-from tests.worker.lives import CACHED, STYLES, becomes_true, lives_app, names_of, open_store, until
+from tests.worker.lives import STYLES, becomes_true, is_cached, lives_app, names_of, open_store, until
 
 RUNNING, COMPLETED, FAILED = OrchestrationStatus.RUNNING, OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED
 CANCELLED, TERMINATED = OrchestrationStatus.CANCELLED, OrchestrationStatus.TERMINATED
-
-WIDE = 1_700 if CACHED else 300
 
 EACH_ONCE = pytest.mark.parametrize(
     ("store_url", "style"), [("memory", "async"), ("sqlite", "generator")], indirect=["store_url"]
@@ -588,7 +586,7 @@ async def test_parent_and_child_go_on_with_each_next_worker(store_url: str, styl
 @EACH_ONCE
 async def test_2_000_children_are_quick(store_url: str, style: str) -> None:
     own = family_app()
-    width = 2_000 if CACHED else 600  # over what one turn sends at once
+    width = 2_000 if is_cached() else 600  # over what one turn sends at once
 
     @own.orchestrator(name="wide-async")
     async def wide_async(ctx: OrchestrationContext, width: int) -> int:
@@ -610,7 +608,8 @@ async def test_a_wide_fan_out_interrupted_by_a_restart_starts_each_child_once(
     store_url: str, style: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sending of many starts is cut off by the end of the worker; the next one goes on from where it stood."""
-    monkeypatch.setattr(placing, "INLINE_MESSAGES_MAX", WIDE // 4)
+    width = 1_700 if is_cached() else 300
+    monkeypatch.setattr(placing, "INLINE_MESSAGES_MAX", width // 4)
     own = family_app()
     runs: list[str] = []
 
@@ -623,20 +622,20 @@ async def test_a_wide_fan_out_interrupted_by_a_restart_starts_each_child_once(
 
     @own.orchestrator(name="wide-async")
     async def wide_async(ctx: OrchestrationContext) -> int:
-        return sum(await when_all([ctx.call_sub_orchestrator(counted) for _ in range(WIDE)]))
+        return sum(await when_all([ctx.call_sub_orchestrator(counted) for _ in range(width)]))
 
     @own.orchestrator(name="wide-generator")
     def wide(ctx: OrchestrationContext) -> Orchestration[int]:
-        return sum((yield when_all([ctx.call_sub_orchestrator(counted) for _ in range(WIDE)])))
+        return sum((yield when_all([ctx.call_sub_orchestrator(counted) for _ in range(width)])))
 
     async with open_store(store_url, own) as client:
         handle = await client.start(f"wide-{style}")
-        for some in (1, WIDE // 3):
+        for some in (1, width // 3):
             async with Worker(own, store_url):
                 await becomes_true(lambda: _started(client, some))  # noqa: B023
         async with Worker(own, store_url):
-            assert await handle.result(timeout=60) == WIDE
-            assert await client.count(name="counted") == WIDE
+            assert await handle.result(timeout=60) == width
+            assert await client.count(name="counted") == width
             children = {state.instance_id async for state in client.query(name="counted")}
             assert set(runs) == children
 

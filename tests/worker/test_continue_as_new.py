@@ -20,7 +20,7 @@ from durable import (
     Worker,
     when_any,
 )
-from tests.worker.lives import CACHED, STYLES, becomes_true, lives_app, names_of, open_store, until
+from tests.worker.lives import STYLES, becomes_true, is_cached, lives_app, names_of, open_store, until
 
 COMPLETED = OrchestrationStatus.COMPLETED
 
@@ -370,7 +370,7 @@ async def test_a_chain_goes_on_where_the_last_worker_left_it(store_url: str, sty
 
 async def test_a_thousand_generations_leave_the_history_of_two(store_url: str) -> None:
     own = App()
-    rounds = 1000 if CACHED else 300
+    rounds = 1000 if is_cached() else 300
 
     @own.orchestrator
     async def forever(ctx: OrchestrationContext, number: int) -> int:

@@ -20,7 +20,7 @@ from durable import (
     Worker,
     when_any,
 )
-from tests.worker.lives import CACHED, STYLES, becomes_true, lives_app, names_of, open_store, until
+from tests.worker.lives import STYLES, becomes_true, is_cached, lives_app, names_of, open_store, until
 
 COMPLETED = OrchestrationStatus.COMPLETED
 
@@ -295,7 +295,7 @@ async def test_an_event_to_nobody_is_recorded_with_its_sender_and_never_raised(s
 @pytest.mark.parametrize("style", STYLES)
 async def test_a_flood_of_10_000_events_is_taken_in_order(store_url: str, style: str) -> None:
     """10,000 events from ten senders, in the order of each, while another instance goes on."""
-    each = 1000 if CACHED else 100
+    each = 1000 if is_cached() else 100
     async with Worker(app, store_url) as worker:
         handle = await worker.client.start(f"collects-{style}", 10 * each)
 

@@ -13,7 +13,7 @@ import pytest
 
 from durable import App, Orchestration, OrchestrationContext, OrchestrationStatus, Worker, when_all
 from durable.worker import leasing
-from tests.worker.lives import CACHED, STYLES, becomes_true, lives_app, names_of, open_store, provider_of, rob, until
+from tests.worker.lives import STYLES, becomes_true, is_cached, lives_app, names_of, open_store, provider_of, rob, until
 
 COMPLETED, RUNNING = OrchestrationStatus.COMPLETED, OrchestrationStatus.RUNNING
 
@@ -112,17 +112,18 @@ async def test_giving_partitions_up_under_load_costs_nobody_a_lease(
 ) -> None:
     """Workers join and leave while instances run: partitions move in peace, no commit is refused."""
     app = busy_app()
+    count = 40 if is_cached() else 12
     with caplog.at_level(logging.WARNING, "durable.worker"):
         async with Worker(app, store_url) as one:
-            handles = [await one.client.start(f"busy-{STYLES[n % 2]}", 40 if CACHED else 12) for n in range(30)]
-            feeding = asyncio.gather(*(feed(handle, 40 if CACHED else 12) for handle in handles))
+            handles = [await one.client.start(f"busy-{STYLES[n % 2]}", count) for n in range(30)]
+            feeding = asyncio.gather(*(feed(handle, count) for handle in handles))
             for _ in range(3):
                 async with Worker(app, store_url) as two:
                     assert two._parts is not None
                     await becomes_true(lambda: len(two._parts.keeper.owned) >= 32)
             await feeding
             for handle in handles:
-                await check(handle, 40 if CACHED else 12)
+                await check(handle, count)
     lost = [record.getMessage() for record in caplog.records if "lease" in record.getMessage()]
     assert not lost, lost
     assert not [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
@@ -132,7 +133,7 @@ async def test_giving_partitions_up_under_load_costs_nobody_a_lease(
 async def test_a_robbed_worker_writes_nothing_and_recovers(store_url: str, style: str) -> None:
     """Its epoch is raised again and again, at any moment: each time it begins a new lease, and all goes on."""
     app = busy_app()
-    count = 24 if CACHED else 12
+    count = 24 if is_cached() else 12
     async with provider_of(store_url) as thief, Worker(app, store_url) as worker:
         handles = [await worker.client.start(f"busy-{style}", count) for _ in range(15)]
         feeding = asyncio.gather(*(feed(handle, count) for handle in handles))

@@ -1,4 +1,4 @@
-"""The promises that the product is sold on, each shown at full size where a minute allows it."""
+"""The promises that the product is sold on; those of size in a small form, and at full size with `python -m tests.sizes`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from durable import (
     Worker,
     when_all,
 )
-from tests.worker.lives import CACHED
+from tests.sizes import sized
+from tests.worker.lives import STYLES, is_cached
 
 
 def counting_app() -> App:
@@ -49,13 +50,14 @@ def counting_app() -> App:
 @pytest.mark.size
 @pytest.mark.timeout(120)
 async def test_a_step_costs_the_same_at_the_end_of_a_long_history(tmp_path: Any) -> None:
-    """10,000 sequential activities: the last tenth takes at most 1.2 times as long as an early one."""
+    """10,000 sequential activities at full size: the last tenth takes at most 1.2 times as long as an early one."""
+    steps = sized(10_000, 4_000)
     marks: list[float] = []
     app = App()
 
     @app.activity
     async def step(number: int) -> int:
-        if number % 500 == 0:
+        if number % (steps // 20) == 0:
             marks.append(time.process_time())
         return number
 
@@ -66,7 +68,7 @@ async def test_a_step_costs_the_same_at_the_end_of_a_long_history(tmp_path: Any)
         return steps
 
     async with Worker(app, f"sqlite:///{tmp_path}/long.db") as worker:
-        assert await worker.client.run(long, 10_001, timeout=100) == 10_001
+        assert await worker.client.run(long, steps + 1, timeout=100) == steps + 1
     spans = [after - before for before, after in itertools.pairwise(marks)]
     # The least of several spans: whatever else the machine does only adds to one.
     early, late = min(spans[1:8]), min(spans[-7:])
@@ -76,12 +78,13 @@ async def test_a_step_costs_the_same_at_the_end_of_a_long_history(tmp_path: Any)
 @pytest.mark.size
 @pytest.mark.timeout(240)
 async def test_a_fan_out_of_100_000_is_linear_and_leaves_room_for_others(tmp_path: Any) -> None:
-    """100,000 activities at once: linear time, under 1 GiB, and small instances go on meanwhile."""
+    """100,000 activities at once at full size: linear time, under 1 GiB, and small instances go on meanwhile."""
+    widest = sized(100_000, 20_000)
     app = counting_app()
     seconds: dict[int, float] = {}
     async with Worker(app, f"sqlite:///{tmp_path}/fan.db") as worker:
         await worker.client.run("fan_out", 1_000, timeout=60)
-        for width in (50_000, 100_000):
+        for width in (widest // 2, widest):
             gc.collect()
             began = time.perf_counter()
             wide = await worker.client.start("fan_out", width)
@@ -94,25 +97,16 @@ async def test_a_fan_out_of_100_000_is_linear_and_leaves_room_for_others(tmp_pat
             assert await whole == width
             seconds[width] = time.perf_counter() - began
             assert len(others) >= 3, "no other instance finished while the fan-out ran"
-    assert seconds[100_000] <= 2.6 * seconds[50_000], seconds
+    assert seconds[widest] <= 2.6 * seconds[widest // 2], seconds
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1024 * 1024, "over 1 GiB"
 
 
-@pytest.mark.parametrize(
-    ("store_url", "style", "each"),
-    [
-        ("sqlite", "async", 50 if CACHED else 15),
-        ("sqlite", "generator", 15),
-        ("memory", "async", 15),
-        ("memory", "generator", 15),
-    ],
-    indirect=["store_url"],
-)
-async def test_each_of_1000_events_is_seen_once_in_order_across_generations(
-    store_url: str, style: str, each: int
-) -> None:
-    """20 tasks raise 50 events each (once; else 15) at an instance that continues as new after every one."""
+@pytest.mark.parametrize("store_url", ["sqlite", "memory"], indirect=True)
+@pytest.mark.parametrize("style", STYLES)
+async def test_each_of_1000_events_is_seen_once_in_order_across_generations(store_url: str, style: str) -> None:
+    """20 tasks raise 50 events each (without the cache 15) at an instance that continues as new after every one."""
     app = App()
+    each = 50 if is_cached() else 15
     seen: list[tuple[int, int]] = []
 
     @app.activity
@@ -232,8 +226,8 @@ async def test_every_activity_has_exactly_one_outcome(store_url: str) -> None:
 @pytest.mark.size
 @pytest.mark.timeout(120)
 async def test_ten_thousand_updates_to_one_instance_are_each_answered_once_and_in_order(tmp_path: Any) -> None:
-    """Every tenth is refused, and leaves nothing."""
-    app = App()
+    """Every tenth is refused, and leaves nothing. Ten thousand at full size."""
+    app, count = App(), sized(10_000, 2_000)
 
     @app.orchestrator
     async def counter(ctx: OrchestrationContext) -> None:
@@ -253,14 +247,14 @@ async def test_ten_thousand_updates_to_one_instance_are_each_answered_once_and_i
 
     async with Worker(app, f"sqlite:///{tmp_path}/updates.db") as worker:
         handle = await worker.client.start(counter)
-        calls = (handle.update("take", number) for number in range(10_000))
+        calls = (handle.update("take", number) for number in range(count))
         found = await asyncio.gather(*calls, return_exceptions=True)
         refused = [str(answer) for answer in found if isinstance(answer, UpdateRejectedError)]
-        assert refused == [f"not {number}" for number in range(9, 10_000, 10)]
-        assert [answer for answer in found if isinstance(answer, int)] == list(range(1, 9_001))
-        assert await handle.query("count") == 9_000
+        assert refused == [f"not {number}" for number in range(9, count, 10)]
+        assert [answer for answer in found if isinstance(answer, int)] == list(range(1, count * 9 // 10 + 1))
+        assert await handle.query("count") == count * 9 // 10
         events = list(await handle.history())
         received = [event for event in events if isinstance(event, UpdateReceived)]
-        assert [event.argument for event in received] == [number for number in range(10_000) if number % 10 != 9]
-        assert len(events) == 1 + 2 * 9_000
+        assert [event.argument for event in received] == [number for number in range(count) if number % 10 != 9]
+        assert len(events) == 1 + 2 * (count * 9 // 10)
         assert await handle.dropped() == []

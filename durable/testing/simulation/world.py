@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
@@ -31,6 +32,7 @@ from durable.testing.simulation.faults import Fault, FaultKind, Schedule
 from durable.testing.simulation.loop import Process, SimulatedLoop, current_process
 from durable.testing.simulation.machines import Machine, Role
 from durable.testing.simulation.monitor import LEASE_S, Monitor
+from durable.testing.simulation.overhearing import Overheard
 from durable.testing.simulation.store import GatedProvider
 from durable.testing.simulation.telling import of_commit, of_submit
 from durable.testing.staging import Stage, StagedApp
@@ -344,20 +346,23 @@ class World:
         machine = self.machines.get(process)
         if machine is not None and machine.went_on_at == self.loop.time():
             await asyncio.sleep(0)  # what it was told while it was stopped comes before whatever it asks now
+        heard = functools.partial(self._heard, process, name, arguments, number)
         try:
-            answer = await call()
+            return await Overheard(call(), process, heard, self.root.context)
         except Exception as error:
             self.note(f"{number} {process.name} {name}: {type(error).__name__}")
             raise
+
+    def _heard(self, process: Process, name: str, arguments: tuple[Any, ...], number: int, answer: Any) -> None:
+        """The store has done what a call asked for, whether or not its answer will arrive."""
         if name in CHANGES or (name == "claim" and answer):
             self._changed_at = self.loop.time()
         if self.trace is not None:
             self.note(f"{number} {process.name} {name}: {_digest(answer)}")
         self._take_note(process, name, arguments, answer)
-        return answer
 
     def _take_note(self, process: Process, name: str, arguments: tuple[Any, ...], answer: Any) -> None:
-        """Keep account of what the store has done, whether or not its answer will arrive."""
+        """Keep account of what the store has done."""
         now = self.loop.time()
         if name == "commit":
             self.monitor.committed(arguments[0], arguments[1], answer)

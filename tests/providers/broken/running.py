@@ -153,6 +153,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Let time pass."""
         self._virtual_s += seconds
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the threads, whatever the loop's clock says meanwhile: it does not know how long they take."""
+        await super().shutdown_default_executor()
+
 
 class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self, loop: VirtualLoop) -> None:

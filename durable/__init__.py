@@ -104,6 +104,8 @@ from durable.events import (
 )
 from durable.exchanges import UpdateCompleted, UpdateFailed, UpdateReceived
 from durable.history import History
+from durable.http import HttpFailedError, HttpPolicy, HttpRefusedError, HttpResponse
+from durable.http import register as _register_http
 from durable.injection import Inject, MissingDependencyError
 from durable.jobs import JobFailed
 from durable.jobs import register as _register_jobs
@@ -173,6 +175,10 @@ __all__ = [
     "History",
     "HistoryDamagedError",
     "HistoryEvent",
+    "HttpFailedError",
+    "HttpPolicy",
+    "HttpRefusedError",
+    "HttpResponse",
     "Inject",
     "InstanceAlreadyExistsError",
     "InstanceFinishedError",
@@ -248,6 +254,7 @@ __all__ = [
 
 # The features take their places on what stands below them.
 _register_entities()
+_register_http()
 _register_jobs()
 _register_limits()
 _register_schedules()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from durable.app import App, ServedName
     from durable.client import Client
+    from durable.http import HttpPolicy
 
 C = TypeVar("C")
 E = TypeVar("E")
@@ -110,3 +111,10 @@ class AppFeatures:
         """
         declare: Callable[[F], F] = feature("schedules").cron(self, expression, timezone=timezone, input=input, id=id)
         return declare
+
+    def allow_http(self, policy: HttpPolicy) -> None:
+        """Let orchestrators call what a policy allows, by `ctx.call_http`; without this they can call nothing.
+
+        Raises DurableError where the extra `http` is not installed, with what to install, and if it was called before.
+        """
+        feature("http").allow(self, policy)

@@ -1,4 +1,4 @@
-"""The app that a command is given as MODULE:NAME: users' code, which may fail while it is imported."""
+"""The app, or the store, that a command is given as MODULE:NAME: users' code, which may fail while it is imported."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any, Final
 import click
 
 from durable.app import App
-from durable.cli.options import Refused
+from durable.cli.exits import Refused
 from durable.cli.texts import safe_lines
 from durable.cli.values import shown
+from durable.provider import Provider
 
 _NOT_THE_USERS: Final = frozenset(
     {__file__, importlib.__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
@@ -27,16 +28,42 @@ def app_of(text: str) -> App:
     module_name, _, name = text.partition(":")
     if not module_name or module_name.endswith(".py") or "/" in module_name:
         raise click.UsageError(f"an app is MODULE:NAME, such as orders.worker:app, not {shown(text)}")
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    found: Any = _imported(module_name, folder)
-    for part in (name or "app").split("."):
-        found = getattr(found, part, None)
+    found = _named(module_name, name or "app")
     if not isinstance(found, App):
         apps = sorted(key for key, item in vars(sys.modules[module_name]).items() if isinstance(item, App))
         hint = f"; it has {', '.join(apps)}" if apps else ""
         raise click.UsageError(f"module {shown(module_name)} has no App named {shown(name or 'app')}{hint}")
+    return found
+
+
+def store_of(text: str) -> str | Provider:
+    """Return what the function `MODULE:FUNCTION` gives: a store's URL or provider, such as a sealed one. Called each time."""
+    module_name, _, name = text.partition(":")
+    if not name or not all(part.isidentifier() for part in (*module_name.split("."), *name.split("."))):
+        raise click.UsageError(
+            "a store is a URL such as sqlite:///app.db, or MODULE:FUNCTION, a function that gives one; this is neither"
+        )
+    function = _named(module_name, name)
+    if not callable(function):
+        raise click.UsageError(f"module {shown(module_name)} has no function named {shown(name)}")
+    try:
+        found = function()
+    except Exception as error:
+        raise Refused(f"{shown(text)} gives no store: {type(error).__name__}: {error}") from error
+    if not isinstance(found, str) and not callable(getattr(found, "submit", None)):
+        raise click.UsageError(f"{shown(text)} gives {shown(repr(found))}, and no store")
+    provider: str | Provider = found
+    return provider
+
+
+def _named(module_name: str, name: str) -> Any:
+    """Return what a module, looked for in the current folder first, has under a name; None where there is nothing."""
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    found: Any = _imported(module_name, folder)
+    for part in name.split("."):
+        found = getattr(found, part, None)
     return found
 
 

@@ -11,7 +11,8 @@ import click
 
 from durable.app import App
 from durable.cli.apps import app_of
-from durable.cli.options import Exit, Refused, json_option, opened, opened_provider, store_option, waiting
+from durable.cli.exits import Exit, Refused
+from durable.cli.options import json_option, opened, opened_provider, store_option, waiting
 from durable.cli.texts import print_json, progress, safe, safe_lines, span_text
 from durable.errors import DivergenceError, DurableError, StoredValueError, UnknownNameError
 from durable.history import History

@@ -14,16 +14,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from durable.cli.options import (
-    Exit,
-    Refused,
-    filter_options,
-    id_argument,
-    json_option,
-    opened,
-    store_option,
-    waiting,
-)
+from durable.cli.exits import Exit, Refused
+from durable.cli.options import filter_options, id_argument, json_option, opened, store_option, waiting
 from durable.cli.texts import (
     VALUE_CHARACTERS_MAX,
     JsonList,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import functools
 import os
 import re
@@ -17,17 +16,11 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import click
 
 from durable.app import App
+from durable.cli.apps import store_of
 from durable.cli.values import moment_ago, tags_of
 from durable.client import Client
 from durable.client.filters import Filters
-from durable.errors import (
-    DurableError,
-    InstanceNotFoundError,
-    InvalidInputError,
-    OrchestrationCancelledError,
-    OrchestrationFailedError,
-    OrchestrationTerminatedError,
-)
+from durable.errors import DurableError
 from durable.model import OrchestrationStatus
 from durable.ports import system_ports
 from durable.provider import Provider
@@ -37,40 +30,17 @@ P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Exit(enum.IntEnum):
-    """Exit codes of all commands."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    NOT_FOUND = 3
-    NOT_COMPLETED = 4
-    TIMEOUT = 5
-    INTERRUPTED = 130
-
-
-_EXITS: Final[tuple[tuple[Any, Exit], ...]] = (
-    (InstanceNotFoundError, Exit.NOT_FOUND),
-    ((OrchestrationFailedError, OrchestrationCancelledError, OrchestrationTerminatedError), Exit.NOT_COMPLETED),
-    (TimeoutError, Exit.TIMEOUT),
-    (InvalidInputError, Exit.USAGE),
-)
-
-
-def exit_of(error: BaseException) -> Exit:
-    """Return the exit code that an error of the package ends with."""
-    return next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAILED)
-
-
 COMPLETIONS_MAX: Final = 50
 
 MUST_EXIST: Final = {"sqlite": "mode=rw", "postgresql": "migrate=off", "postgres": "migrate=off"}
 """By scheme, the option with which a store is opened and not made."""
 
 
-def existing(store: str) -> str:
-    """Return the URL by which a store is opened only if it is there."""
-    scheme, _, rest = store.partition("://")
+def existing(store: str) -> str | Provider:
+    """Return the URL by which a store is opened only if it is there; what a function of the user's gives is as it says."""
+    scheme, separator, rest = store.partition("://")
+    if not separator:
+        return named(store)
     option = MUST_EXIST.get(scheme)
     if option is None or option.partition("=")[0] + "=" in rest.partition("?")[2]:
         return store
@@ -90,15 +60,20 @@ store_option: Final = click.option(
     metavar="URL",
     envvar="DURABLE_STORE",
     callback=_checked,
-    help="The store, such as sqlite:///app.db. Default: the environment variable DURABLE_STORE.",
+    help="The store, such as sqlite:///app.db, or MODULE:FUNCTION that gives it. Default: DURABLE_STORE.",
 )
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+
+
+def named(store: str) -> str | Provider:
+    """Return what a Worker or a Client takes for a store, to be made if it is missing."""
+    return store if "://" in store or ":" not in store else store_of(store)
 
 
 @contextlib.asynccontextmanager
 async def opened(store: str, app: App | None = None, *, creates: bool = False) -> AsyncIterator[Client]:
     """Give a client of a store; one that is missing is made only with `creates`."""
-    async with Client(store if creates else existing(store), app) as client:
+    async with Client(named(store) if creates else existing(store), app) as client:
         yield client
 
 
@@ -131,7 +106,7 @@ def complete_ids(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     store = ctx.params.get("store") or os.environ.get("DURABLE_STORE")
     try:
         return asyncio.run(_ids(store, incomplete)) if store else []
-    except (DurableError, OSError):
+    except (DurableError, OSError, click.ClickException):
         return []
 
 
@@ -191,16 +166,3 @@ def _filters(options: dict[str, Any]) -> Filters:
         if value is not None:
             found[key] = value
     return found
-
-
-class Refused(click.ClickException):
-    """An error of the store or of what was asked of it, as one line and an exit code."""
-
-    def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
-        super().__init__(message)
-        self.code = code
-
-    @property
-    def exit_code(self) -> int:  # type: ignore[override]  # what click reads
-        """The exit code of the process."""
-        return self.code

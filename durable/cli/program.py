@@ -11,7 +11,7 @@ from click.exceptions import NoArgsIsHelpError
 from click.shell_completion import get_completion_class
 
 from durable.cli import checking, looking, projects, serving, showing, steering
-from durable.cli.options import Exit, Refused, exit_of
+from durable.cli.exits import Exit, Refused, exit_of
 from durable.cli.texts import safe
 from durable.errors import DurableError
 

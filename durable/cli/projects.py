@@ -8,7 +8,8 @@ from typing import Final
 
 import click
 
-from durable.cli.options import Refused, json_option
+from durable.cli.exits import Refused
+from durable.cli.options import json_option
 from durable.cli.texts import print_json, safe
 
 APP: Final = '''\

@@ -12,7 +12,8 @@ from typing import Any, Final
 import click
 
 from durable.cli.apps import app_of
-from durable.cli.options import Refused, existing, json_option, store_option
+from durable.cli.exits import Refused
+from durable.cli.options import existing, json_option, named, store_option
 from durable.cli.reloading import serve_and_reload
 from durable.cli.texts import print_json, safe_lines
 from durable.cli.values import span
@@ -94,7 +95,7 @@ def make_worker(
     try:
         return Worker(
             found,
-            store,
+            named(store),
             name=name,
             queues=tuple(queues) or ("default",),
             orchestrations=not activities_only,

@@ -16,18 +16,8 @@ from typing import Any, Final
 import click
 
 from durable.cli.apps import app_of
-from durable.cli.options import (
-    Exit,
-    Refused,
-    complete_ids,
-    exit_of,
-    filter_options,
-    id_argument,
-    json_option,
-    opened,
-    store_option,
-    waiting,
-)
+from durable.cli.exits import Exit, Refused, exit_of
+from durable.cli.options import complete_ids, filter_options, id_argument, json_option, opened, store_option, waiting
 from durable.cli.texts import print_json, progress, safe, value_text
 from durable.cli.values import json_of, moment_ahead, named_json, span, tags_of
 from durable.client import Client, Handle

@@ -22,6 +22,7 @@ from durable.activity_context import ActivityContext
 from durable.context.entity_methods import EntityMethods
 from durable.context.fan_out import FanOut
 from durable.context.handlers import HandlerMethods
+from durable.context.http_methods import HttpMethods
 from durable.context.logger import ReplayLogger
 from durable.context.options import (
     DECLARED,
@@ -76,7 +77,7 @@ CHILD_DEPTH_MAX: Final = 1_000
 """Children below one another: a runaway recursion ends here, and not when the disk is full."""
 
 
-class OrchestrationContext(EntityMethods, HandlerMethods):
+class OrchestrationContext(EntityMethods, HandlerMethods, HttpMethods):
     """The context of a running orchestration; the first parameter of every orchestrator."""
 
     def __init__(self, execution: Execution, plans: Plans, definition: OrchestratorDefinition) -> None:

@@ -11,15 +11,19 @@ import dataclasses
 import itertools
 import random
 import traceback
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
 from durable.app import App
 from durable.client import Client
 from durable.errors import DurableError
+from durable.injection import Dependencies
+from durable.signatures import AnyFunction
 from durable.testing.simulation.faults import SPANS_S, Fault, Schedule, draw_schedule
 from durable.testing.simulation.running import Outcome, run_schedule
+from durable.testing.staging import Stage
+from durable.testing.substitutes import Substitutes
 
 SEEDS: Final = 2**31
 STORY_LINES_MAX: Final = 120
@@ -63,6 +67,8 @@ def simulate(
     *,
     schedules: int = 1000,
     seed: int | None = None,
+    dependencies: Dependencies | None = None,
+    fakes: Mapping[AnyFunction | str, AnyFunction] | None = None,
 ) -> Simulation:
     """Play `async def scenario(client)` once without faults and then under `schedules` drawn ones; all of it must hold.
 
@@ -71,6 +77,10 @@ def simulate(
     and in simulated time; the framework's own promises are checked beside what the scenario asserts. Each schedule plays
     the scenario anew, so that whatever it compares with, such as a fake bank, must begin anew in it.
 
+    `dependencies`: what each worker brings along, as in `Worker`; what is not given raises where an activity wants it. A
+    factory is called whenever a worker starts, also again after a crash: what outlives that, such as the fake bank, is given
+    as a value. `fakes`: what runs in the place of activities, by function or name, as in `Environment.replace`.
+
     Schedule number k is drawn from `seed` + k; None: a random seed, which a failure tells. Raises SimulationFailedError,
     an AssertionError, for the first schedule that fails, with the fewest faults that still make it fail.
     """
@@ -78,7 +88,7 @@ def simulate(
     if type(schedules) is not int or schedules < 0:
         raise ValueError(f"schedules must be a number of 0 or more, not {schedules!r:.200}")
     base = random.SystemRandom().randrange(SEEDS) if seed is None else seed
-    play = _Play(app, scenario)
+    play = _Play(app, scenario, dependencies, fakes)
     plain = play(Schedule(0))
     if not plain.is_good:
         told = play(plain.schedule, is_traced=True)
@@ -97,7 +107,13 @@ def simulate(
 class _Play:
     """An app and a scenario, to be run under schedules."""
 
-    def __init__(self, app: App, scenario: Callable[[Client], Coroutine[Any, Any, object]]) -> None:
+    def __init__(
+        self,
+        app: App,
+        scenario: Callable[[Client], Coroutine[Any, Any, object]],
+        dependencies: Dependencies | None,
+        fakes: Mapping[AnyFunction | str, AnyFunction] | None,
+    ) -> None:
         if not isinstance(app, App):
             raise TypeError(f"simulate takes an App, not {app!r:.200}")
         if not callable(scenario):
@@ -105,16 +121,33 @@ class _Play:
         self.name = getattr(scenario, "__name__", "scenario")
         self._app = app
         self._scenario = scenario
+        self._dependencies = dependencies
+        self._stage: Stage | None = None
+        if fakes:
+            substitutes = Substitutes(app)
+            for activity, fake in fakes.items():
+                substitutes.replace(activity, fake)
+            self._stage = substitutes.stage
+        self.options = "".join(
+            f", {name}=…" for name, given in (("dependencies", dependencies), ("fakes", fakes)) if given
+        )
 
     def __call__(self, schedule: Schedule, *, is_traced: bool = False) -> Outcome:
-        return run_schedule(self._app, self._scenario, schedule, is_traced=is_traced)
+        return run_schedule(
+            self._app,
+            self._scenario,
+            schedule,
+            stage=self._stage,
+            dependencies=self._dependencies,
+            is_traced=is_traced,
+        )
 
 
 def _explain(play: _Play, failed: Outcome, seed: int) -> None:
     """Raise what a failing schedule has shown, made as small as it can be."""
     __tracebackhide__ = True
     again = play(failed.schedule, is_traced=True)
-    repeat = f"repeat it with: simulate(app, {play.name}, schedules=1, seed={seed})"
+    repeat = f"repeat it with: simulate(app, {play.name}, schedules=1, seed={seed}{play.options})"
     if again.is_good:
         repeat += (
             "\nRun again under the very same schedule it held. So it depends on something else: on what an earlier run left "

@@ -16,6 +16,7 @@ import uvicorn
 from durable.app import App
 from durable.errors import InvalidInputError
 from durable.payloads import Sealer
+from durable.provider import Provider
 from durable.web.access import Access
 from durable.web.application import LOOPBACK_HOSTS, WebApp, create_app
 from durable.web.roles import Role
@@ -32,7 +33,7 @@ SHUTDOWN_SECONDS: Final = 3
 
 
 def serve(
-    store: str,
+    store: str | Provider,
     *,
     host: str = "127.0.0.1",
     port: int = PORT,

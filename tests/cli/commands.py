@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,8 +13,10 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from durable import ActivityFailedError, App, OrchestrationContext, RetryPolicy, Worker, when_all
+from durable import ActivityFailedError, App, OrchestrationContext, RetryPolicy, Worker, sealed_store, when_all
 from durable.cli.program import program
+from durable.encryption import AesGcm
+from durable.provider import Provider
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\u202eevil\u2028 [red]id[/red] \x9b31m\n"
 """Sets the title, clears the screen, overwrites the line, turns the direction, is markup: wherever a user may write."""
@@ -78,6 +81,15 @@ async def many(ctx: OrchestrationContext, count: int) -> None:
         except ActivityFailedError:
             await ctx.call_sub_orchestrator(ship)
         await ctx.create_timer(timedelta(0))
+
+
+def sealed_store_of_the_environment() -> Provider:
+    """What a user's own module has, for `--store`."""
+    return sealed_store(os.environ["SEALED_ORDERS"], codecs=[AesGcm({"a": bytes(32)})])
+
+
+def no_store() -> int:
+    raise LookupError("no key in this shell")
 
 
 def run(store: str | None, *arguments: str, input: str | None = None, **environment: str) -> Result:

@@ -11,13 +11,14 @@ import logging
 import re
 import unicodedata
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from durable import Client, History
-from durable.cli.serving import SafeFormatter
+from durable.cli.serving import SafeFormatter, make_worker
 from durable.jobs import Job
 from tests.cli.commands import HOSTILE, app, charge, done, from_json, run, ship, worker_on
 
@@ -36,6 +37,18 @@ LOOKS = [
     ["ls", "--status", HOSTILE],
     ["ls", "--created-after", HOSTILE],
 ]
+
+AS_EVER: dict[str, Any] = {
+    "queues": (),
+    "name": None,
+    "activities_only": False,
+    "orchestrations_only": False,
+    "strict": False,
+    "max_activities": 1,
+    "max_cached": 1,
+    "shutdown_timeout": timedelta(seconds=1),
+}
+"""Options of `durable worker`."""
 
 NEED_A_STORE = ("ls", "doctor", "confirm-clock", "show x", "history x", "watch x", "cancel x", "raise x y")
 
@@ -185,6 +198,29 @@ def test_a_missing_store_is_refused_in_one_line_and_not_made(tmp_path: Path, com
     assert len(result.stderr.splitlines()) == 1
     assert "does not exist" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sealed_store_is_named_by_the_function_that_opens_it(store: str, tmp_path: Path) -> None:
+    sealed, environment = "tests.cli.commands:sealed_store_of_the_environment", {"SEALED_ORDERS": store}
+    done(sealed, "start", "order", '"A-7"', "--id", "order-7", **environment)
+    assert json.loads(done(sealed, "show", "order-7", "--json", **environment))["input"] == "A-7"
+    assert "order-7" in done(sealed, "ls", **environment)
+    done(sealed, "doctor", **environment)
+    assert "A-7" not in done(store, "show", "order-7"), "without the keys it is not told"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SEALED_ORDERS", store)
+        assert make_worker("tests.cli.commands:app", sealed, **AS_EVER) is not None
+    for named, code, why in (
+        ("tests.cli.commands:no_store", 1, "no key in this shell"),
+        ("tests.cli.commands:nothing", 2, "no function named"),
+        ("tests.cli.commands:HOSTILE", 2, "no function named"),
+        ("tests.cli.nowhere:store", 2, "there is no module"),
+        ("postgresql:/user:secret@host/x", 2, "a store is a URL"),
+    ):
+        result = run(named, "ls")
+        assert (result.exit_code, len(result.stderr.splitlines())) == (code, 1), result.output
+        assert why in result.stderr
+        assert "secret" not in result.stderr
 
 
 def test_what_is_wrong_is_one_line_and_a_code(filled: str) -> None:

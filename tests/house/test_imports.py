@@ -20,7 +20,9 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("what the faces show", frozenset({"durable.json_values", "durable.timeline"})),
     (
         "features",
-        frozenset({"durable.jobs", "durable.schedules", "durable.entities", "durable.limits", "durable.otel"}),
+        frozenset(
+            {"durable.jobs", "durable.schedules", "durable.entities", "durable.http", "durable.limits", "durable.otel"}
+        ),
     ),
     (
         "client and worker",
@@ -150,6 +152,7 @@ THIRD_PARTY_OF_ENCRYPTION = THIRD_PARTY_OF_THE_CORE | {"cryptography"}
 THIRD_PARTY_OF_OTEL = THIRD_PARTY_OF_THE_CORE | {"opentelemetry"}
 
 THIRD_PARTY_OF = {
+    "http.sending": THIRD_PARTY_OF_THE_CORE | {"httpx"},  # the extra `http`
     "encryption": THIRD_PARTY_OF_ENCRYPTION,
     "otel": THIRD_PARTY_OF_OTEL,
     "cli": THIRD_PARTY_OF_CLI,

@@ -20,6 +20,7 @@ from samples import (
     child_orchestrations,
     fan_out_fan_in,
     function_chaining,
+    http_polling,
     human_approval,
     job_adds_a_job,
     job_chain,
@@ -52,6 +53,11 @@ async def test_fan_out_fan_in_counts_the_words_of_all_files(store_url: str, tmp_
 
 async def test_an_approval_is_paid_out_and_silence_is_a_refusal(store_url: str) -> None:
     assert await human_approval.main(store_url) == ["120 paid to Ada", "nobody answered Bob in time"]
+
+
+async def test_a_report_is_polled_until_it_is_there() -> None:
+    http_polling.Reports.looks = 0
+    assert await http_polling.main() == 3
 
 
 async def test_an_order_is_looked_at_and_changed_while_it_runs(store_url: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from durable import App, Client, OrchestrationContext
+from durable import ActivityContext, App, Client, Inject, OrchestrationContext, UnknownNameError
 from durable.testing import SimulationFailedError, simulate
 
 app = App()
@@ -187,3 +187,61 @@ def test_the_tools_need_neither_pytest_nor_hypothesis() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class Bank:
+    """A fake of what is outside: it knows calls by their key, and so outlives crashes."""
+
+    def __init__(self) -> None:
+        self.paid: dict[str, int] = {}
+
+
+class Line:
+    """What a worker opens for itself when it starts."""
+
+    opened = 0
+
+    def __init__(self) -> None:
+        Line.opened += 1
+
+
+def paying_app() -> App:
+    paying = App()
+
+    @paying.activity
+    def pay(ctx: ActivityContext, amount: int, *, bank: Bank = Inject(Bank), line: Line = Inject(Line)) -> int:
+        assert isinstance(line, Line)
+        return bank.paid.setdefault(ctx.idempotency_key, amount)
+
+    @paying.activity
+    def rate(currency: str) -> int:
+        raise AssertionError("the real one is never asked in a test")
+
+    @paying.orchestrator
+    async def buys(ctx: OrchestrationContext, price: int) -> int:
+        return await ctx.call_activity(pay, price * await ctx.call_activity(rate, "EUR"))
+
+    return paying
+
+
+def test_workers_bring_along_what_they_are_given_and_fakes_stand_for_activities() -> None:
+    bank = Bank()
+
+    async def scenario(client: Client) -> None:
+        bank.paid.clear()
+        assert await client.run("buys", 5) == 10
+        assert list(bank.paid.values()) == [10], "paid once, however often it was delivered"
+
+    Line.opened = 0
+    report = simulate(
+        paying_app(), scenario, schedules=30, seed=3, dependencies={Bank: bank, Line: Line}, fakes={"rate": lambda: 2}
+    )
+    assert Line.opened > report.schedules, "each worker that starts has its own"
+
+    async def wrong(client: Client) -> None:
+        assert await client.run("buys", 5) == 11
+
+    with pytest.raises(SimulationFailedError, match="AssertionError"):
+        simulate(paying_app(), wrong, schedules=1, dependencies={Bank: bank, Line: Line}, fakes={"rate": lambda: 2})
+    with pytest.raises(UnknownNameError):
+        simulate(paying_app(), wrong, schedules=1, fakes={"rates": lambda: 2})

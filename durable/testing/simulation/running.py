@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from durable.app import App
 from durable.client import Client
+from durable.injection import Dependencies
 from durable.invariants import Moment
 from durable.testing.simulation.bounds import left_open, open_handles
 from durable.testing.simulation.checking import broken_promises
@@ -66,17 +67,19 @@ def run_schedule(
     roles: Sequence[Role] | None = None,
     is_replayed: bool = True,
     stage: Stage | None = None,
+    dependencies: Dependencies | None = None,
     is_traced: bool = False,
 ) -> Outcome:
     """Run a scenario under a schedule, in a fresh store of `engine` ("memory" or "sqlite").
 
-    Several apps are releases of one: a DEPLOY goes from one to the next. `roles`: see World. `is_replayed`: each history is
+    Several apps are releases of one: a DEPLOY goes from one to the next. `roles`: see World. `stage` runs activities;
+    `dependencies`: what each worker brings along. `is_replayed`: each history is
     replayed at the end, with the last release.
     """
     apps = [app] if isinstance(app, App) else list(app)
     handles = open_handles()
     with _fresh_store(engine) as url, _quiet_logs() as alarms:
-        world = World(schedule, url, apps, roles=roles, stage=stage, is_traced=is_traced)
+        world = World(schedule, url, apps, roles=roles, stage=stage, dependencies=dependencies, is_traced=is_traced)
         try:
             violations: list[str] = []
             error = _run(world, scenario, apps[-1] if is_replayed else None, violations)

@@ -21,13 +21,13 @@ from durable import payloads
 from durable.activity_context import ActivityContext, context_for, running_activity
 from durable.app import ActivityDefinition, App
 from durable.errors import FailureDetails, UnknownNameError, qualified_name
-from durable.events import ActivityScheduled, HistoryEvent, InstanceKey
+from durable.events import ActivityScheduled, HistoryEvent
 from durable.failures import describe
 from durable.provider import Memo, TaskAddress
 from durable.worker.calling import Calling
 from durable.worker.clock import StoreClock
 from durable.worker.failure_log import log_failed_here
-from durable.worker.fairness import TakingTurns
+from durable.worker.lines import Line
 from durable.worker.permits import tell_of_start
 from durable.worker.threads import Threads
 
@@ -39,6 +39,9 @@ CANCELLED = qualified_name(asyncio.CancelledError)
 INVALID_S = 0.2
 """How long an attempt waits before it is looked whether the lease was renewed."""
 
+NOTE_S = 0.01
+"""How long an attempt has run when a note says that it has begun: what is over by then leaves none."""
+
 HEARTBEAT_INTERVAL_S = 1.0
 """Heartbeats of one attempt are stored at most this often; the latest one at the end of each such span, or with the outcome."""
 
@@ -48,6 +51,10 @@ class Attempt:
 
     is_claimed = False
     is_repeated = False  # delivered before: it has had its start, so its queue_timeout is met
+    is_in_line = (
+        False  # it waits for a slot in a place that its priority gives it, and is shown as waiting until it begins
+    )
+    expected_s = 0.0  # how long it will take, if that is known, while it waits
     deadline: datetime | None = None
     heartbeat_details: bytes | None = None  # the latest beat's, encoded
     is_cancelled = False
@@ -59,6 +66,7 @@ class Attempt:
     unentered: Callable[[object], None] | None = None  # called if the task ends without having begun
     timers: dict[str, asyncio.TimerHandle] | None = None  # few have any
     beaten_at = 0.0
+    entered_at: float | None = None  # since when its function runs
     stored_at: float | None = None
     started_us: int = 0
     context: ActivityContext | None = None
@@ -154,14 +162,15 @@ class ActivityRunner:
         self._on_free = on_free
         self._may_begin = may_begin
         self._on_note = on_note
-        self._waiting: TakingTurns[InstanceKey, Attempt] = TakingTurns()
+        self.line = Line()
+        self._begun: list[Attempt] = []  # of which a note is to say so, unless they are quick
         self._threads = threads
         self._calling = calling
         self._loop = asyncio.get_running_loop()
         # What the worker was started in. Each attempt gets a copy: none sees what another one, or a client, has set.
         self._context = contextvars.copy_context()
         self._is_closed = False
-        self._is_filling = False
+        self._is_filling = self._is_fill_to_come = False
         self._asking: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()  # what attempts have spawned
@@ -169,7 +178,7 @@ class ActivityRunner:
     @property
     def waiting(self) -> int:
         """How many attempts wait for a slot."""
-        return len(self._waiting)
+        return len(self.line)
 
     @property
     def waiting_s(self) -> float:
@@ -201,8 +210,12 @@ class ActivityRunner:
                 self._loop.call_soon(self._out_of_queue, attempt, context=self._context)
                 return
             self._set_timer(attempt, "queue", left, self._out_of_queue)
-        self._waiting.append(attempt.address.key, attempt)
-        self._fill()
+        self.line.append(attempt)
+        if not attempt.is_in_line:
+            self._fill()
+        elif not self._is_fill_to_come:  # others that go before it may come with the same commit
+            self._is_fill_to_come = True
+            self._loop.call_soon(self._fill_line, context=self._context)
 
     def cancel(self, address: TaskAddress) -> None:
         """Tell an attempt that nobody waits for its outcome."""
@@ -220,9 +233,9 @@ class ActivityRunner:
 
     def leave_waiting(self) -> None:
         """Leave what waits for a slot to whoever comes next."""
-        for attempt in self._waiting:
+        for attempt in self.line:
             self._settle(attempt)
-        self._waiting.clear()
+        self.line.clear()
 
     async def drain(self, timeout_s: float) -> list[Attempt]:
         """Wait until nothing runs; cancel what is left, and return it. Always returns soon after `timeout_s`."""
@@ -284,16 +297,20 @@ class ActivityRunner:
             return
         self._is_filling = True
         try:
-            while self._waiting and self.free_slots > 0:
+            while self.line and self.free_slots > 0:
                 if not self._may_begin():
                     self._ask_again()
                     return
-                attempt = self._waiting.pop()
+                attempt = self.line.pop()
                 if not attempt.is_settled:
                     self.free_slots -= 1
                     self._begin(attempt)
         finally:
             self._is_filling = False
+
+    def _fill_line(self) -> None:
+        self._is_fill_to_come = False
+        self._fill()
 
     def _ask_again(self) -> None:
         """Look a little later whether attempts may begin again."""
@@ -314,7 +331,7 @@ class ActivityRunner:
         attempt.is_started = False
         attempt.task = attempt.unentered = attempt.context = attempt.deadline = None
         self.free_slots += 1
-        self._waiting.append(attempt.address.key, attempt)
+        self.line.append(attempt)
         self._ask_again()
 
     def _leave(self, attempt: Attempt, _: object = None) -> None:
@@ -357,10 +374,10 @@ class ActivityRunner:
             self._leave(attempt)
             return
         tell_of_start(self.spawn, attempt.address, attempt.request)
-        if attempt.is_claimed:
-            note = attempt.context.start_note()
-            if note is not None:
-                self._on_note(note)
+        if attempt.is_claimed or attempt.is_in_line:
+            if not self._begun:
+                self._loop.call_later(NOTE_S, self._note_begun, context=self._context)
+            self._begun.append(attempt)
         is_named = type(attempt.context).__name__ in definition.signature.context_names
         if attempt.context.is_ready or not is_named:  # else nothing asks for what would be got ready
             self._call(attempt, definition, arguments)
@@ -368,6 +385,14 @@ class ActivityRunner:
         attempt.task = self._loop.create_task(attempt.context.prepare(), context=self._context.copy())
         prepared = functools.partial(self._prepared, attempt, definition, arguments)
         attempt.task.add_done_callback(prepared, context=self._context)
+
+    def _note_begun(self) -> None:
+        """Let it be known that attempts have begun, of those that still run."""
+        begun, self._begun = self._begun, []
+        for attempt in begun:
+            note = None if attempt.context is None or attempt.is_settled else attempt.context.start_note()
+            if note is not None:
+                self._on_note(note)
 
     def _prepared(
         self,
@@ -422,6 +447,7 @@ class ActivityRunner:
             self._put_back(attempt)
             return
         running_activity.set(attempt)
+        attempt.entered_at = self._loop.time()
         try:
             result = await (self._calling.call_async(attempt, definition, arguments) if begun is None else begun)
         except BaseException as error:  # noqa: BLE001 (an activity may raise anything; the worker lives)
@@ -438,6 +464,7 @@ class ActivityRunner:
             self.call_in_loop(self._put_back, attempt)
             return
         running_activity.set(attempt)
+        attempt.entered_at = self._loop.time()
         try:
             result = self._calling.call(attempt, definition, arguments)
         except BaseException as error:  # noqa: BLE001 (as above; SystemExit too)
@@ -497,6 +524,8 @@ class ActivityRunner:
             self._give(attempt, outcome)
 
     def _give(self, attempt: Attempt, outcome: HistoryEvent) -> None:
+        if attempt.entered_at is not None:
+            self.line.note_end(attempt, self._loop.time() - attempt.entered_at)
         if attempt.context is not None:
             outcome = attempt.context.outcome(outcome)
         if attempt.is_claimed and isinstance(outcome, ev.ActivityFailed):

@@ -58,6 +58,9 @@ logger = logging.getLogger("durable.worker")
 SLICE_S = 0.02
 """How long `_pump` runs turns before it lets the loop do something else."""
 
+SLICE_WITH_LINE_S = 0.002
+"""The same while attempts wait for a slot: each round of the loop lets those that run go on, and begins no more than slots."""
+
 
 class Owner:
     """Runs the instances of the partitions that its keeper owns."""
@@ -78,6 +81,7 @@ class Owner:
         self._clock = clock
         self._turns = turns
         self._claims = claims
+        self._runner = runner
         self._partitions = partitions
         self._loop = asyncio.get_running_loop()
         self._loader = Loader(
@@ -153,7 +157,7 @@ class Owner:
         if wakeup.anything or wakeup.inbox:
             self.receiver.wake()
         if wakeup.activities or wakeup.anything:
-            self._claims.wake()
+            self._claims.offered()
 
     def _accept(self, message: StoredMessage, *, is_fresh: bool = False) -> None:
         """Queue a message on its instance, once. `is_fresh`: it was stored just now, and not read."""
@@ -234,7 +238,7 @@ class Owner:
     def _pump(self) -> None:
         """Run turns for what is ready: a callback of the loop, never inside a task."""
         self._is_pumping = False
-        until = self._loop.time() + SLICE_S
+        until = self._loop.time() + (SLICE_WITH_LINE_S if self._runner.waiting else SLICE_S)
         loading: list[LiveInstance] = []
         while self._ready and not self.commits.is_full:
             live = self._ready.popleft()

@@ -29,6 +29,7 @@ from durable.worker.clock import StoreClock
 from durable.worker.failure_log import log_failed_here
 from durable.worker.lines import Line
 from durable.worker.permits import tell_of_start
+from durable.worker.start_notes import StartNotes
 from durable.worker.threads import Threads
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ CANCELLED = qualified_name(asyncio.CancelledError)
 
 INVALID_S = 0.2
 """How long an attempt waits before it is looked whether the lease was renewed."""
-
-NOTE_S = 0.01
-"""How long an attempt has run when a note says that it has begun: what is over by then leaves none."""
 
 HEARTBEAT_INTERVAL_S = 1.0
 """Heartbeats of one attempt are stored at most this often; the latest one at the end of each such span, or with the outcome."""
@@ -161,14 +159,13 @@ class ActivityRunner:
         self._on_beat = on_beat
         self._on_free = on_free
         self._may_begin = may_begin
-        self._on_note = on_note
         self.line = Line()
-        self._begun: list[Attempt] = []  # of which a note is to say so, unless they are quick
         self._threads = threads
         self._calling = calling
         self._loop = asyncio.get_running_loop()
         # What the worker was started in. Each attempt gets a copy: none sees what another one, or a client, has set.
         self._context = contextvars.copy_context()
+        self._start_notes = StartNotes(self._context, on_note)
         self._is_closed = False
         self._is_filling = self._is_fill_to_come = False
         self._asking: asyncio.TimerHandle | None = None
@@ -375,9 +372,7 @@ class ActivityRunner:
             return
         tell_of_start(self.spawn, attempt.address, attempt.request)
         if attempt.is_claimed or attempt.is_in_line:
-            if not self._begun:
-                self._loop.call_later(NOTE_S, self._note_begun, context=self._context)
-            self._begun.append(attempt)
+            self._start_notes.begun(attempt)
         is_named = type(attempt.context).__name__ in definition.signature.context_names
         if attempt.context.is_ready or not is_named:  # else nothing asks for what would be got ready
             self._call(attempt, definition, arguments)
@@ -385,14 +380,6 @@ class ActivityRunner:
         attempt.task = self._loop.create_task(attempt.context.prepare(), context=self._context.copy())
         prepared = functools.partial(self._prepared, attempt, definition, arguments)
         attempt.task.add_done_callback(prepared, context=self._context)
-
-    def _note_begun(self) -> None:
-        """Let it be known that attempts have begun, of those that still run."""
-        begun, self._begun = self._begun, []
-        for attempt in begun:
-            note = None if attempt.context is None or attempt.is_settled else attempt.context.start_note()
-            if note is not None:
-                self._on_note(note)
 
     def _prepared(
         self,

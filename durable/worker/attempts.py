@@ -36,6 +36,12 @@ has its row in the queue, where a worker that joins finds it."""
 OWN_S = 0.0002
 """What this worker itself does for each attempt in the line, whatever its function does."""
 
+SLICE_S = 0.02
+"""How long the owner runs turns before it lets the loop do something else."""
+
+SLICE_WITH_LINE_S = 0.002
+"""The same while attempts wait for a slot: each round of the loop lets those that run go on, and begins no more than slots."""
+
 HEARTBEAT_KEPT_US = 24 * 3600 * 1_000_000
 
 
@@ -119,6 +125,11 @@ class OwnerAttempts:
     def reserved(self) -> int:
         """How many slots are kept for activities that have not begun."""
         return len(self._reserved)
+
+    @property
+    def slice_s(self) -> float:
+        """How long the owner may run turns before those that run here go on."""
+        return SLICE_WITH_LINE_S if self._runner.waiting else SLICE_S
 
     def start(self, live: LiveInstance, request: ev.ActivityScheduled, idempotency_key: str) -> None:
         """Run an attempt here, whose request is durable now."""

@@ -55,12 +55,6 @@ from durable.worker.unserved import Unserved
 
 logger = logging.getLogger("durable.worker")
 
-SLICE_S = 0.02
-"""How long `_pump` runs turns before it lets the loop do something else."""
-
-SLICE_WITH_LINE_S = 0.002
-"""The same while attempts wait for a slot: each round of the loop lets those that run go on, and begins no more than slots."""
-
 
 class Owner:
     """Runs the instances of the partitions that its keeper owns."""
@@ -81,7 +75,6 @@ class Owner:
         self._clock = clock
         self._turns = turns
         self._claims = claims
-        self._runner = runner
         self._partitions = partitions
         self._loop = asyncio.get_running_loop()
         self._loader = Loader(
@@ -238,7 +231,7 @@ class Owner:
     def _pump(self) -> None:
         """Run turns for what is ready: a callback of the loop, never inside a task."""
         self._is_pumping = False
-        until = self._loop.time() + (SLICE_WITH_LINE_S if self._runner.waiting else SLICE_S)
+        until = self._loop.time() + self.attempts.slice_s
         loading: list[LiveInstance] = []
         while self._ready and not self.commits.is_full:
             live = self._ready.popleft()

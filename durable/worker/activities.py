@@ -49,9 +49,7 @@ class Attempt:
 
     is_claimed = False
     is_repeated = False  # delivered before: it has had its start, so its queue_timeout is met
-    is_in_line = (
-        False  # it waits for a slot in a place that its priority gives it, and is shown as waiting until it begins
-    )
+    is_in_line = False  # it waits here for a slot, by its priority, and is shown as waiting until it begins
     expected_s = 0.0  # how long it will take, if that is known, while it waits
     deadline: datetime | None = None
     heartbeat_details: bytes | None = None  # the latest beat's, encoded
@@ -167,7 +165,7 @@ class ActivityRunner:
         self._context = contextvars.copy_context()
         self._start_notes = StartNotes(self._context, on_note)
         self._is_closed = False
-        self._is_filling = self._is_fill_to_come = False
+        self._is_filling = False
         self._asking: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()  # what attempts have spawned
@@ -180,7 +178,7 @@ class ActivityRunner:
     @property
     def waiting_s(self) -> float:
         """For how long the one that was asked for first has waited, in seconds; 0 if none waits."""
-        asked_at = min((attempt.requested_at for attempt in self._waiting), default=None)
+        asked_at = min((attempt.requested_at for attempt in self.line), default=None)
         return 0.0 if asked_at is None else max(self._clock.now() - asked_at, 0) / 1e6
 
     def serves(self, name: str, version: str | None) -> bool:
@@ -210,9 +208,8 @@ class ActivityRunner:
         self.line.append(attempt)
         if not attempt.is_in_line:
             self._fill()
-        elif not self._is_fill_to_come:  # others that go before it may come with the same commit
-            self._is_fill_to_come = True
-            self._loop.call_soon(self._fill_line, context=self._context)
+        elif len(self.line) == 1:  # the first: others that go before it may come with the same commit
+            self._loop.call_soon(self._fill, context=self._context)
 
     def cancel(self, address: TaskAddress) -> None:
         """Tell an attempt that nobody waits for its outcome."""
@@ -304,10 +301,6 @@ class ActivityRunner:
                     self._begin(attempt)
         finally:
             self._is_filling = False
-
-    def _fill_line(self) -> None:
-        self._is_fill_to_come = False
-        self._fill()
 
     def _ask_again(self) -> None:
         """Look a little later whether attempts may begin again."""

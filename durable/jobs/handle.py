@@ -156,15 +156,15 @@ class JobHandle(Handle[JobNode]):
         return TreeInput.decode(payloads.decode(plain, what=f"input of '{row.key.id}'", strict_size=False))
 
     async def _moment(self, row: InstanceRow, reader: TreeReader) -> Moment:
-        queued = OwnerState.decode(row.state).queued
+        state = OwnerState.decode(row.state)
         started: dict[int, int] = {}  # of the others that are asked for each has a slot: it runs
-        if queued:
+        if state.queued or state.in_line:
             prefix = started_prefix(row.run_id)
             for memo in await self._connection.provider.read_memos(prefix, NOTES_MAX):
                 number = memo.key.removeprefix(prefix)
                 if number.isdecimal():
                     started[int(number)] = msgpack.unpackb(memo.data)
-        return Moment(queued, started, failure_of(row), row.status.is_finished)
+        return Moment(state.queued, state.in_line, started, failure_of(row), row.status.is_finished)
 
     # ---- sending
 

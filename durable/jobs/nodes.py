@@ -20,11 +20,13 @@ from durable.worker.queued import QueuedAttempts
 class Moment:
     """What the store says beside the history.
 
-    `queued`: tasks that wait in the activity queue, or were claimed from it. `started`: when claimed ones began, by task.
+    `queued`: tasks that wait in the activity queue, or were claimed from it; `in_line`: those that wait at their owner, or did.
+    `started`: when those of both that still ran a moment later began, by task.
     `end`: why an instance that has ended did so before every job had settled.
     """
 
     queued: QueuedAttempts
+    in_line: QueuedAttempts
     started: Mapping[int, int]
     end: FailureDetails | None = None
     is_over: bool = False
@@ -47,7 +49,8 @@ def _node(
     status = SHOWN_AS[job.stage]
     started_us = job.started_at
     if job.stage is Stage.ASKED and attempts is not None and attempts.task_id is not None:
-        is_waiting = attempts.task_id in moment.queued and attempts.task_id not in moment.started
+        has_waited = attempts.task_id in moment.queued or attempts.task_id in moment.in_line
+        is_waiting = has_waited and attempts.task_id not in moment.started
         status = JobStatus.QUEUED if is_waiting else JobStatus.IN_PROGRESS
         if started_us is None and not is_waiting:
             started_us = moment.started.get(attempts.task_id, attempts.asked_at)

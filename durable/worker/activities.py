@@ -21,14 +21,15 @@ from durable import payloads
 from durable.activity_context import ActivityContext, context_for, running_activity
 from durable.app import ActivityDefinition, App
 from durable.errors import FailureDetails, UnknownNameError, qualified_name
-from durable.events import ActivityScheduled, HistoryEvent, InstanceKey
+from durable.events import ActivityScheduled, HistoryEvent
 from durable.failures import describe
 from durable.provider import Memo, TaskAddress
 from durable.worker.calling import Calling
 from durable.worker.clock import StoreClock
 from durable.worker.failure_log import log_failed_here
-from durable.worker.fairness import TakingTurns
+from durable.worker.lines import Line
 from durable.worker.permits import tell_of_start
+from durable.worker.start_notes import StartNotes
 from durable.worker.threads import Threads
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Attempt:
 
     is_claimed = False
     is_repeated = False  # delivered before: it has had its start, so its queue_timeout is met
+    is_in_line = False  # it waits here for a slot, by its priority, and is shown as waiting until it begins
+    expected_s = 0.0  # how long it will take, if that is known, while it waits
     deadline: datetime | None = None
     heartbeat_details: bytes | None = None  # the latest beat's, encoded
     is_cancelled = False
@@ -59,6 +62,7 @@ class Attempt:
     unentered: Callable[[object], None] | None = None  # called if the task ends without having begun
     timers: dict[str, asyncio.TimerHandle] | None = None  # few have any
     beaten_at = 0.0
+    entered_at: float | None = None  # since when its function runs
     stored_at: float | None = None
     started_us: int = 0
     context: ActivityContext | None = None
@@ -153,13 +157,13 @@ class ActivityRunner:
         self._on_beat = on_beat
         self._on_free = on_free
         self._may_begin = may_begin
-        self._on_note = on_note
-        self._waiting: TakingTurns[InstanceKey, Attempt] = TakingTurns()
+        self.line = Line()
         self._threads = threads
         self._calling = calling
         self._loop = asyncio.get_running_loop()
         # What the worker was started in. Each attempt gets a copy: none sees what another one, or a client, has set.
         self._context = contextvars.copy_context()
+        self._start_notes = StartNotes(self._context, on_note)
         self._is_closed = False
         self._is_filling = False
         self._asking: asyncio.TimerHandle | None = None
@@ -169,12 +173,12 @@ class ActivityRunner:
     @property
     def waiting(self) -> int:
         """How many attempts wait for a slot."""
-        return len(self._waiting)
+        return len(self.line)
 
     @property
     def waiting_s(self) -> float:
         """For how long the one that was asked for first has waited, in seconds; 0 if none waits."""
-        asked_at = min((attempt.requested_at for attempt in self._waiting), default=None)
+        asked_at = min((attempt.requested_at for attempt in self.line), default=None)
         return 0.0 if asked_at is None else max(self._clock.now() - asked_at, 0) / 1e6
 
     def serves(self, name: str, version: str | None) -> bool:
@@ -201,8 +205,11 @@ class ActivityRunner:
                 self._loop.call_soon(self._out_of_queue, attempt, context=self._context)
                 return
             self._set_timer(attempt, "queue", left, self._out_of_queue)
-        self._waiting.append(attempt.address.key, attempt)
-        self._fill()
+        self.line.append(attempt)
+        if not attempt.is_in_line:
+            self._fill()
+        elif len(self.line) == 1:  # the first: others that go before it may come with the same commit
+            self._loop.call_soon(self._fill, context=self._context)
 
     def cancel(self, address: TaskAddress) -> None:
         """Tell an attempt that nobody waits for its outcome."""
@@ -220,9 +227,9 @@ class ActivityRunner:
 
     def leave_waiting(self) -> None:
         """Leave what waits for a slot to whoever comes next."""
-        for attempt in self._waiting:
+        for attempt in self.line:
             self._settle(attempt)
-        self._waiting.clear()
+        self.line.clear()
 
     async def drain(self, timeout_s: float) -> list[Attempt]:
         """Wait until nothing runs; cancel what is left, and return it. Always returns soon after `timeout_s`."""
@@ -284,11 +291,11 @@ class ActivityRunner:
             return
         self._is_filling = True
         try:
-            while self._waiting and self.free_slots > 0:
+            while self.line and self.free_slots > 0:
                 if not self._may_begin():
                     self._ask_again()
                     return
-                attempt = self._waiting.pop()
+                attempt = self.line.pop()
                 if not attempt.is_settled:
                     self.free_slots -= 1
                     self._begin(attempt)
@@ -314,7 +321,7 @@ class ActivityRunner:
         attempt.is_started = False
         attempt.task = attempt.unentered = attempt.context = attempt.deadline = None
         self.free_slots += 1
-        self._waiting.append(attempt.address.key, attempt)
+        self.line.append(attempt)
         self._ask_again()
 
     def _leave(self, attempt: Attempt, _: object = None) -> None:
@@ -357,10 +364,8 @@ class ActivityRunner:
             self._leave(attempt)
             return
         tell_of_start(self.spawn, attempt.address, attempt.request)
-        if attempt.is_claimed:
-            note = attempt.context.start_note()
-            if note is not None:
-                self._on_note(note)
+        if attempt.is_claimed or attempt.is_in_line:
+            self._start_notes.begun(attempt)
         is_named = type(attempt.context).__name__ in definition.signature.context_names
         if attempt.context.is_ready or not is_named:  # else nothing asks for what would be got ready
             self._call(attempt, definition, arguments)
@@ -422,6 +427,7 @@ class ActivityRunner:
             self._put_back(attempt)
             return
         running_activity.set(attempt)
+        attempt.entered_at = self._loop.time()
         try:
             result = await (self._calling.call_async(attempt, definition, arguments) if begun is None else begun)
         except BaseException as error:  # noqa: BLE001 (an activity may raise anything; the worker lives)
@@ -438,6 +444,7 @@ class ActivityRunner:
             self.call_in_loop(self._put_back, attempt)
             return
         running_activity.set(attempt)
+        attempt.entered_at = self._loop.time()
         try:
             result = self._calling.call(attempt, definition, arguments)
         except BaseException as error:  # noqa: BLE001 (as above; SystemExit too)
@@ -497,6 +504,8 @@ class ActivityRunner:
             self._give(attempt, outcome)
 
     def _give(self, attempt: Attempt, outcome: HistoryEvent) -> None:
+        if attempt.entered_at is not None:
+            self.line.note_end(attempt, self._loop.time() - attempt.entered_at)
         if attempt.context is not None:
             outcome = attempt.context.outcome(outcome)
         if attempt.is_claimed and isinstance(outcome, ev.ActivityFailed):

@@ -21,13 +21,26 @@ from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
 from durable.worker.leasing import LeaseKeeper
-from durable.worker.live import LiveInstance, Offer, Pending
+from durable.worker.live import LiveInstance, Offer, Pending, Placement
 
 logger = logging.getLogger("durable.worker")
 
 RANKED_FREE_MIN = 8
 """Slots that must be free for an attempt with a feature's attachment (a job's) to be kept here. While fewer are, they wait by
 priority, each with its row in the one queue of all workers: with only one slot, none ever goes ahead of another by luck."""
+
+LINE_S_MAX = 5.0
+"""How long the line in memory may be for an attempt with an attachment to be kept here, all slots taken: what waits for longer
+has its row in the queue, where a worker that joins finds it."""
+
+OWN_S = 0.0002
+"""What this worker itself does for each attempt in the line, whatever its function does."""
+
+SLICE_S = 0.02
+"""How long the owner runs turns before it lets the loop do something else."""
+
+SLICE_WITH_LINE_S = 0.002
+"""The same while attempts wait for a slot: each round of the loop lets those that run go on, and begins no more than slots."""
 
 HEARTBEAT_KEPT_US = 24 * 3600 * 1_000_000
 
@@ -60,40 +73,63 @@ class OwnerAttempts:
         self._loop = asyncio.get_running_loop()
         # Activities that are kept, each with a slot, but whose request is not yet durable; by identity.
         self._reserved: dict[int, ev.ActivityScheduled] = {}
+        self._reserved_s = 0.0  # what those of them that wait in line will take
         self.is_draining = False
 
     # ---- deciding and starting
 
-    def is_held(self, partition: int, request: ev.ActivityScheduled) -> bool:
+    def placement(self, partition: int, request: ev.ActivityScheduled) -> Placement:
         """Decide whether this worker keeps an activity, and reserve a slot for it, or any worker may claim it."""
-        options = request.options
+        options, placement = request.options, Placement.SLOT
         if not self._claims.accepts(options.queue) or self.is_draining:
-            return False
+            return Placement.QUEUE
         if partition in self._keeper.parting or not self._runner.serves(request.name, request.version):
-            return False
+            return Placement.QUEUE
         free = self._runner.free_slots - self._runner.waiting - len(self._reserved)
         if options.attachment is not None:
             if free < RANKED_FREE_MIN:
-                return False
+                if not self._has_line_for(request):
+                    return Placement.QUEUE
+                placement = Placement.LINE
         elif options.priority != 1 or (self._keeper.others and free <= 0):
-            return False
+            return Placement.QUEUE
         self._reserved[id(request)] = request
+        return placement
+
+    def _has_line_for(self, request: ev.ActivityScheduled) -> bool:
+        """Tell whether an attempt may wait here: nobody else would run it, and nothing in the queue goes first."""
+        line = self._runner.line
+        usual_s = line.usual_s(request.name)
+        if usual_s is None or self._keeper.others or self._claims.may_be_behind:
+            return False
+        work_s = (line.work_s + self._reserved_s + usual_s) / self._runner.slots
+        if work_s + (len(line) + len(self._reserved)) * OWN_S > LINE_S_MAX:
+            return False
+        self._reserved_s += usual_s
         return True
 
     def unreserve(self, held: Iterable[tuple[ev.ActivityScheduled, str]]) -> None:
         """Give back the slots of kept activities: they begin now, or what asked for them was not written."""
         for request, _ in held:
             self._reserved.pop(id(request), None)
+        if not self._reserved:
+            self._reserved_s = 0.0
 
     def lose_everything(self) -> None:
         """Nothing that was prepared will be written, and what waits for a slot is for the next owner. What runs goes on."""
         self._reserved.clear()
+        self._reserved_s = 0.0
         self._runner.leave_waiting()
 
     @property
     def reserved(self) -> int:
         """How many slots are kept for activities that have not begun."""
         return len(self._reserved)
+
+    @property
+    def slice_s(self) -> float:
+        """How long the owner may run turns before those that run here go on."""
+        return SLICE_WITH_LINE_S if self._runner.waiting else SLICE_S
 
     def start(self, live: LiveInstance, request: ev.ActivityScheduled, idempotency_key: str) -> None:
         """Run an attempt here, whose request is durable now."""
@@ -117,6 +153,7 @@ class OwnerAttempts:
         request, idempotency_key, trace = held
         attempt = Attempt(self._runner, address, row.partition, request, idempotency_key, row.updated_at)
         attempt.is_repeated = request.task_id in live.state.deliveries
+        attempt.is_in_line = request.task_id in live.state.in_line
         if trace is not None:
             attempt.trace = trace
         self._runner.start(attempt)
@@ -140,7 +177,7 @@ class OwnerAttempts:
 
     def offer(self, added: Sequence[ActivityRow]) -> None:
         """Let it be known that there is something to claim."""
-        self._claims.wake()
+        self._claims.offered()
         for start_by in {row.start_by for row in added if row.start_by is not None}:
             self._loop.call_later(max(start_by - self._clock.now(), 0) / 1e6, self._claims.wake)
 

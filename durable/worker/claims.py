@@ -94,10 +94,18 @@ class Claims:
         self.is_draining = False
         self._flushing = False
         self._is_hungry = False  # there may be more to claim than there were free slots
+        self.may_be_behind = True  # the queue may hold attempts that this worker could claim
+        self._offers = 0
         self._beaten_at = clock.monotonic()
 
     def wake(self) -> None:
         """Look for work now."""
+        self._wake.set()
+
+    def offered(self) -> None:
+        """Take note that attempts went to the queue, here or elsewhere, and look for them now."""
+        self._offers += 1
+        self.may_be_behind = True
         self._wake.set()
 
     def accepts(self, queue: str) -> bool:
@@ -167,7 +175,7 @@ class Claims:
         now = self._clock.monotonic()
         held = self._held() if self._is_claim_in_doubt or now - self._compared_at >= POLL_S else None
         self._is_claim_in_doubt = True
-        lease = self._keeper.current
+        lease, offers = self._keeper.current, self._offers
         rows = await self._provider.claim(lease, queues, self._served, limit, held=held)
         if rows and not self._is_still_ours(lease):
             return False  # this worker stood still meanwhile: somebody else may run them, or have run them
@@ -178,6 +186,8 @@ class Claims:
             self._start(row)
         is_cut = len(rows) == limit
         self._is_hungry = self._is_hungry or is_cut
+        if queues:
+            self.may_be_behind = is_cut or offers != self._offers
         return is_cut
 
     def _is_still_ours(self, lease: Lease) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import NoneType
@@ -18,6 +19,14 @@ from durable.records import decode_event, encode_event, require, unpack
 from durable.worker.outbox import NOWHERE
 from durable.worker.permits import OpenPermits
 from durable.worker.queued import QueuedAttempts
+
+
+class Placement(enum.Enum):
+    """Where an attempt waits: for whoever claims it, or with its owner, for whom a slot is free or who has it wait in line."""
+
+    QUEUE = enum.auto()
+    SLOT = enum.auto()
+    LINE = enum.auto()
 
 
 class Offer(NamedTuple):
@@ -92,6 +101,7 @@ class OwnerState:
     the engine's Turn. `former`: of a run that took the place of an unfinished one, the sequence of its start, and the run
     before it. `carried`: where events are that earlier generations have left. `left_since`: when the instance was first left to
     another worker, in microseconds, as long as that goes on. `permits`: as `queued`, those that attempts have or wait for.
+    `in_line`: as `queued`, the held attempts for which no slot was free when they were asked for.
     """
 
     deliveries: dict[int, list[int]] = dataclasses.field(default_factory=dict)
@@ -103,13 +113,25 @@ class OwnerState:
     carried: Journal | None = None
     left_since: int = 0
     permits: OpenPermits = dataclasses.field(default_factory=OpenPermits)
+    in_line: QueuedAttempts = dataclasses.field(default_factory=QueuedAttempts)
     unreadable: bytes = b""
 
     @property
     def is_noteworthy(self) -> bool:
         """False where there is nothing to note, as after most turns."""
         noted = self.deliveries or self.queued or self.cursor or self.stalls or self.farewells or self.former
-        return bool(noted or self.carried or self.left_since or self.permits or self.unreadable)
+        return bool(noted or self.carried or self.left_since or self.permits or self.in_line or self.unreadable)
+
+    def place(self, task_id: int, placement: Placement) -> None:
+        """Note where the next attempt waits."""
+        if placement is Placement.QUEUE:
+            self.queued.add(task_id)
+        else:
+            self.queued.skip()
+        if placement is Placement.LINE:
+            self.in_line.add(task_id)
+        else:
+            self.in_line.skip()
 
     def encode(self) -> bytes:
         """Return the row's `state`; empty where there is nothing to note, as for most turns."""
@@ -128,6 +150,7 @@ class OwnerState:
             self.carried,
             self.left_since,
             self.permits.keepers,
+            self.in_line.ranges,
         ]
         packed: bytes = msgpack.packb(noted)
         return packed
@@ -161,8 +184,20 @@ class OwnerState:
             keepers = more[3] if len(more) > 3 else []
             require(list, keepers)
             require(str, *keepers)
-            permits = OpenPermits(keepers)
-            return cls(deliveries, QueuedAttempts(queued), cursor, stalls, known, former, carried, left_since, permits)
+            in_line = more[4] if len(more) > 4 else []
+            _require_numbers(2, *in_line)
+            return cls(
+                deliveries,
+                QueuedAttempts(queued),
+                cursor,
+                stalls,
+                known,
+                former,
+                carried,
+                left_since,
+                OpenPermits(keepers),
+                QueuedAttempts(in_line),
+            )
         except Exception:  # noqa: BLE001 (whatever garbage does to the decoder is one fact)
             return cls(unreadable=data)
 

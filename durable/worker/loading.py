@@ -174,6 +174,7 @@ class Loader:
             live.execution = await self._replay(row)
             live.state = OwnerState.decode(row.state)
             live.state.queued.recount(live.execution.open_activities)
+            live.state.in_line.recount(live.execution.open_activities)
             live.state.permits.recount(live.execution.open_activities)
         if not live.is_recovered and live.execution is not None:
             await self._read_heartbeats(live, row)

@@ -55,9 +55,6 @@ from durable.worker.unserved import Unserved
 
 logger = logging.getLogger("durable.worker")
 
-SLICE_S = 0.02
-"""How long `_pump` runs turns before it lets the loop do something else."""
-
 
 class Owner:
     """Runs the instances of the partitions that its keeper owns."""
@@ -153,7 +150,7 @@ class Owner:
         if wakeup.anything or wakeup.inbox:
             self.receiver.wake()
         if wakeup.activities or wakeup.anything:
-            self._claims.wake()
+            self._claims.offered()
 
     def _accept(self, message: StoredMessage, *, is_fresh: bool = False) -> None:
         """Queue a message on its instance, once. `is_fresh`: it was stored just now, and not read."""
@@ -234,7 +231,7 @@ class Owner:
     def _pump(self) -> None:
         """Run turns for what is ready: a callback of the loop, never inside a task."""
         self._is_pumping = False
-        until = self._loop.time() + SLICE_S
+        until = self._loop.time() + self.attempts.slice_s
         loading: list[LiveInstance] = []
         while self._ready and not self.commits.is_full:
             live = self._ready.popleft()

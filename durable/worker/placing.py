@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from durable import events as ev
 from durable.engine.execution import Execution
@@ -18,9 +18,10 @@ from durable.outgoing import Outgoing, outcome_messages
 from durable.permits import PermitGranted
 from durable.provider import ActivityRow, InstanceRow, Memo, Message, TaskAddress
 from durable.worker.clock import StoreClock
-from durable.worker.live import LiveInstance, Offer, OwnerState
+from durable.worker.live import LiveInstance, Offer, OwnerState, Placement
 from durable.worker.outbox import Origin, sender_of, to_message
 from durable.worker.permits import all_left, left, needs_permit, refused, wanted
+from durable.worker.queued import QueuedAttempts
 from durable.worker.steps import Prepared, Steps, consumed_by, end_changes
 from durable.worker.succession import is_stale
 
@@ -31,16 +32,17 @@ the row."""
 ATTEMPT_ENDS = (ev.ActivityCompleted, ev.ActivityFailed, ev.ActivityCancelled)
 
 
-class Placing:
-    """Says what a step adds to the queue and sends. `is_held`: see `Turns`."""
+Decide: TypeAlias = Callable[[int, ev.ActivityScheduled], Placement]
 
-    def __init__(
-        self, steps: Steps, clock: StoreClock, partitions: int, is_held: Callable[[int, ev.ActivityScheduled], bool]
-    ) -> None:
+
+class Placing:
+    """Says what a step adds to the queue and sends. `placement`: see `Turns`."""
+
+    def __init__(self, steps: Steps, clock: StoreClock, partitions: int, placement: Decide) -> None:
         self._steps = steps
         self._clock = clock
         self._partitions = partitions
-        self._is_held = is_held
+        self._placement = placement
 
     def place(
         self,
@@ -86,28 +88,29 @@ class Placing:
         offers: list[Offer] = []
         drops: Sequence[TaskAddress] = ()
         ended: dict[str, list[int]] = {}
-        if state.queued:
+        if state.queued or state.in_line:
             dropped = (task_id for task_id in turn.dropped_activities if task_id in state.queued)
             drops = [TaskAddress(row.key, row.run_id, row.generation, task_id) for task_id in dropped]
             for event in turn.record.events:
                 if isinstance(event, ATTEMPT_ENDS):
                     state.queued.close(event.task_id)
+                    state.in_line.close(event.task_id)
                     keeper = state.permits.close(event.task_id)
                     if keeper is not None:
                         ended.setdefault(keeper, []).append(event.task_id)
         held: list[tuple[ev.ActivityScheduled, str]] = []
         prepared.held = held  # from now on: if one of them fails, the slots of those before it are given back
-        queued = state.queued
         # Those that were open where a prefix ends are asked for once more: nobody runs them.
         asked = turn.activities if live.begun is None else list(execution.open_activities.values())
         trace = Origin.of(execution.started).trace
         for request in asked:
             key = execution.derived_id("activity", request.call_id)
-            if request.options.limit is None and self._is_held(live.partition, request):
-                queued.skip()
+            is_limited = request.options.limit is not None
+            placement = Placement.QUEUE if is_limited else self._placement(live.partition, request)
+            state.place(request.task_id, placement)
+            if placement is not Placement.QUEUE:
                 held.append((request, key))
             else:
-                queued.add(request.task_id)
                 offers.append(Offer(request, key, trace))
                 if needs_permit(request):
                     state.permits.add(request)
@@ -125,17 +128,22 @@ class Placing:
         held: list[tuple[ev.ActivityScheduled, str]] = []
         offered: list[ActivityRow] = []
         asked = {request.task_id: (request, idempotency_key) for request, idempotency_key in requests}
+        in_line, state.in_line = state.in_line, QueuedAttempts()
         for task_id in execution.open_activities:
             if task_id not in asked:  # it runs here already, or is in the queue
                 state.queued.skip()
+                if task_id in in_line:
+                    state.in_line.add(task_id)
+                else:
+                    state.in_line.skip()
                 continue
             request, idempotency_key = asked[task_id]
-            if self._is_held(live.partition, request):
-                state.queued.skip()
+            placement = self._placement(live.partition, request)
+            state.place(task_id, placement)
+            if placement is not Placement.QUEUE:
                 held.append((request, idempotency_key))
                 continue
             count, since = state.deliveries.pop(request.task_id, (1, 0))
-            state.queued.add(request.task_id)
             offer = Offer(request, idempotency_key, Origin.of(execution.started).trace)
             queue_row = self.queue_row(row, offer, self._clock.now())
             offered.append(dataclasses.replace(queue_row, deliveries=count - 1, first_claimed_at=since))

@@ -91,7 +91,7 @@ STALLS = (
 
 
 class Turns:
-    """Runs turns. `is_held(partition, request)` decides, per activity, whether this worker keeps it or any may claim it.
+    """Runs turns. `placement(partition, request)` decides, per activity, whether this worker keeps it or any may claim it.
 
     A kept one has a slot reserved; `unreserve(held)` gives it back where the turn comes to nothing.
     `leave_us(row)`: see `Steps`.
@@ -108,7 +108,7 @@ class Turns:
         *,
         watchers: Watchers = UNWATCHED,
         strict: bool,
-        is_held: Callable[[int, ev.ActivityScheduled], bool],
+        placement: placing.Decide,
         unreserve: Callable[[Sequence[tuple[ev.ActivityScheduled, str]]], None],
         leave_us: Callable[[InstanceRow], int],
     ) -> None:
@@ -116,7 +116,7 @@ class Turns:
         self._sealer = sealer
         self.steps = Steps(clock, partitions, leave_us)
         self._asking = Asking(clock, self.steps, self.watched, self.close)
-        self.placing = Placing(self.steps, clock, partitions, is_held)
+        self.placing = Placing(self.steps, clock, partitions, placement)
         self._clock = clock
         self._watch = watch
         self._around = around

@@ -417,7 +417,7 @@ class _Parts:
             around,
             watchers=self._watchers,
             strict=settings.strict,
-            is_held=lambda partition, request: self.owner.attempts.is_held(partition, request),
+            placement=lambda partition, request: self.owner.attempts.placement(partition, request),
             leave_us=self.keeper.leave_us,
             unreserve=lambda held: self.owner.attempts.unreserve(held),
         )

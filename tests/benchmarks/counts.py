@@ -1,8 +1,9 @@
 """What a workload costs in things that can be counted, whatever else the machine does: `python -m tests.benchmarks.counts`.
 
 Method: the workload runs on a real SQLite file in the simulator, without faults and in simulated time, so that the same code
-gives the same figures every time. Commits, statements and rows are what SQLite itself reports of the connection that
-writes; steps are callbacks of the event loop that worker, client and orchestrators share.
+gives the same figures every time. Statements and rows are what SQLite itself reports; commits are those of the connection that
+writes (a reading one ends its transactions too, and nothing goes to the disk); steps are callbacks of the event loop that
+worker, client and orchestrators share.
 """
 
 from __future__ import annotations
@@ -50,9 +51,12 @@ class _Meter:
         self.commits = self.statements = self.decoded_bytes = 0
         self.databases: list[sqlite3.Connection] = []
 
-    def connected(self, database: sqlite3.Connection) -> None:
+    def connected(self, database: sqlite3.Connection, *, is_reading: bool) -> None:
         self.databases.append(database)
-        database.set_trace_callback(self._executed)
+        database.set_trace_callback(self._read if is_reading else self._executed)
+
+    def _read(self, _: str) -> None:
+        self.statements += 1
 
     def _executed(self, statement: str) -> None:
         self.statements += 1
@@ -94,7 +98,7 @@ def _metered(meter: _Meter) -> Iterator[None]:
 
     def connect_and_count(*arguments: Any, **options: Any) -> sqlite3.Connection:
         database = connect(*arguments, **options)
-        meter.connected(database)
+        meter.connected(database, is_reading="mode=ro" in str(arguments[0]))
         return database
 
     def decode_and_count(data: bytes) -> Record:

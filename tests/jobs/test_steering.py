@@ -47,6 +47,14 @@ async def in_progress(handle: JobHandle, job_id: str = "0") -> None:
     await eventually(handle.tree, lambda tree: tree.find(job_id).status is JobStatus.IN_PROGRESS)
 
 
+async def learn(stage: Stage, worker: Worker) -> None:
+    """Let a worker see how long the functions of a stage take: not long."""
+    stage.told.set()
+    for function in (stage.waits, stage.note):
+        await (await worker.client.schedule(Job(function, "learn"))).result(timeout=20)
+    stage.told.clear()
+
+
 async def test_cancelling_a_tree_lets_its_conditions_decide_what_follows(store_url: str) -> None:
     stage = Stage()
     tree = (
@@ -207,6 +215,46 @@ async def test_the_waiting_job_of_the_highest_priority_goes_first(store_url: str
         stage.told.set()
         await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
     assert stage.began == ["blocks", "HIGH 2", "HIGH 4", "NORMAL 1", "NORMAL 5", "LOW 0", "LOW 3"]
+
+
+async def test_jobs_whose_time_is_known_wait_at_their_owner_by_priority_and_are_shown_as_waiting(
+    store_url: str,
+) -> None:
+    """As a worker without company keeps what will not wait for long: no row goes to the queue for it."""
+    stage = Stage()
+    order = (Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.LOW, Priority.HIGH)
+    async with Worker(stage.app, store_url, max_activities=1) as worker:
+        await learn(stage, worker)
+        blocking = await worker.client.schedule(Job(stage.waits, "blocks"))
+        await in_progress(blocking)
+        handles = await worker.client.schedule_many(
+            Job(stage.note, f"{priority.value} {number}", priority=priority) for number, priority in enumerate(order)
+        )
+        for handle in handles:
+            await eventually(handle.tree, lambda tree: tree.attempts == 1)
+        assert {(await handle.tree()).status for handle in handles} == {JobStatus.QUEUED}
+        assert worker.footprint["attempts"] == 1 + len(order), "they are in its hands"
+        stage.told.set()
+        roots = await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
+    assert stage.began[2:] == ["blocks", "HIGH 2", "HIGH 4", "NORMAL 1", "LOW 0", "LOW 3"]
+    assert all(root.status is JobStatus.DONE for root in roots)
+
+
+async def test_what_waits_in_a_line_is_run_by_the_next_owner(store_url: str) -> None:
+    stage = Stage()
+    async with Worker(stage.app, store_url, max_activities=1, shutdown_timeout=0) as worker:
+        await learn(stage, worker)
+        blocking = await worker.client.schedule(Job(stage.waits, "blocks"))
+        await in_progress(blocking)
+        handle = await worker.client.schedule(Job(stage.note, "in line"))
+        await eventually(handle.tree, lambda tree: tree.attempts == 1)
+        assert worker.footprint["attempts"] == 2
+    stage.told.set()
+    async with Worker(stage.app, store_url) as worker:
+        handle = worker.client.get_job(handle.instance_id)
+        root = await handle.result(timeout=20)
+    assert root.status is JobStatus.DONE
+    assert stage.began.count("in line") == 1
 
 
 async def test_priorities_hold_among_several_workers(store_url: str) -> None:

@@ -1,0 +1,75 @@
+"""The line of attempts that wait for a slot of this worker: by priority, and how long it will take.
+
+Among equals the instances take turns. What has no feature's attachment counts nothing: it waits here however long that takes
+(see `OwnerAttempts.placement`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from durable.events import InstanceKey
+from durable.worker.fairness import TakingTurns
+
+if TYPE_CHECKING:
+    from durable.worker.activities import Attempt
+
+WEIGHT: Final = 0.1
+"""Of the latest attempt in what an activity usually takes."""
+
+
+class Line:
+    """Attempts that wait for a slot."""
+
+    def __init__(self) -> None:
+        self._queues: dict[int, TakingTurns[InstanceKey, Attempt]] = {}
+        self._count = 0
+        self._usual_s: dict[str, float] = {}  # by activity
+        self.work_s = 0.0  # what those of which it is known will take, all in all
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Attempt]:
+        for priority in sorted(self._queues):
+            yield from self._queues[priority]
+
+    def append(self, attempt: Attempt) -> None:
+        """Add an attempt behind those of its priority."""
+        request = attempt.request
+        if attempt.is_in_line:
+            attempt.expected_s = self._usual_s.get(request.name, 0.0)
+            self.work_s += attempt.expected_s
+        queue = self._queues.get(request.options.priority)
+        if queue is None:
+            queue = self._queues[request.options.priority] = TakingTurns()
+        queue.append(attempt.address.key, attempt)
+        self._count += 1
+
+    def pop(self) -> Attempt:
+        """Take the attempt whose turn it is: of a low number first."""
+        priority = min(self._queues)
+        queue = self._queues[priority]
+        attempt = queue.pop()
+        if not queue:
+            del self._queues[priority]
+        self._count -= 1
+        self.work_s = self.work_s - attempt.expected_s if self._count else 0.0
+        return attempt
+
+    def clear(self) -> None:
+        """Forget all that wait."""
+        self._queues.clear()
+        self._count = 0
+        self.work_s = 0.0
+
+    def usual_s(self, name: str) -> float | None:
+        """Return how long an attempt of an activity takes on average, in seconds; None while that is not known."""
+        return self._usual_s.get(name)
+
+    def note_end(self, attempt: Attempt, took_s: float) -> None:
+        """Learn from an attempt that has ended."""
+        if attempt.request.options.attachment is not None:
+            usual_s = self._usual_s.get(attempt.request.name, took_s)
+            self._usual_s[attempt.request.name] = usual_s + (took_s - usual_s) * WEIGHT

@@ -199,7 +199,11 @@ def _headers(given: Mapping[str, str]) -> dict[str, str]:
 def _body(content: Any) -> bytes | None:
     if content is None or isinstance(content, bytes):
         return content
-    return content.encode() if isinstance(content, str) else json.dumps(content, ensure_ascii=False).encode()
+    return (
+        content.encode()
+        if isinstance(content, str)
+        else json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    )
 
 
 def _seconds(span: timedelta | float) -> float:

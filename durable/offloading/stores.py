@@ -7,11 +7,10 @@ A payload store keeps bytes under names and decides nothing. Which names are in 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -23,6 +22,9 @@ NAME_PART: Final = re.compile(r"[0-9A-Za-z_%~-][0-9A-Za-z_%~.-]{0,250}")
 
 UNFINISHED: Final = ".part"
 """What a file's name ends with until it is whole."""
+
+MARKER: Final = ".durable-payloads"
+"""A file that lies in the folder from the first opening on. Where it is not, another folder is: a volume is not mounted."""
 
 THREADS_MAX: Final = 4
 
@@ -107,6 +109,7 @@ class FolderPayloads:
         self._root = Path(path).absolute()
         self._threads: ThreadPoolExecutor | None = None
         self._openings = 0
+        self._synced: set[Path] = set()
 
     def __repr__(self) -> str:
         return f"FolderPayloads({str(self._root)!r})"
@@ -131,7 +134,12 @@ class FolderPayloads:
 
     async def put(self, payloads: Mapping[str, bytes]) -> None:
         """See `PayloadStore`."""
-        await self._run(functools.partial(self._put, payloads))
+        files = {self._named(name): data for name, data in payloads.items()}
+        # Side by side: a file system writes what several wait for at one time.
+        await asyncio.gather(*(self._run(functools.partial(self._write, *file)) for file in files.items()))
+        folders = self._unsynced(files)
+        await asyncio.gather(*(self._run(functools.partial(_sync, folder)) for folder in folders))
+        self._synced.update(folder for folder in folders if folder == self._root or folder.parent == self._root)
 
     async def get(self, names: Sequence[str], bytes_max: int | None = None) -> Sequence[bytes | None]:
         """See `PayloadStore`."""
@@ -158,6 +166,7 @@ class FolderPayloads:
     def _prepare(self) -> None:
         try:
             self._root.mkdir(exist_ok=True)
+            (self._root / MARKER).touch()
         except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
             raise StoreError(
                 f"the folder of payloads {self._root} cannot be made ({error.strerror}): create it, or the folder that it "
@@ -170,35 +179,42 @@ class FolderPayloads:
         parts = name.split("/")
         return self._root.joinpath(*parts) if all(map(NAME_PART.fullmatch, parts)) else None
 
-    def _put(self, payloads: Mapping[str, bytes]) -> None:
-        changed: set[Path] = set()
-        for name, data in payloads.items():
-            path = self._path(name)
-            if path is None:
-                raise StoreError(f"{name!r:.300} is no name of a payload")
-            for attempt in range(MAKES_MAX):
-                changed |= self._made(path.parent)
-                try:
-                    _write(path, data)
-                    break
-                except FileNotFoundError:
-                    if attempt == MAKES_MAX - 1:
-                        raise
-            changed.add(path.parent)
-        for folder in sorted(changed):
-            with contextlib.suppress(FileNotFoundError):  # made and, being empty, removed by somebody else meanwhile
-                _sync(folder)
+    def _named(self, name: str) -> Path:
+        path = self._path(name)
+        if path is None:
+            raise StoreError(f"{name!r:.300} is no name of a payload")
+        return path
 
-    def _made(self, folder: Path) -> set[Path]:
-        """Make a folder and those that it lies in; return the folders that got a new entry by it."""
-        missing = []
-        while folder != self._root and not folder.is_dir():
-            missing.append(folder)
-            folder = folder.parent
-        for made in reversed(missing):
-            with contextlib.suppress(FileNotFoundError):  # removed again, being empty: the next attempt makes it
-                made.mkdir(exist_ok=True)
-        return {made.parent for made in missing}
+    def _write(self, path: Path, data: bytes) -> None:
+        self._check_there()
+        for attempt in range(MAKES_MAX):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                _write(path, data)
+                return
+            except FileNotFoundError:
+                if attempt == MAKES_MAX - 1:
+                    raise
+
+    def _unsynced(self, paths: Iterable[Path]) -> list[Path]:
+        """Return the folders in which there may be an entry that a loss of power would take away.
+
+        A run's own folder may have been made by another process, which has not synced it: so the two that a file lies in are
+        always among them. Those above are never removed, and once synced they stay.
+        """
+        found: dict[Path, None] = {}
+        for path in paths:
+            parents = [parent for parent in path.parents if parent == self._root or self._root in parent.parents]
+            found.update(dict.fromkeys(parents[:2]))
+            found.update((parent, None) for parent in parents[2:] if parent not in self._synced)
+        return list(found)
+
+    def _check_there(self) -> None:
+        if not (self._root / MARKER).exists():
+            raise StoreUnavailableError(
+                f"the folder of payloads {self._root} is not what it was when it was opened: {MARKER} is missing in it. "
+                "Is its volume mounted?"
+            )
 
     def _read(self, name: str, bytes_max: int | None) -> bytes | None:
         path = self._path(name)
@@ -208,6 +224,7 @@ class FolderPayloads:
             with path.open("rb") as file:
                 return file.read(-1 if bytes_max is None else bytes_max)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            self._check_there()  # nothing is called lost because a volume is not mounted
             return None
 
     def _remove(self, names: Sequence[str]) -> None:
@@ -258,7 +275,10 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # it was removed by somebody else meanwhile, being empty: so nothing that counts lay in it
     try:
         os.fsync(descriptor)
     finally:

@@ -380,7 +380,7 @@ class OffloadedProvider:
         """
         found: dict[int, list[str]] = {}
         for index, step in enumerate(steps):
-            columns = [column for column in COLUMNS if column in step.changes]
+            columns = ["input"] if "input" in step.changes else []  # an output is written once, where none was
             below, gone = step.drop_generations_below or 0, step.drop_generations
             if step.run_id not in self._bearing or not (columns or below or gone):
                 continue

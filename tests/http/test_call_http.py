@@ -26,10 +26,12 @@ from durable import (
     App,
     DurableError,
     Handle,
+    Orchestration,
     OrchestrationContext,
     OrchestrationFailedError,
     RetryPolicy,
     Worker,
+    when_any,
 )
 from durable.http import HttpFailedError, HttpPolicy, HttpRefusedError, HttpRequest, HttpResponse, sending
 from durable.http.addresses import address_of, is_public
@@ -137,6 +139,32 @@ def test_polling_lasts_for_days_and_survives_whatever_a_timer_does() -> None:
 
     Environment(calling_app("https://api.example", "https://elsewhere.example")).run(scenario)
     assert asked[1] == HttpRequest("GET", "https://elsewhere.example/status", {"accept": "a"}, None, [])
+
+
+def test_a_call_that_is_given_up_asks_no_more_in_either_style() -> None:
+    asked: list[HttpRequest] = []
+    app = App()
+    app.allow_http(HttpPolicy(allow=["https://api.example"]))
+
+    @app.orchestrator
+    def gives_up(ctx: OrchestrationContext) -> Orchestration[str]:
+        call = ctx.call_http("GET", "https://api.example", poll_interval=timedelta(hours=1))
+        yield when_any([call, ctx.create_timer(timedelta(minutes=150))])
+        assert call.cancel()
+        yield ctx.create_timer(timedelta(days=1))
+        return "given up"
+
+    def fake(request: HttpRequest) -> HttpResponse:
+        asked.append(request)
+        return HttpResponse(202, request.url, {"location": "/status"})
+
+    async def scenario(env: Environment) -> None:
+        env.replace("durable.http", fake)
+        assert await env.client.run(gives_up, instance_id="one") == "given up"
+        assert "TimerCancelled" in env.history_text("one")
+
+    Environment(app).run(scenario)
+    assert [request.url for request in asked] == ["https://api.example", *["https://api.example/status"] * 2]
 
 
 @pytest.mark.parametrize(

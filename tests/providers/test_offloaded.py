@@ -37,6 +37,7 @@ from durable import (
 from durable.encryption import AesGcm
 from durable.errors import LeaseLostError, StoreUnavailableError
 from durable.offloading.shelf import Shelf, Sweep
+from durable.offloading.stores import MARKER
 from durable.offloading.wrapping import OffloadedProvider
 from durable.ports import Ports, system_ports
 from durable.provider import Batch, Committed, Delivery, Lease, Message, Provider
@@ -111,7 +112,7 @@ def stored_in(tmp_path: Path, url: str = "") -> Provider:
 
 
 def files_in(tmp_path: Path) -> list[Path]:
-    return sorted(path for path in (tmp_path / "payloads").rglob("*") if path.is_file())
+    return sorted(path for path in (tmp_path / "payloads").rglob("*") if path.is_file() and path.name != MARKER)
 
 
 async def grown(client: Client, instance_id: str, text: str = "x" * LARGE) -> str:

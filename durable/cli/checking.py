@@ -16,11 +16,13 @@ from durable.cli.options import json_option, opened, opened_provider, store_opti
 from durable.cli.texts import print_json, progress, safe, safe_lines, span_text
 from durable.errors import DivergenceError, DurableError, StoredValueError, UnknownNameError
 from durable.history import History
-from durable.invariants import Moment, violations
+from durable.invariants import Moment, Waits, examine, examine_waiting
 from durable.model import OrchestrationStatus
 from durable.replaying import replay as replay_history
 
 SHOWN_STALLS_MAX: Final = 20
+FOUND_MAX: Final = 1000
+"""So many findings, and stalled instances, are told of; what is broken in more ways is broken."""
 
 _DIFFERENCES: Final = (DivergenceError, StoredValueError, UnknownNameError)
 """What a replay finds wrong with today's code, rather than with the history or the command."""
@@ -113,32 +115,51 @@ async def doctor(*, is_still: bool, store: str, as_json: bool) -> None:
     children, what nothing waits for. Each finding names the promise that is broken (I1 to I14). Instances that stall are
     listed, but break no promise.
 
-    Workers may go on meanwhile, unless --still says that none does. All histories are read into memory, so that a very large
-    store takes time and space.
+    Workers may go on meanwhile. With --still, when none does, instances are compared with each other, and the inboxes and the
+    activity queue are looked at. Histories are read one after the other: a large store takes time, and little memory.
     """
     async with opened_provider(store) as provider:
         with progress("reading the store"):
-            found = await violations(provider, moment=Moment.STILL if is_still else Moment.RUNNING)
+            waits = await examine_waiting(provider) if is_still else Waits()
+            found, count = waits.violations[:FOUND_MAX], len(waits.violations)
+            async for text in examine(provider, Moment.STILL if is_still else Moment.RUNNING):
+                count += 1
+                if len(found) < FOUND_MAX:
+                    found.append(text)
     async with opened(store) as client:
         counts = {status.value: await client.count(status=status) for status in OrchestrationStatus}
         stalled = [
             {"instance_id": state.instance_id, "stall_reason": state.stall_reason}
-            async for state in client.query(status=OrchestrationStatus.STALLED, payloads=False)
+            async for state in client.query(status=OrchestrationStatus.STALLED, payloads=False, limit=FOUND_MAX)
         ]
     if as_json:
-        print_json({"violations": found, "stalled": stalled, "instances": counts})
+        waiting_now = {"messages": waits.messages, "activities": waits.attempts} if is_still else None
+        print_json(
+            {
+                "violations": found,
+                "violation_count": count,
+                "stalled": stalled,
+                "instances": counts,
+                "waiting": waiting_now,
+            }
+        )
     else:
         told = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
         click.echo(f"instances: {told or 'none'}")
         for state in stalled[:SHOWN_STALLS_MAX]:
             reason = str(state["stall_reason"]).partition("\n")[0]
             click.echo(f"stalled: {safe(str(state['instance_id']))}: {safe(reason)}")
-        if len(stalled) > SHOWN_STALLS_MAX:
-            click.echo(f"stalled: {len(stalled) - SHOWN_STALLS_MAX:,} more (durable ls --status STALLED)")
+        more = counts[OrchestrationStatus.STALLED.value] - SHOWN_STALLS_MAX
+        if more > 0:
+            click.echo(f"stalled: {more:,} more (durable ls --status STALLED)")
+        if is_still:
+            click.echo(f"waiting: {waits.messages:,} messages in inboxes, {waits.attempts:,} activities in the queue")
         for text in found:
             click.echo(f"broken: {safe(text)}")
+        if count > len(found):
+            click.echo(f"broken: {count - len(found):,} more")
     if found:
-        raise Refused(f"{len(found)} promises are broken: keep the store as it is, and a copy of it", Exit.FAILED)
+        raise Refused(f"{count} promises are broken: keep the store as it is, and a copy of it", Exit.FAILED)
     if not as_json:
         click.echo("no promise is broken")
 

@@ -1,7 +1,8 @@
 """What must be true of a store after any run, whatever was killed, delayed or doubled in it: read back, and checked.
 
 `violations` reads a whole hub through the storage contract and says in words what is wrong; an empty list is the good
-answer. It is made of pure parts, for whoever has runs in hand: `violations_in` one run, `violations_among` parents and
+answer. `examine` does so run by run, for a hub of any size, and `examine_waiting` looks at inboxes and the queue while nobody
+works. `violations` is made of pure parts, for whoever has runs in hand: `violations_in` one run, `violations_among` parents and
 children and events between runs, `violations_between` two looks at the same hub, `violations_of_answers` what clients were
 told, `violations_of_order` events of one name. The hub may be alive while it is read. It may not for `read_waiting`, which
 takes it over to see what lies in inboxes and queues, for `violations_of_waiting`. Each text begins with the promise that is
@@ -33,6 +34,7 @@ from durable.invariants.waiting import (
     violations_of_order,
     violations_of_waiting,
 )
+from durable.invariants.walking import Waits, examine, examine_waiting
 from durable.provider import Provider
 
 __all__ = [
@@ -41,6 +43,9 @@ __all__ = [
     "Moment",
     "StoredRun",
     "Waiting",
+    "Waits",
+    "examine",
+    "examine_waiting",
     "read_runs",
     "read_waiting",
     "violations",

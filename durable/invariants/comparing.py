@@ -18,7 +18,7 @@ def violations_among(runs: Sequence[StoredRun], moment: Moment = Moment.RUNNING)
     by_run_id = {run.row.run_id: run for run in runs}
     found: list[str] = []
     for run in runs:
-        found += _unasked_child(run, by_run_id)
+        found += unasked_child(run, by_run_id)
         for generation in run.generations:
             found += _children_against(run, generation, by_run_id, moment)
     if moment is Moment.SETTLED:
@@ -26,7 +26,8 @@ def violations_among(runs: Sequence[StoredRun], moment: Moment = Moment.RUNNING)
     return found
 
 
-def _unasked_child(run: StoredRun, by_run_id: Mapping[str, StoredRun]) -> list[str]:
+def unasked_child(run: StoredRun, by_run_id: Mapping[str, StoredRun]) -> list[str]:
+    """Tell of a run whose parent, if it is among these, has never asked for it."""
     row = run.row
     parent = by_run_id.get(row.parent_run_id or "")
     if parent is None or row.parent_task is None:

@@ -118,29 +118,30 @@ async def read_runs(provider: Provider, also: Iterable[tuple[InstanceKey, str]] 
         page = answer.next_page
         if page is None:
             break
-    wanted = dict.fromkeys([*also, *(target for run in runs.values() for target in _children(run))])
+    wanted = dict.fromkeys([*also, *(target for run in runs.values() for target in children_of(run))])
     while wanted := {target: None for target in wanted if target[1] not in runs}:
         rows = await provider.load(list(wanted))
         read = [row for row in rows if row is not None]
         for row in read:
             await _read_into(runs, provider, row, is_current=False)
-        wanted = dict.fromkeys(target for row in read if row.run_id in runs for target in _children(runs[row.run_id]))
+        wanted = dict.fromkeys(target for row in read if row.run_id in runs for target in children_of(runs[row.run_id]))
     return list(runs.values())
 
 
-def _children(run: StoredRun) -> Iterator[tuple[InstanceKey, str]]:
+def children_of(run: StoredRun) -> Iterator[tuple[InstanceKey, str]]:
+    """Give the runs that a run has asked for, as far as its history is kept."""
     for event in run.events():
         if isinstance(event, ev.SubOrchestrationScheduled):
             yield InstanceKey(event.instance_id, event.kind), event.run_id
 
 
 async def _read_into(runs: dict[str, StoredRun], provider: Provider, row: InstanceRow, *, is_current: bool) -> None:
-    run = await _read_run(provider, row)
+    run = await read_run(provider, row)
     if run is not None and run.row.run_id not in runs:
         runs[run.row.run_id] = dataclasses.replace(run, is_current=is_current)
 
 
-async def _read_run(provider: Provider, row: InstanceRow) -> StoredRun | None:
+async def read_run(provider: Provider, row: InstanceRow) -> StoredRun | None:
     """Read a run until its row and its history are of the same moment; None if it is purged meanwhile."""
     for _ in range(READS_MAX):
         generations = {}

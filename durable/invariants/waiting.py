@@ -136,7 +136,7 @@ def violations_of_waiting(runs: Sequence[StoredRun], waiting: Waiting, moment: M
     wanted: set[TaskAddress] = set()
     for run in runs:
         if run.is_current and not run.row.status.is_finished:
-            queued, held, limited = _open_attempts(run)
+            queued, held, limited = open_attempts(run)
             wanted |= queued | held
             if run.row.status is not Status.STALLED and OwnerState.decode(run.row.state).cursor is None:
                 where = named(run.row, run.row.generation)
@@ -162,7 +162,7 @@ def violations_of_waiting(runs: Sequence[StoredRun], waiting: Waiting, moment: M
     return found
 
 
-def _open_attempts(run: StoredRun) -> tuple[set[TaskAddress], set[TaskAddress], dict[TaskAddress, str]]:
+def open_attempts(run: StoredRun) -> tuple[set[TaskAddress], set[TaskAddress], dict[TaskAddress, str]]:
     """Return the attempts without an outcome: those in the queue, as the row says, and those that the owner holds.
 
     Of the former also those that need a permit before they are there, with the keepers of these.

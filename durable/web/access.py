@@ -6,28 +6,27 @@ script can read and no other site can send along; what changes something needs t
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import hmac
 import inspect
 import os
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 from starlette.requests import Request
 
 from durable.web.roles import Principal, Role
+from durable.web.sessions import Sessions, csrf_of
 from durable.web.tokens import TokenFile, digest_of
 
 Authenticate: TypeAlias = Callable[[Request], "Principal | Awaitable[Principal | None] | None"]
 
+SessionsOf: TypeAlias = Callable[[], Awaitable[Sessions]]
+"""Gives the sessions of the hub, which is opened for that."""
+
 COOKIE: Final = "durable_session"
-SESSION_SECONDS: Final = 12 * 3600
-SESSIONS_MAX: Final = 10_000
-"""The one that was opened first is forgotten when there are more."""
 
 LOOPBACK_CLIENTS: Final = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1", "localhost"})
 PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
@@ -51,13 +50,16 @@ class Access:
         tokens: TokenFile | None = None,
         authenticate: Authenticate | None = None,
         anonymous: Role | None = None,
+        secret: bytes | None = None,
     ) -> None:
-        """`tokens`: bearer tokens and sessions; `authenticate`: the host application's own; `anonymous`: see `on_loopback`."""
+        """`tokens`: bearer tokens and sessions; `authenticate`: the host application's own; `anonymous`: see `on_loopback`.
+
+        `secret`: see `by_host`.
+        """
         self.tokens = tokens
         self._authenticate = authenticate
         self._anonymous = anonymous
-        self._key = secrets.token_bytes(32)
-        self._sessions: collections.OrderedDict[str, tuple[str, float]] = collections.OrderedDict()
+        self._key = secret if secret is not None else secrets.token_bytes(32)
 
     @classmethod
     def by_tokens(cls, path: str | os.PathLike[str]) -> Access:
@@ -65,9 +67,13 @@ class Access:
         return cls(tokens=TokenFile(path))
 
     @classmethod
-    def by_host(cls, authenticate: Authenticate) -> Access:
-        """Ask the host application: a function, or a coroutine function, from the request to a `Principal` or None."""
-        return cls(authenticate=authenticate)
+    def by_host(cls, authenticate: Authenticate, *, secret: bytes | None = None) -> Access:
+        """Ask the host application: a function, or a coroutine function, from the request to a `Principal` or None.
+
+        `secret`: where several processes serve the site, the same random bytes in each, so that one takes the CSRF tokens that
+        another has given; None: random ones of its own.
+        """
+        return cls(authenticate=authenticate, secret=secret)
 
     @classmethod
     def on_loopback(cls, role: Role = Role.ADMIN) -> Access:
@@ -81,8 +87,8 @@ class Access:
 
     # ---- recognising
 
-    async def identify(self, request: Request) -> Identity | None:
-        """Return who asks, or None. A header that is wrong is never made good by a cookie."""
+    async def identify(self, request: Request, sessions: SessionsOf) -> Identity | None:
+        """Return who asks, or None. A header that is wrong is never made good by a cookie. Raises StoreError."""
         header = request.headers.get("authorization")
         scheme, _, token = (header or "").partition(" ")
         is_bearer = scheme.lower() == "bearer"
@@ -96,46 +102,35 @@ class Access:
                 return Identity(principal, None if is_bearer else self._csrf(f"host {principal.name}"), "host")
         if header is not None:
             return None
-        if self.tokens is not None and (found := self._of_session(request.cookies.get(COOKIE))) is not None:
+        session = request.cookies.get(COOKIE)
+        if session and self.tokens is not None and (found := await self._of_session(session, sessions)) is not None:
             return found
         if self._anonymous is not None and _is_from_here(request):
             return Identity(Principal("anonymous", self._anonymous), self._csrf("anonymous"), "anonymous")
         return None
 
-    def _of_session(self, session: str | None) -> Identity | None:
-        kept = None if session is None else self._sessions.get(_mark(session))
-        if session is None or kept is None or self.tokens is None:
+    async def _of_session(self, session: str, sessions: SessionsOf) -> Identity | None:
+        digest = await (await sessions()).token_of(session)
+        if digest is None or self.tokens is None:
             return None
-        digest, until = kept
         principal = self.tokens.find_digest(digest)  # the token may have been taken away meanwhile
-        if principal is None or time.monotonic() >= until:
-            self.close_session(session)
-            return None
-        return Identity(principal, self._csrf(f"session {session}"), "session")
+        return None if principal is None else Identity(principal, csrf_of(session), "session")
 
     def _csrf(self, whose: str) -> str:
         return hmac.new(self._key, whose.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
     # ---- sessions
 
-    def open_session(self, token: str) -> str | None:
-        """Return a new session for the holder of a token, None for a token that nobody knows."""
+    async def open_session(self, token: str, sessions: SessionsOf) -> str | None:
+        """Return a new session for the holder of a token, None for a token that nobody knows. Raises StoreError."""
         if self.tokens is None or self.tokens.find(token) is None:
             return None
-        session = secrets.token_urlsafe(32)
-        self._sessions[_mark(session)] = digest_of(token), time.monotonic() + SESSION_SECONDS
-        while len(self._sessions) > SESSIONS_MAX:
-            self._sessions.popitem(last=False)
-        return session
+        return await (await sessions()).open(digest_of(token))
 
-    def close_session(self, session: str) -> None:
-        """End a session; one that is none is none afterwards, too."""
-        self._sessions.pop(_mark(session), None)
-
-
-def _mark(session: str) -> str:
-    """Return what is kept of a session: the look-up then tells nothing about others, however long it takes."""
-    return digest_of(session)
+    async def close_session(self, session: str, sessions: SessionsOf) -> None:
+        """End a session; one that is none is none afterwards, too. Raises StoreError."""
+        if self.tokens is not None and session and await (await sessions()).token_of(session) is not None:
+            await (await sessions()).close(session)
 
 
 def _is_from_here(request: Request) -> bool:

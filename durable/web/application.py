@@ -170,7 +170,7 @@ class WebApp:
 
     async def _identify(self, request: Request) -> Identity | None:
         try:
-            return await self._access.identify(request)
+            return await self._access.identify(request, self._site.sessions)
         except InvalidInputError as error:  # no fault of whoever asks, who is told no names of files
             logger.error("nobody can be recognised: %s", error)
             raise Refusal(503, "access_unavailable", "who asks cannot be told at the moment; see the log") from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from durable.web.access import COOKIE, SESSION_SECONDS
+from durable.web.access import COOKIE
 from durable.web.calls import Call, Fields, Refusal, answer
+from durable.web.sessions import SESSION_SECONDS
 
 
 class Login(Fields):
@@ -40,7 +41,7 @@ async def session(call: Call) -> Response:
 async def login(call: Call) -> Response:
     """Open a session with a bearer token: a cookie that no script can read and no other site can send along."""
     asked = await call.body(Login)
-    opened = call.access.open_session(asked.token)
+    opened = await call.access.open_session(asked.token, call.site.sessions)
     if opened is None:
         raise Refusal(401, "wrong_token", "nobody has this token", {"WWW-Authenticate": "Bearer"})
     response = answer({"opened": True})
@@ -58,7 +59,7 @@ async def login(call: Call) -> Response:
 
 async def logout(call: Call) -> Response:
     """End the session of the cookie that comes along."""
-    call.access.close_session(call.request.cookies.get(COOKIE, ""))
+    await call.access.close_session(call.request.cookies.get(COOKIE, ""), call.site.sessions)
     response = answer({"closed": True})
     response.delete_cookie(COOKIE, path=call.request.scope.get("root_path", "").rstrip("/") + "/")
     return response

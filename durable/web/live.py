@@ -77,8 +77,7 @@ async def _stream(call: Call, look: Look, *, apart_from: tuple[str, ...] = ()) -
                     sent, said_at = (kind, mark), loop.time()
                     yield _event(kind, shown)
                 elif loop.time() - said_at >= SILENCE_SECONDS:
-                    identity = await call.access.identify(call.request)
-                    if identity is None or identity.principal != call.principal:
+                    if not await _is_still_let_in(call):
                         return
                     said_at = loop.time()
                     yield b": still here\n\n"
@@ -94,3 +93,12 @@ async def _stream(call: Call, look: Look, *, apart_from: tuple[str, ...] = ()) -
 
 def _event(kind: str, data: Any) -> bytes:
     return b"event: " + kind.encode() + b"\ndata: " + as_json(data) + b"\n\n"
+
+
+async def _is_still_let_in(call: Call) -> bool:
+    """Tell whether who asked would still be known; as long as the store does not answer, they are."""
+    try:
+        identity = await call.access.identify(call.request, call.site.sessions)
+    except StoreUnavailableError:
+        return True
+    return identity is not None and identity.principal == call.principal

@@ -14,6 +14,7 @@ from durable.client.connection import Connection
 from durable.provider import Wakeup
 from durable.web.audit import Audit
 from durable.web.roles import Role
+from durable.web.sessions import Sessions
 
 POLL_SECONDS: Final = 1.0
 """A wake-up may be lost: so long a watcher waits at most before it looks by itself."""
@@ -119,6 +120,10 @@ class Site:
     async def audit(self) -> Audit:
         """Return the notes of what was done."""
         return (await self.connection()).feature(Audit)
+
+    async def sessions(self) -> Sessions:
+        """Return the sessions of browsers."""
+        return (await self.connection()).feature(Sessions)
 
     async def pulse(self) -> Pulse:
         """Return the ear at the store; a client that was opened anew gets another."""

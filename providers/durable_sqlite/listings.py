@@ -1,7 +1,8 @@
 """Statements for listing and counting instances by any combination of filters.
 
 A listing walks the current runs in order of creation and stops at the end of the page: along those of each status, or of a
-name. Where a filter singles out few rows (children of a parent, a rare prefix, tag or name), it begins with those instead.
+name, or of a tag. Where a filter singles out few rows (children of a parent, a rare prefix, tag or name), it begins with those
+instead.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from durable_sqlite.rows import COLUMNS, SELECTED, row_of
 FEW = 10_000
 """So many rows are read and sorted faster than a listing of a million is walked: in some 20 ms."""
 
+MANY = 100_000
+"""No further is it counted how many rows a filter has, to walk where there are fewest: that takes some 5 ms."""
+
 ORDINARY = "o"
 
 # From one kind to the next along the index, whatever the number of instances.
@@ -25,6 +29,7 @@ _KINDS = (
     " SELECT (SELECT min(runs.kind) FROM runs WHERE hub = ? AND place = 0 AND runs.kind > kinds.kind) FROM kinds"
     " WHERE kinds.kind IS NOT NULL) SELECT kind FROM kinds WHERE kind IS NOT NULL"
 )
+_NAMED = "SELECT number FROM runs INDEXED BY runs_named WHERE hub = ? AND place = 0 AND kind = ? AND name = ?"
 _ORDER = ("created_at", "id", "kind")
 
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[tuple[Any, ...]]]]
@@ -71,7 +76,8 @@ def _condition_of(hub: int, wanted: InstanceFilter) -> Condition:
             condition.add("runs.id < ?", end)
     for name, value in wanted.tags.items():
         condition.add(
-            "EXISTS (SELECT 1 FROM tags WHERE hub = ? AND name = ? AND value = ? AND number = runs.number)",
+            "EXISTS (SELECT 1 FROM tags WHERE hub = ? AND name = ? AND value = ? AND created_at = runs.created_at"
+            " AND number = runs.number)",
             hub,
             name,
             value,
@@ -93,15 +99,21 @@ async def list_rows(
     if page is not None:
         _begin_after(condition, page, wanted, "<" if newest_first else ">")
     few = await _few(fetch, hub, wanted)
+    tag = await _tag_to_walk(fetch, hub, wanted) if few is None else None
+    created_at = str(COLUMNS.index("created_at") + 1)
     if few is not None:
         statement, values = _driven(few, wanted, condition)
+    elif tag is not None:
+        created_at = "tags.created_at"
+        statement, values = _along_tag(hub, tag, wanted, condition, page, newest_first=newest_first)
     elif wanted.name is not None and wanted.kind is not None and not wanted.status:
         statement, values = f"SELECT {SELECTED} FROM runs INDEXED BY runs_named WHERE {condition}", condition.values
     else:
         kinds = [wanted.kind] if wanted.kind is not None else [row[0] for row in await fetch(_KINDS, [hub, hub])]
         statement, values = _walk(kinds or [ORDINARY], wanted, condition)
     direction = "DESC" if newest_first else "ASC"
-    order = ", ".join(f"{COLUMNS.index(name) + 1} {direction}" for name in _ORDER[: 3 if wanted.kind is None else 2])
+    columns = [created_at, *(str(COLUMNS.index(name) + 1) for name in _ORDER[1 : 3 if wanted.kind is None else 2])]
+    order = ", ".join(f"{column} {direction}" for column in columns)
     found = await fetch(f"{statement} ORDER BY {order} LIMIT ?", [*values, limit + 1])
     rows = [row_of(row) for row in found[:limit]]
     if len(found) <= limit:
@@ -115,6 +127,8 @@ async def count_rows(fetch: Fetch, hub: int, wanted: InstanceFilter) -> int:
     condition = _condition_of(hub, wanted)
     _limit_statuses(condition, wanted)
     few = await _few(fetch, hub, wanted)
+    if few is None and (tag := await _tag_to_walk(fetch, hub, wanted)) is not None:
+        few = _tagged(hub, tag)
     if few is None:
         found = await fetch(f"SELECT count(*) FROM runs WHERE {condition}", condition.values)
     else:
@@ -166,12 +180,68 @@ def _driven(few: tuple[str, list[Any]], wanted: InstanceFilter, condition: Condi
     return f"SELECT {SELECTED} FROM {source} WHERE {condition}", [*values, *condition.values]
 
 
+async def _tag_to_walk(fetch: Fetch, hub: int, wanted: InstanceFilter) -> tuple[str, str] | None:
+    """Return the tag that fewest have, unless fewer have the wanted statuses or the name."""
+    if not wanted.tags:
+        return None
+    rivals: list[tuple[str, list[Any]]] = []
+    if wanted.kind is not None and wanted.status:
+        statuses = sorted({int(status) for status in wanted.status})
+        rivals.append(
+            (
+                "SELECT 1 FROM runs INDEXED BY runs_listed WHERE hub = ? AND place = 0 AND kind = ?"
+                f" AND status IN ({', '.join('?' for _ in statuses)})",
+                [hub, wanted.kind, *statuses],
+            )
+        )
+    elif wanted.kind is not None and wanted.name is not None:
+        rivals.append((_NAMED, [hub, wanted.kind, wanted.name]))
+    counted = {tag: await _count_up_to(fetch, MANY, _tagged(hub, tag)) for tag in wanted.tags.items()}
+    fewest = min(counted, key=counted.__getitem__)
+    for rival in rivals:
+        if await _count_up_to(fetch, MANY, rival) < counted[fewest]:
+            return None
+    return fewest
+
+
+def _along_tag(
+    hub: int,
+    tag: tuple[str, str],
+    wanted: InstanceFilter,
+    condition: Condition,
+    page: bytes | None,
+    *,
+    newest_first: bool,
+) -> tuple[str, list[Any]]:
+    """Those that have a tag, in the order of their creation, beginning where the page and the wanted times do."""
+    walk = Condition()
+    walk.add("tags.hub = ? AND tags.name = ? AND tags.value = ?", hub, *tag)
+    if wanted.created_after is not None:
+        walk.add("tags.created_at >= ?", wanted.created_after)
+    if wanted.created_before is not None:
+        walk.add("tags.created_at < ?", wanted.created_before)
+    if page is not None:
+        walk.add(f"tags.created_at {'<=' if newest_first else '>='} ?", _last_place_of(page)[0])
+    _limit_statuses(condition, wanted)
+    source = "tags CROSS JOIN runs ON runs.number = tags.number"
+    return f"SELECT {SELECTED} FROM {source} WHERE {walk} AND {condition}", [*walk.values, *condition.values]
+
+
+def _tagged(hub: int, tag: tuple[str, str]) -> tuple[str, list[Any]]:
+    return "SELECT number FROM tags WHERE hub = ? AND name = ? AND value = ?", [hub, *tag]
+
+
+async def _count_up_to(fetch: Fetch, limit: int, counted: tuple[str, list[Any]]) -> int:
+    statement, values = counted
+    found = await fetch(f"SELECT count(*) FROM ({statement} LIMIT ?)", [*values, limit + 1])
+    return int(found[0][0])
+
+
 async def _few(fetch: Fetch, hub: int, wanted: InstanceFilter) -> tuple[str, list[Any]] | None:
     """Return a statement for the numbers of few runs among which all wanted ones are, or None."""
-    for statement, values in _singling_out(hub, wanted):
-        found = await fetch(f"SELECT count(*) FROM ({statement} LIMIT ?)", [*values, FEW + 1])
-        if found[0][0] <= FEW:
-            return statement, values
+    for source in _singling_out(hub, wanted):
+        if await _count_up_to(fetch, FEW, source) <= FEW:
+            return source
     return None
 
 
@@ -194,12 +264,8 @@ def _singling_out(hub: int, wanted: InstanceFilter) -> list[tuple[str, list[Any]
             values.append(end)
         found.append((statement, values))
     if wanted.name is not None and wanted.kind is not None:
-        statement = (
-            "SELECT number FROM runs INDEXED BY runs_named WHERE hub = ? AND place = 0 AND kind = ? AND name = ?"
-        )
-        found.append((statement, [hub, wanted.kind, wanted.name]))
-    for name, value in wanted.tags.items():
-        found.append(("SELECT number FROM tags WHERE hub = ? AND name = ? AND value = ?", [hub, name, value]))
+        found.append((_NAMED, [hub, wanted.kind, wanted.name]))
+    found += [_tagged(hub, tag) for tag in wanted.tags.items()]
     return found
 
 

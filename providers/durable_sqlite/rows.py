@@ -67,8 +67,11 @@ _INSERT = (
     f" VALUES (?, ?, ?, ?, {', '.join('?' for _ in _PLAIN)})"
 )
 _WRITE_LARGE = "INSERT OR REPLACE INTO large_values (number, column_name, value) VALUES (?, ?, ?)"
-_ADD_TAG = "INSERT OR REPLACE INTO tags (hub, name, value, number) VALUES (?, ?, ?, ?)"
-_DROP_TAG = "DELETE FROM tags WHERE hub = ? AND name = ? AND value = ? AND number = ?"
+_ADD_TAG = (
+    "INSERT OR REPLACE INTO tags (hub, name, value, created_at, number)"
+    " SELECT ?, ?, ?, created_at, number FROM runs WHERE number = ?"
+)
+_DROP_TAG = "DELETE FROM tags WHERE hub = ? AND name = ? AND value = ? AND created_at = ? AND number = ?"
 
 
 def inline(payload: bytes | None) -> bytes | int | None:
@@ -153,10 +156,10 @@ def add_tags(database: sqlite3.Connection, hub: int, number: int, tags: Mapping[
 
 def drop_tags(database: sqlite3.Connection, hub: int, number: int) -> None:
     """End that."""
-    (text,) = database.execute("SELECT tags FROM runs WHERE number = ?", (number,)).fetchone()
+    text, created_at = database.execute("SELECT tags, created_at FROM runs WHERE number = ?", (number,)).fetchone()
     if text:
         tags = decode_tags(text)
-        database.executemany(_DROP_TAG, [(hub, name, value, number) for name, value in tags.items()])
+        database.executemany(_DROP_TAG, [(hub, name, value, created_at, number) for name, value in tags.items()])
 
 
 def row_of(values: tuple[Any, ...]) -> InstanceRow:

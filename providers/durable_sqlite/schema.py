@@ -92,7 +92,18 @@ _VERSION_2 = (
 # For listings by name. None of its columns changes in a run's life, so that only its start and its removal write it.
 _VERSION_3 = ("CREATE INDEX runs_named ON runs (hub, kind, name, created_at, id) WHERE place = 0",)
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
+# Tags in the order of their runs' creation, so that a listing by a tag that many have stops at the end of its page. It is as
+# many entries as before, and they are written when they were.
+_VERSION_4 = (
+    "CREATE TABLE tags_in_order (hub INTEGER, name TEXT, value TEXT, created_at INTEGER, number INTEGER,"
+    " PRIMARY KEY (hub, name, value, created_at, number)) WITHOUT ROWID",
+    "INSERT INTO tags_in_order SELECT tags.hub, tags.name, tags.value, runs.created_at, tags.number FROM tags"
+    " JOIN runs ON runs.number = tags.number",
+    "DROP TABLE tags",
+    "ALTER TABLE tags_in_order RENAME TO tags",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 """What leads from each version of the schema to the next; the first entry leads from an empty file to version 1."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import sys
 import types
@@ -99,6 +100,46 @@ def test_the_doctor_finds_what_is_damaged(store: str) -> None:
     shown = done(store, "show", "ship-1")
     assert "no timeline: the history of 'ship-1'" in shown
     assert "COMPLETED" in shown
+
+
+def test_the_doctor_looks_at_families_inboxes_and_the_queue_where_nobody_works(filled: str, tmp_path: Path) -> None:
+    shutil.copy(filled.removeprefix("sqlite:///"), tmp_path / "copy.db")
+    filled = f"sqlite:///{tmp_path / 'copy.db'}"
+    done(filled, "start", "order", "--text", "order-9", "--id", "order-9")
+    done(filled, "raise", "order-9", "approved", "true")
+    found = from_json(filled, "doctor", "--still")
+    assert (found["violations"], found["waiting"]) == ([], {"messages": 2, "activities": 0})
+    assert from_json(filled, "doctor")["waiting"] is None
+    database = sqlite3.connect(filled.removeprefix("sqlite:///"))
+    with database:
+        child, parent = database.execute(
+            "SELECT c.id, p.id FROM runs c JOIN runs p ON p.run_id = c.parent_run_id WHERE p.status = 4 LIMIT 1"
+        ).fetchone()
+        database.execute("UPDATE runs SET status = 6 WHERE id = ?", (child,))
+        (sequence,) = database.execute("SELECT max(sequence) FROM inbox").fetchone()
+        database.execute("UPDATE inbox SET data = x'c1' WHERE sequence = ?", (sequence,))
+        database.execute(
+            "INSERT INTO queue (hub, kind, id, run_id, generation, task_id, partition, queue, name, data, priority,"
+            " visible_at, deliveries, first_claimed_at) SELECT hub, kind, id, run_id, 0, 77, partition, 'default', 'charge',"
+            " x'00', 1, 0, 0, 0 FROM runs WHERE id = ?",
+            (parent,),
+        )
+    database.close()
+    result = run(filled, "doctor", "--still")
+    broken = [line.removeprefix("broken: ") for line in result.stdout.splitlines() if line.startswith("broken")]
+    assert result.exit_code == 1
+    assert any(line.startswith(f"I13: instance 'order-9': message {sequence}: ") for line in broken)
+    assert any(line.startswith("I14: ") and "activity 77 is in the queue, and nobody waits" in line for line in broken)
+    assert sum(f"child '{child}'" in line and "told SubOrchestrationCompleted" in line for line in broken) == 1
+    assert "waiting: 2 messages in inboxes, 1 activities in the queue" in result.stdout
+
+
+def test_the_doctor_says_that_a_worker_lives_where_none_should(filled: str) -> None:
+    with worker_on(filled):
+        result = run(filled, "doctor", "--still")
+        assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+        assert "a worker is running" in result.stderr
+        done(filled, "doctor")
 
 
 def test_a_clock_that_is_trusted_needs_no_confirmation(store: str) -> None:

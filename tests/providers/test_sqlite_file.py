@@ -388,3 +388,20 @@ async def test_a_damaged_status_is_a_store_error_that_names_the_instance(tmp_pat
     with pytest.raises(StoreError, match="instance 'a' is damaged"):
         await session.provider.load([(row.key, None)])
     await store.close()
+
+
+def test_entries_of_tags_of_an_older_file_get_the_time_of_their_runs() -> None:
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    schema.migrate(database, schema.MIGRATIONS[:3])
+    for number in (1, 2):
+        database.execute(
+            "INSERT INTO runs (number, hub, place, kind, id, run_id, partition, status, generation, records, chain, updated_at,"
+            " open_work, parked_until, state, slow_turns, slow_since, name, created_at, scheduled_at)"
+            " VALUES (?, 1, 0, 'o', ?, 'run', 0, 1, 0, 0, x'', 0, 0, 0, x'', 0, 0, 'main', ?, 0)",
+            (number, f"id {number}", 100 * number),
+        )
+        database.execute("INSERT INTO tags (hub, name, value, number) VALUES (1, 'a', 'b', ?)", (number,))
+    schema.migrate(database)
+    found = database.execute("SELECT hub, name, value, created_at, number FROM tags ORDER BY number").fetchall()
+    assert found == [(1, "a", "b", 100, 1), (1, "a", "b", 200, 2)]
+    database.close()

@@ -6,6 +6,7 @@ call, ask SQLite how it would run each, and refuse a walk through a table that g
 
 from __future__ import annotations
 
+import itertools
 import re
 import sqlite3
 import statistics
@@ -16,6 +17,7 @@ from typing import Any
 
 import durable_sqlite
 import pytest
+from durable_sqlite import listings
 from durable_sqlite.listings import FEW, list_rows
 
 from durable.provider import PARTITIONS, Beat, Expects, InstanceFilter, Report, Status
@@ -155,6 +157,52 @@ async def test_a_listing_by_name_reads_as_far_as_its_page_goes(store: Store) -> 
         )
         assert not re.search("SCAN runs|runs_listed", told), told
         assert ("TEMP B-TREE" in told) == (name != "common"), told
+    await store.close()
+
+
+async def test_a_listing_by_a_tag_that_many_old_ones_have_begins_with_those(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of their creation, page by page, whatever else is asked; and it stops where the page ends."""
+    monkeypatch.setattr(listings, "FEW", 5)
+    session = await store.worker()
+    database = session.provider._opened.write.database  # type: ignore[attr-defined]
+    database.execute("BEGIN")
+    # 300 in pairs of the same moment; the first 60 are the old ones.
+    many = DORMANT.replace("n < 1000000", "n < 300").replace("'sleeper', n,", "'sleeper', n / 2,")
+    database.execute(many.replace("CASE n % 2 WHEN 0 THEN 1", "CASE WHEN n % 3 > 0 THEN 1"))
+    database.execute("INSERT INTO tags SELECT 1, 'age', 'old', created_at, number FROM runs WHERE created_at < 30")
+    database.execute("INSERT INTO tags SELECT 1, 'some', 'x', created_at, number FROM runs WHERE created_at % 2 = 0")
+    database.execute("COMMIT")
+    rows = list(database.execute("SELECT created_at, id, status FROM runs"))
+    asked: list[tuple[str, list[Any]]] = []
+    fetch = session.provider._fetch  # type: ignore[attr-defined]
+
+    async def listening(statement: str, values: Any) -> Any:
+        asked.append((statement, list(values)))
+        return await fetch(statement, values)
+
+    for newest_first in (True, False):
+        for tags, status, after in itertools.product(
+            ({"age": "old"}, {"age": "old", "some": "x"}), ((), (Status.RUNNING, Status.COMPLETED)), (None, 7)
+        ):
+            wanted = InstanceFilter(tags=tags, status=status, created_after=after)
+            expected = sorted(
+                (at, key)
+                for at, key, _ in rows
+                if at < 30 and (len(tags) == 1 or at % 2 == 0) and (after is None or at >= after)
+            )
+            found: list[tuple[int, str]] = []
+            page: bytes | None = None
+            while not found or page is not None:
+                answer = await list_rows(listening, 1, wanted, 7, page, newest_first=newest_first)
+                found += [(row.created_at, row.key.id) for row in answer.rows]
+                page = answer.next_page
+            assert found == (expected[::-1] if newest_first else expected), wanted
+            assert await listings.count_rows(fetch, 1, wanted) == len(expected)
+    plan = [line[3] for line in database.execute(f"EXPLAIN QUERY PLAN {asked[-1][0]}", asked[-1][1])]
+    assert plan[0].startswith("SEARCH tags USING PRIMARY KEY (hub=? AND name=? AND value=? AND created_at>?"), plan
+    assert not any("USE TEMP B-TREE FOR ORDER BY" in line for line in plan), plan  # at most for the ids of one moment
     await store.close()
 
 

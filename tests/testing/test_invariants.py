@@ -24,6 +24,7 @@ from durable.invariants import (
     Answers,
     Moment,
     StoredRun,
+    examine,
     read_runs,
     violations,
     violations_among,
@@ -396,8 +397,10 @@ async def test_a_hub_of_real_workers_is_healthy_and_its_damage_is_found(tmp_path
         damage = Damage(url)
         first = handles[0].run_id
         records = damage.read(first, 1)
+        assert [text async for text in examine(provider, Moment.STILL)] == []
         damage.write(first, {**records, 1: records[1][:-1]}, 1)
         assert [text[:3] for text in await violations(provider)] == ["I13"]
+        assert [text async for text in examine(provider)] == await violations(provider)
         damage.write(first, records, 1)
         await handles[1].purge()
         found = await violations(provider, **told)

@@ -70,6 +70,10 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "two tags": {"tag": ["customer=c8", "region=south"]},
     "common tag, failed": {"tag": "region=north", "status": "FAILED"},
     "no such tag": {"tag": "a=b"},
+    "tag of old ones": {"tag": "batch=old"},
+    "tag of old ones, completed": {"tag": "batch=old", "status": "COMPLETED"},
+    "tag of old ones, common name": {"tag": "batch=old", "name": "order"},
+    "two wide tags": {"tag": ["batch=old", "region=north"]},
     "an hour": {"created_after": "HOUR", "created_before": "HOUR+1"},
     "an hour, failed, name": {"created_after": "HOUR", "created_before": "HOUR+1", "status": "FAILED", "name": "order"},
     "children of one": {"parent": "nobody"},
@@ -91,9 +95,13 @@ def fill_sqlite(path: Path, count: int, now: int) -> None:
     chosen = ", ".join(made.get(name, f"seed.{name}") for name in columns)
     numbers = f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
     database.execute(f"INSERT INTO runs {numbers} SELECT {chosen} FROM n, (SELECT * FROM runs LIMIT 1) AS seed")
-    tags = "INSERT INTO tags (hub, name, value, number) SELECT hub, '{}', {}, number FROM runs WHERE number > 10"
+    tags = (
+        "INSERT INTO tags (hub, name, value, created_at, number)"
+        " SELECT hub, '{}', {}, created_at, number FROM runs WHERE number > 10"
+    )
     database.execute(tags.format("region", "CASE WHEN number % 2 THEN 'south' ELSE 'north' END"))
     database.execute(tags.format("customer", f"'c' || (number % {CUSTOMERS})"))
+    database.execute(tags.format("batch", "'old'") + " AND number BETWEEN 5000 AND 25000")
     database.execute("DELETE FROM inbox")
     database.commit()
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -126,7 +134,8 @@ async def fill_postgres(url: str, count: int, now: int) -> None:
     made = _made(count, now) | {
         "run_id": "lpad(i::text, 32, '0')",
         "id": _id("lpad(({})::text, 7, '0')"),
-        "tags": f"jsonb_build_object('region', {region}, 'customer', {customer})",
+        "tags": f"jsonb_build_object('region', {region}, 'customer', {customer})"
+        " || CASE WHEN i BETWEEN 4990 AND 24990 THEN '{\"batch\": \"old\"}'::jsonb ELSE '{}'::jsonb END",
     }
     chosen = ", ".join(made.get(name, f"seed.{name}") for name in columns)
     source = f"generate_series(1::bigint, {count}) AS n (i), (SELECT * FROM runs LIMIT 1) AS seed"
@@ -136,9 +145,13 @@ async def fill_postgres(url: str, count: int, now: int) -> None:
         await connection.execute(f"DROP INDEX {name}")
     await connection.execute(f"INSERT INTO runs SELECT {chosen} FROM {source}")
     await connection.execute("CREATE TEMP TABLE hashes (name text, value text, tag bigint)")
-    values = [("region", one) for one in ("north", "south")] + [("customer", f"c{n}") for n in range(CUSTOMERS)]
+    values = (
+        [("region", one) for one in ("north", "south")]
+        + [("customer", f"c{n}") for n in range(CUSTOMERS)]
+        + [("batch", "old")]
+    )
     await connection.copy_records_to_table("hashes", records=[(*one, tag_hash(*one)) for one in values])
-    for name in ("region", "customer"):
+    for name in ("region", "customer", "batch"):
         join = f"runs r JOIN hashes h ON h.name = '{name}' AND h.value = r.tags ->> '{name}'"
         await connection.execute(f"INSERT INTO tags SELECT h.tag, r.kind, r.id FROM {join}")
     await connection.execute("DELETE FROM inbox")

@@ -6,11 +6,13 @@ token, a wrong one and each role; every trick with paths is sent over a real soc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from starlette.requests import Request
 from starlette.routing import Mount
 
 from durable import Client, InvalidInputError
-from durable.web import Access, Principal, Role, WebApp, add_token, create_app, remove_tokens, serve
+from durable.web import Access, Principal, Role, WebApp, add_token, create_app, remove_tokens, serve, sessions
 from durable.web.calls import Operation
 from tests.web.parts import Tokens, bearer, by_tokens, client_of, raw, served
 
@@ -208,6 +210,33 @@ async def test_tokens_are_kept_as_digests_and_end_when_they_are_removed(tmp_path
         got = await client.get("/api/overview", headers=bearer(again))
         assert got.json()["error"]["code"] == "access_unavailable"
     await site.aclose()
+
+
+async def test_a_session_is_known_to_every_process_of_a_site_and_after_a_restart(
+    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "REMEMBERED_S", 0.0)  # as if seconds had passed
+    file, access = tmp_path / "store.db", by_tokens(tokens)
+    Client.sync(f"sqlite:///{file}").close()
+
+    @contextlib.asynccontextmanager
+    async def process(access: Access, cookies: Any = None) -> AsyncIterator[httpx.AsyncClient]:
+        async with contextlib.aclosing(create_app(f"sqlite:///{file}", access=access)) as site:
+            async with client_of(site, cookies=cookies) as client:
+                yield client
+
+    async with process(access) as client:
+        assert (await client.post("/api/login", json={"token": tokens.operator})).status_code == 200
+        csrf = (await client.get("/api/session")).json()["csrf_token"]
+        cookies = client.cookies
+    assert all(value not in file.read_bytes().decode("latin-1") for value in (tokens.operator, *cookies.values()))
+
+    access = Access.by_tokens(tokens.path)  # another process, with nothing in memory
+    async with process(access, cookies) as client, process(access, cookies) as other:
+        assert (await other.get("/api/overview")).status_code == 200
+        got = await client.post("/api/logout", json={}, headers={"X-CSRF-Token": csrf})
+        assert got.status_code == 200
+        assert (await other.get("/api/overview")).status_code == 401
 
 
 async def test_a_session_changes_something_only_with_its_own_token_and_from_its_own_page(

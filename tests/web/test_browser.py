@@ -387,6 +387,41 @@ SCROLL = """async (where) => {
 }"""
 
 
+def test_what_one_comes_for_is_seen_at_first_glance(chromium: Browser, tmp_path: Path) -> None:
+    """On a phone the list is not below its filters; and an event is found among hundreds of rows."""
+    app = App()
+
+    @app.activity
+    async def nothing(number: int) -> None:
+        pass
+
+    @app.orchestrator
+    async def wide(ctx: OrchestrationContext) -> None:
+        await when_all([ctx.call_activity(nothing, number) for number in range(100)])
+        await ctx.wait_for_external_event("the tide")
+        await when_all([ctx.call_activity(nothing, number) for number in range(100)])
+
+    with Hub(app, f"memory://{tmp_path.name}") as hub:
+        handle = hub.run(hub.client.start("wide", instance_id="wide"))
+        hub.run(handle.raise_event("the tide"))
+        hub.run(handle.result(timeout=60))
+        watched = Watched(chromium.new_context(viewport={"width": 390, "height": 844}), hub.address)
+        page = watched.page
+        watched.go(hub.address, "/instances", "Instances")
+        row = page.get_by_role("link", name="wide").first
+        expect(row).to_be_in_viewport()
+        expect(page.get_by_label("Orchestrator")).to_be_hidden()
+        page.get_by_role("button", name="Filters").click()
+        page.get_by_label("Orchestrator").fill("another")
+        page.get_by_role("button", name="Search").click()
+        expect(page.get_by_text("No instance matches.")).to_be_visible()
+        watched.go(hub.address, "/instances/wide", "wide")
+        page.get_by_role("button", name="the tide").click()
+        expect(page.locator(".row-details h2")).to_contain_text("the tide")
+        expect(page.locator(".arrived")).to_have_count(1)
+        assert watched.faults == []
+
+
 # ---- the pictures in the documentation
 
 PICTURES = {

@@ -14,7 +14,9 @@ export async function instancesPage(context) {
   const chosen = new Set(query.getAll("status").filter((name) => STATUSES.includes(name)));
   const input = (id, label, value, options = {}) =>
     h("div", { class: "field" }, h("label", { for: id }, label), h("input", { id, value, autocomplete: "off", spellcheck: "false", ...options }));
-  const form = h("form", { class: "filters card", role: "search" },
+  // Where there is little room, the others are behind a button: the list is what one came for.
+  const isFiltered = ["name", "tag", "after", "before", "order", "status"].some((one) => query.has(one));
+  const form = h("form", { class: isFiltered ? "filters card all" : "filters card", role: "search" },
     h("div", { class: "row" },
       input("search", "Instance id begins with", query.get("prefix") ?? "", { type: "search", placeholder: "order-  (press /)" }),
       input("name", "Orchestrator", query.get("name") ?? ""),
@@ -27,6 +29,7 @@ export async function instancesPage(context) {
       STATUSES.map((name) => h("label", { class: "chip", "data-status": name },
         h("input", { type: "checkbox", name: "status", value: name, checked: chosen.has(name) }), name.toLowerCase()))),
     h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Search"),
+      h("button", { type: "button", class: "more", "aria-expanded": String(isFiltered), onclick: (event) => { event.target.setAttribute("aria-expanded", String(form.classList.toggle("all"))); } }, "Filters"),
       h("button", { type: "button", onclick: () => { location.hash = "#/instances"; } }, "Clear"),
       may("OPERATOR") ? h("button", { type: "button", onclick: begin }, "Start…") : null));
   const results = h("div", { "aria-live": "polite", "aria-busy": "false" });

@@ -44,7 +44,7 @@ function content(overview, samples) {
         pair("Partitions", `${count(overview.partitions - overview.partitions_unowned)} of ${count(overview.partitions)} owned`),
         pair("Waits longest", overview.oldest_unfinished.length ? time(overview.oldest_unfinished[0].created_at, "age") : "nothing")),
         overview.partitions_unowned || !overview.workers_live
-          ? h("p", { class: "warn" }, overview.workers_live ? "Some partitions have no owner: what is in them waits." : "No worker runs: everything waits.")
+          ? h("p", { class: "warn" }, overview.workers_live ? "Some partitions have no owner: what is in them waits." : overview.oldest_unfinished.length ? "No worker runs: what is unfinished waits." : "No worker runs.")
           : null,
         h("p", null, h("a", { href: "#/workers" }, "All workers")))),
     overview.stalled.length ? card("Stalled", table("Stalled instances", INSTANCE_COLUMNS, overview.stalled)) : null,

@@ -11,6 +11,9 @@ const ROW = 24;
 const AXIS = 26;
 const EXTRA = 4;
 const SHARE_MIN = 1e-7;
+const ARRIVED = new Set(["event", "mark"]);
+const TOLD_MOMENTS = 5;
+const LINED_MOMENTS = 30;
 const MOMENTS = new Set(["event", "sent", "performed", "mark"]);
 const GLYPHS = { activity: "⚙", child: "↳", detached: "⇢", timer: "◷", wait: "◔", operation: "◆", lock: "◈", suspension: "Ⅱ", event: "✉", sent: "➤", performed: "◆", mark: "⚑" };
 const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 216e5, 432e5, 864e5, 1728e5, 6048e5, 2592e6, 7776e6, 31536e6];
@@ -29,12 +32,13 @@ export async function timelineView({ path, kind, generation, state: opened }) {
   const details = h("section", { class: "card row-details", "aria-live": "polite" });
   const heading = h("span", { class: "none" });
   const waiting = h("p", { class: "waiting" });
+  const moments = h("p", { class: "moments" });
   const kinds = h("select", { "aria-label": "What is shown", onchange: (event) => { filter = event.target.value; chosen = -1; size(); draw(); } },
     [["all", "everything"], ["long", "what lasts"], ["open", "what is open"], ["failed", "what failed"]].map(([value, label]) => h("option", { value }, label)));
   const button = (label, told, act) => h("button", { type: "button", title: told, "aria-label": told, onclick: act }, label);
   const element = h("div", null,
     h("div", { class: "buttons" }, heading, kinds, button("−", "Zoom out (−)", () => zoom(2)), button("+", "Zoom in (+)", () => zoom(0.5)), button("←", "Earlier", () => pan(-0.3)), button("→", "Later", () => pan(0.3)), button("All", "All of it (0)", () => { view = { from: 0, until: 1 }; draw(); })),
-    h("div", { class: "timeline-box" }, axis, box), waiting, legend(), details);
+    moments, h("div", { class: "timeline-box" }, axis, box), waiting, legend(), details);
 
   const rows = () => drawn.rows.filter((row) => ({ all: true, long: !MOMENTS.has(row.kind), open: row.status === "open", failed: row.status === "failed" })[filter]);
   let listed = rows();
@@ -48,7 +52,14 @@ export async function timelineView({ path, kind, generation, state: opened }) {
     listed = rows();
     spacer.style.height = `${listed.length * ROW + 4}px`;
     fill(heading, `${count(listed.length)} rows, ${span(bounds().length)}`);
+    fill(moments, momentsOf(listed));
     fill(waiting, generation === null ? waitsFor(drawn, state) : null);
+  };
+  /** What arrived from outside, as buttons that lead to its row: among hundreds of rows nobody would come upon it. */
+  const momentsOf = (all) => {
+    const found = all.flatMap((row, at) => (ARRIVED.has(row.kind) ? [at] : []));
+    const shown = found.slice(0, TOLD_MOMENTS).map((at) => h("button", { type: "button", class: "plain", onclick: () => choose(at) }, `${GLYPHS[all[at].kind]} ${nameOf(all[at])} `, time(all[at].started_at)));
+    return shown.length ? ["Arrived: ", shown, found.length > shown.length ? ` and ${count(found.length - shown.length)} more` : ""] : null;
   };
   const labelWidth = () => Math.min(240, Math.max(110, box.clientWidth * 0.3));
 
@@ -71,6 +82,8 @@ export async function timelineView({ path, kind, generation, state: opened }) {
     const until = Math.min(listed.length, from + Math.ceil(height / ROW) + 2 * EXTRA);
     const clip = s("clipPath", { id: "bars-clip" }, s("rect", { x: left - 6, y: 0, width: Math.max(width - left + 6, 0), height }));
     const marks = [];
+    const arrived = listed.filter((row) => ARRIVED.has(row.kind)).map((row) => x(ms(row.started_at))).filter((at) => at >= left && at <= width);
+    if (arrived.length <= LINED_MOMENTS) marks.push(arrived.map((at) => s("line", { class: "arrived", x1: at, x2: at, y1: 0, y2: height })));
     for (let at = from; at < until; at += 1) marks.push(drawRow(listed[at], at, at * ROW - top, x, left, width));
     fill(canvas, s("defs", null, clip), ticks.map((tick) => s("line", { class: "grid", x1: x(tick.at), x2: x(tick.at), y1: 0, y2: height })), marks);
     box.setAttribute("aria-activedescendant", chosen >= from && chosen < until ? `bar-${chosen}` : "");

@@ -33,7 +33,7 @@ function content(found) {
       ["Partitions", (one) => one.partitions.length],
       ["Runs", (one) => one.unreadable ?? [one.orchestrations ? "orchestrations" : null, one.queues?.length ? `activities of ${one.queues.join(", ")}` : null].filter(Boolean).join(" and ")],
       ["Serves", (one) => serves(one)],
-    ], found.workers, "No worker runs: everything waits.")),
+    ], found.workers, "No worker runs.")),
     card("Partitions", h("ul", { class: "partitions", "aria-label": "Partitions and their owners" }, cells),
       found.unowned.length ? h("p", { class: "warn" }, `${found.unowned.length} without a live owner.`) : null),
   ];

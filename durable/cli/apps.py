@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -16,6 +16,8 @@ from durable.cli.exits import Refused
 from durable.cli.texts import safe_lines
 from durable.cli.values import shown
 from durable.provider import Provider
+
+T = TypeVar("T")
 
 _NOT_THE_USERS: Final = frozenset(
     {__file__, importlib.__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
@@ -54,6 +56,22 @@ def store_of(text: str) -> str | Provider:
         raise click.UsageError(f"{shown(text)} gives {shown(repr(found))}, and no store")
     provider: str | Provider = found
     return provider
+
+
+def given(text: str, kind: type[T], what: str) -> T:
+    """Return what `MODULE:NAME` names, of this kind: itself, or what it gives as a function or a class without arguments."""
+    module_name, _, name = text.partition(":")
+    if not name:
+        raise click.UsageError(f"{what} is MODULE:NAME, not {shown(text)}")
+    found = _named(module_name, name)
+    if callable(found) and not isinstance(found, kind):
+        try:
+            found = found()
+        except Exception as error:
+            raise Refused(f"{shown(text)} gives no {kind.__name__}: {type(error).__name__}: {error}") from error
+    if not isinstance(found, kind):
+        raise click.UsageError(f"{shown(text)} is {shown(repr(found))}: neither a {kind.__name__} nor what gives one")
+    return found
 
 
 def _named(module_name: str, name: str) -> Any:

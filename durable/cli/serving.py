@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
 import click
 
-from durable.cli.apps import app_of
+from durable.cli.apps import app_of, given
 from durable.cli.exits import Refused
 from durable.cli.options import existing, json_option, named, store_option
 from durable.cli.reloading import serve_and_reload
 from durable.cli.texts import print_json, safe_lines
 from durable.cli.values import span
+from durable.middleware import Middleware
 from durable.worker import Worker
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -50,6 +51,10 @@ class SafeFormatter(logging.Formatter):
 @click.option(
     "--shutdown-timeout", type=span, default="30s", metavar="SPAN", help="A stop waits so long. Default: 30s."
 )
+@click.option(
+    "--middleware", multiple=True, metavar="MODULE:NAME", help="What runs around; durable.otel:Telemetry, say."
+)
+@click.option("--dependencies", metavar="MODULE:NAME", help="What is injected into activities: a mapping.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS, case_sensitive=False), default="info", help="Default: info.")
 @click.option("--reload", "reloads", is_flag=True, help="Begin again when the code changes; for development.")
 @store_option
@@ -58,11 +63,12 @@ def worker(app: str, *, store: str, reloads: bool, log_level: str, **options: An
 
     MODULE is imported from the current folder or from what is installed; APP is `app` where it is left out. A store that is
     missing is made. With --reload, workers of a process of their own follow each other as Python files below the current
-    folder change.
+    folder change. What --middleware and --dependencies name is that itself, or a function or class that gives it.
 
     \b
       durable worker orders.worker:app --store sqlite:///orders.db
       durable worker orders.worker:app --queue mail --activities-only
+      durable worker orders.worker:app --dependencies orders.worker:databases --middleware durable.otel:Telemetry
     """
     if reloads:
         serve_and_reload()
@@ -87,6 +93,8 @@ def make_worker(
     max_cached: int,
     strict: bool,
     shutdown_timeout: timedelta,
+    middleware: Sequence[str] = (),
+    dependencies: str | None = None,
 ) -> Worker:
     """Return the worker that the options describe."""
     if activities_only and orchestrations_only:
@@ -104,6 +112,8 @@ def make_worker(
             max_cached_orchestrations=max_cached,
             strict=strict,
             shutdown_timeout=shutdown_timeout,
+            middleware=[given(one, Middleware, "a middleware") for one in middleware],
+            dependencies=None if dependencies is None else given(dependencies, Mapping, "what is injected"),  # type: ignore[type-abstract]
         )
     except (TypeError, ValueError) as error:  # the name of a queue, say
         raise click.UsageError(str(error)) from error

@@ -13,7 +13,18 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from durable import ActivityFailedError, App, OrchestrationContext, RetryPolicy, Worker, sealed_store, when_all
+from durable import (
+    ActivityCall,
+    ActivityFailedError,
+    App,
+    Inject,
+    Middleware,
+    OrchestrationContext,
+    RetryPolicy,
+    Worker,
+    sealed_store,
+    when_all,
+)
 from durable.cli.program import program
 from durable.encryption import AesGcm
 from durable.provider import Provider
@@ -29,6 +40,34 @@ def charge(order_id: str) -> str:
     if order_id == "unlucky":
         raise ValueError(f"no money: {HOSTILE}")
     return f"receipt for {order_id}"
+
+
+seen: list[str] = []
+
+
+class Seeing(Middleware):
+    @contextlib.contextmanager
+    def activity(self, call: ActivityCall) -> Iterator[None]:
+        seen.append(call.name)
+        yield
+
+
+wanting = App()
+"""An app whose worker must bring something along."""
+
+
+@wanting.activity
+async def told(*, rate: int = Inject("rate")) -> int:
+    return rate
+
+
+@wanting.orchestrator
+async def tells(ctx: OrchestrationContext) -> int:
+    return await ctx.call_activity(told)
+
+
+def dependencies() -> dict[str, int]:
+    return {"rate": 7}
 
 
 @app.orchestrator

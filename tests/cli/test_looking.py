@@ -15,11 +15,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from durable import Client, History
 from durable.cli.serving import SafeFormatter, make_worker
 from durable.jobs import Job
+from tests.cli import commands
 from tests.cli.commands import HOSTILE, app, charge, done, from_json, run, ship, worker_on
 
 LOOKS = [
@@ -246,3 +248,17 @@ def test_what_is_wrong_is_one_line_and_a_code(filled: str) -> None:
         )
         assert result.stderr.startswith("durable")
     assert "DURABLE_STORE" in run(None, "ls").stderr
+
+
+async def test_a_worker_is_given_what_its_activities_want_and_what_runs_around_them() -> None:
+    module = "tests.cli.commands"
+    around = {"middleware": [f"{module}:Seeing", "durable.otel:Telemetry"], "dependencies": f"{module}:dependencies"}
+    async with make_worker(f"{module}:wanting", "memory://", **{**AS_EVER, **around}) as made:
+        assert await made.client.run("tells", timeout=30) == 7
+    assert commands.seen[-1] == "told"
+    for wrong, told in (
+        ({"middleware": [f"{module}:app"]}, "neither a Middleware"),
+        ({"dependencies": module}, "MODULE:NAME"),
+    ):
+        with pytest.raises(click.UsageError, match=told):
+            make_worker(f"{module}:wanting", "memory://", **{**AS_EVER, **wrong})

@@ -215,9 +215,9 @@ async def test_failures_are_told_by_their_type_and_by_nothing_that_they_say(expo
         await ctx.call_activity(fail, card)
 
     async with Worker(app, store_url, middleware=[exported.telemetry]) as worker:
-        handle = await worker.client.start(flow, "4711")
+        handle = await worker.client.start(flow, "a-secret-card")
         await handle.wait(timeout=30)
-    assert "4711" not in exported.path.read_text()
+    assert "a-secret-card" not in exported.path.read_text()
     for name in ("run fail", "activity fail"):
         assert (exported.one(name)["status"], exported.one(name)["attributes"]["error.type"]) == ("ERROR", "ValueError")
     assert exported.one("orchestration flow")["attributes"]["error.type"] == "durable.errors.ActivityFailedError"

@@ -205,6 +205,22 @@ async def test_lost_payloads_stall_their_instances_until_they_are_back(tmp_path:
             assert await client.get(name).result(timeout=30) == ("x" * LARGE + "y") * 2
 
 
+@pytest.mark.diverges("its history is read without the payloads, too")
+async def test_a_worker_without_the_payloads_says_so_and_leaves_the_instance_to_one_that_has_them(
+    tmp_path: Path,
+) -> None:
+    async with Worker(growing_app(), stored_in(tmp_path)) as worker:
+        handle = await worker.client.start("grows", "x" * LARGE, instance_id="one")
+        await until(handle, status="waits")
+    async with Worker(growing_app(), f"sqlite:///{tmp_path}/store.db") as worker:
+        await worker.client.get("one").raise_event("more", "y")
+        state = await until(worker.client.get("one"), OrchestrationStatus.STALLED)
+        assert "lies outside of the store: give this worker" in (state.stall_reason or "")
+        assert str(state.input).startswith("<unreadable payload of")
+    async with Worker(growing_app(), stored_in(tmp_path)) as worker:
+        assert await worker.client.get("one").result(timeout=20) == ("x" * LARGE + "y") * 2
+
+
 async def test_what_is_sealed_lies_outside_sealed_and_not_the_other_way_round(tmp_path: Path) -> None:
     codecs = [Compression(), AesGcm({"a": bytes(range(32))})]
     with pytest.raises(ValueError, match="in the clear"):

@@ -38,8 +38,13 @@ POLLS_EVERY_S_MIN: Final = 1.0
 KEPT_HEADERS: Final = frozenset({"accept", "accept-language", "user-agent"})
 """What is sent to another origin than the one that was called. Anything else may be a secret between the two."""
 
+NOT_GIVEN: Final = frozenset(
+    {"connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+"""Headers that say how a request is sent, and to whom: another `Host` would reach what the policy has never looked at."""
+
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FIELD: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_FIELD: Final = re.compile(r"[\t\x20-\x7e]*")
 
 
 class Allowed:
@@ -190,8 +195,10 @@ def _headers(given: Mapping[str, str]) -> dict[str, str]:
     for name, value in given.items():
         if not _TOKEN.fullmatch(name):
             raise ValueError(f"{name!r:.60} is no name of a header")
+        if name.lower() in NOT_GIVEN or name.lower().startswith("proxy-"):
+            raise ValueError(f"the header {name} follows from the URL and the content: leave it out")
         if not _FIELD.fullmatch(value):
-            raise ValueError(f"the header {name} is no line of Latin text")  # its value is not shown
+            raise ValueError(f"the header {name} is no line of ASCII text")  # its value is not shown
         headers[name.lower()] = value
     return headers
 

@@ -14,6 +14,7 @@ from durable.engine.execution import Execution
 from durable.errors import HistoryDamagedError, StoreError
 from durable.messages import heartbeat_key
 from durable.outgoing import Outgoing, outgoing_messages
+from durable.payloads import is_sealed
 from durable.provider import InstanceFilter, InstanceRow, Provider, RecordRow, Status
 from durable.records import decode_record, first_checksum, next_checksum
 from durable.worker.beginning import Beginnings
@@ -214,6 +215,11 @@ class Loader:
             for stored in records:
                 if expected == row.records:
                     break
+                if is_sealed(stored.data):
+                    raise HistoryDamagedError(
+                        f"history record {expected} is sealed or lies outside of the store: give this worker the codecs and "
+                        "the payload store that the hub has"
+                    )
                 chain = next_checksum(chain, stored.data)
                 if stored.index != expected or stored.checksum != chain:
                     raise HistoryDamagedError(f"history record {expected} does not match its checksum")

@@ -306,6 +306,24 @@ async def test_a_body_over_the_limit_is_given_up_and_a_server_that_is_not_there_
     assert error.details.is_caused_by(TimeoutError)
 
 
+def test_no_header_leads_a_request_elsewhere_or_makes_two_of_it() -> None:
+    async def scenario(env: Environment) -> None:
+        wrong = {
+            "Host": "inside",
+            "content-length": "3",
+            "Transfer-Encoding": "chunked",
+            "Proxy-X": "y",
+            "a": "b\r\nc: d",
+            "a b": "",
+        }
+        for header in wrong.items():
+            with pytest.raises(OrchestrationFailedError, match="header") as caught:
+                await env.client.run("call", {"method": "GET", "url": "https://a.example", "headers": dict([header])})
+            assert caught.value.details.is_caused_by(ValueError)
+
+    Environment(calling_app("https://a.example")).run(scenario)
+
+
 def test_nothing_may_be_called_until_the_app_says_so_and_mistakes_are_named() -> None:
     app = App()
 

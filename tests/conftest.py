@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import os
 import shutil
 import zlib
@@ -116,6 +117,24 @@ def worker_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         defaults: dict[str, Any] = Worker.__init__.__kwdefaults__  # type: ignore[assignment]
         assert "max_cached_orchestrations" in defaults, "the uncached run would silently be a cached one"
         monkeypatch.setitem(defaults, "max_cached_orchestrations", 0)
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """Fail a test that leaves the log of the package changed: what comes after it in this process would hear less, or more."""
+    before = _changed_loggers()
+    yield
+    assert _changed_loggers() == before, "a test gives the loggers back as it found them"
+
+
+def _changed_loggers() -> dict[str, tuple[int, bool, bool, list[logging.Handler]]]:
+    """Return those loggers of the package that are not as a new one is."""
+    found = {
+        name: (logger.level, logger.propagate, logger.disabled, list(logger.handlers))
+        for name, logger in logging.root.manager.loggerDict.items()
+        if name.partition(".")[0] == "durable" and isinstance(logger, logging.Logger)
+    }
+    return {name: state for name, state in found.items() if state != (logging.NOTSET, True, False, [])}
 
 
 @pytest.fixture(autouse=True)

@@ -232,6 +232,8 @@ def context_for(port: ActivityPort, signature: Signature) -> ActivityContext:
     attachment, named = port.request.options.attachment, signature.context_names
     if attachment:
         cls = _features.get(attachment[:1], ActivityContext)
+    elif not named:
+        cls = ActivityContext
     else:
         cls = next((cls for cls in _features.values() if cls.__name__ in named), ActivityContext)
     return _as_annotated(cls, signature.context_class)(port)

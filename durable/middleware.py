@@ -131,6 +131,11 @@ class Around:
         """Whether any of it runs around activities."""
         return bool(self._activity)
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether any of it runs around turns."""
+        return bool(self._turn)
+
     def activity(self, call: ActivityCall) -> AbstractContextManager[None]:
         """Return what runs around a function."""
         return _around(self._activity, call)

@@ -23,15 +23,16 @@ _MINDS_THE_LOOP: Final = {
 }
 """What in asyncio raises when it is given something of another event loop."""
 
-_own_code: dict[str, bool] = {}
+own_files: dict[str, bool] = {}
+"""What `is_own_code` has found, by file."""
 
 
 def is_own_code(code: CodeType) -> bool:
     """Tell whether a code object belongs to this package or to asyncio, not to the user."""
     filename = code.co_filename
-    known = _own_code.get(filename)
+    known = own_files.get(filename)
     if known is None:
-        known = _own_code[filename] = filename.startswith(_OWN_CODE)
+        known = own_files[filename] = filename.startswith(_OWN_CODE)
     return known
 
 

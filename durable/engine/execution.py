@@ -202,7 +202,7 @@ class Execution:
             elif isinstance(event, ev.ActivityCancelled):
                 dropped.append(event.task_id)
             else:
-                sends = sends or sends_something(event)
+                sends = sends or (type(event) is not ev.ActivityCompleted and sends_something(event))
         messages: Sequence[Outgoing] = tuple(outgoing_messages(record, self.sender())) if sends else ()
         if self.farewells and outcome is not None and not isinstance(outcome, ev.OrchestrationContinuedAsNew):
             messages = (*messages, *self.farewells.values())

@@ -68,8 +68,7 @@ class Line:
         """Return how long an attempt of an activity takes on average, in seconds; None while that is not known."""
         return self._usual_s.get(name)
 
-    def note_end(self, attempt: Attempt, took_s: float) -> None:
-        """Learn from an attempt that has ended."""
-        if attempt.request.options.attachment is not None:
-            usual_s = self._usual_s.get(attempt.request.name, took_s)
-            self._usual_s[attempt.request.name] = usual_s + (took_s - usual_s) * WEIGHT
+    def note_end(self, name: str, took_s: float) -> None:
+        """Learn from an attempt of an activity that has ended."""
+        usual_s = self._usual_s.get(name, took_s)
+        self._usual_s[name] = usual_s + (took_s - usual_s) * WEIGHT

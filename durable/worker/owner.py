@@ -430,10 +430,12 @@ class Owner:
                 if is_ours:
                     self._stall_refused(item, why)
                 continue
-            again = [message.in_place_of for message in item.messages]  # of these another stands there now
-            for sequence in item.consumed if item.step is None else item.step.consumed:
-                if sequence not in again:
-                    self.receiver.settle(sequence)
+            consumed = item.consumed if item.step is None else item.step.consumed
+            if consumed:
+                again = [message.in_place_of for message in item.messages]  # of these another stands there now
+                for sequence in consumed:
+                    if sequence not in again:
+                        self.receiver.settle(sequence)
             if not is_ours:
                 continue
             if item.step is not None:

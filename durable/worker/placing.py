@@ -102,7 +102,6 @@ class Placing:
         prepared.held = held  # from now on: if one of them fails, the slots of those before it are given back
         # Those that were open where a prefix ends are asked for once more: nobody runs them.
         asked = turn.activities if live.begun is None else list(execution.open_activities.values())
-        trace = Origin.of(execution.started).trace
         for request in asked:
             key = execution.derived_id("activity", request.call_id)
             is_limited = request.options.limit is not None
@@ -111,7 +110,7 @@ class Placing:
             if placement is not Placement.QUEUE:
                 held.append((request, key))
             else:
-                offers.append(Offer(request, key, trace))
+                offers.append(Offer(request, key, Origin.of(execution.started).trace))
                 if needs_permit(request):
                     state.permits.add(request)
         if state.deliveries:

@@ -255,9 +255,15 @@ class Turns:
 
     def _prepare(self, live: LiveInstance, row: InstanceRow, prepared: Prepared) -> Prepared | None:
         arrivals: list[HistoryEvent] = []
-        self.placing.leave_permits(live, row, prepared)
+        if live.state.permits:
+            self.placing.leave_permits(live, row, prepared)
+        has_messages = False
         for pending in prepared.taken:
             event = pending.event
+            if pending.message is None and not is_stale(pending, row):  # the outcome of an attempt that ran here
+                arrivals.append(event)
+                continue
+            has_messages = True
             if isinstance(event, ev.OrchestrationTerminated) and not is_stale(pending, row):
                 return self.steps.termination(live, row, prepared, event)
             if replaces(pending, row):
@@ -268,7 +274,7 @@ class Turns:
                 self.steps.note_dropped(prepared, row, event, reason, pending.run_id)
             elif not isinstance(event, PermitGranted):  # of an attempt that is over: no loss
                 arrivals.append(event)
-        asked = self._asking.set_apart(prepared, arrivals)
+        asked = self._asking.set_apart(prepared, arrivals) if has_messages else ()
         made = self._run(live, row, prepared, arrivals)
         return self._asking.answer(live, prepared, made, asked) if asked else made
 
@@ -308,8 +314,12 @@ class Turns:
         is_empty = not (len(turn.record.events) > changed or turn.memos or turn.carried) and isinstance(
             turn.custom_status, Unchanged
         )
-        is_parked_rightly = row.parked_until == self._due_later(live, row) and row.status is not Status.STALLED
-        if is_empty and not opens and is_parked_rightly:
+        if (
+            is_empty
+            and not opens
+            and row.parked_until == self._due_later(live, row)
+            and row.status is not Status.STALLED
+        ):
             made = self.steps.without_step(prepared)
             if turn.record.events:  # all was refused, and the execution knows of a change that is not on record
                 self.close(live.drop_execution())
@@ -323,11 +333,14 @@ class Turns:
         self, row: InstanceRow, prepared: Prepared, execution: Execution, given: list[HistoryEvent], now: int
     ) -> Turn:
         """Take a turn, with what is around it."""
-        call = TurnCall(row.key.id, row.run_id, row.generation, row.name, row.version, len(given))
         began = self._clock.monotonic() if self.watchers else 0.0
-        with self._around.turn(call):
+        if self._around.has_turns:
+            call = TurnCall(row.key.id, row.run_id, row.generation, row.name, row.version, len(given))
+            with self._around.turn(call):
+                turn = self.watched(execution, execution.turn, given, now)
+                call.events = len(turn.record.events)
+        else:
             turn = self.watched(execution, execution.turn, given, now)
-            call.events = len(turn.record.events)
         prepared.turn = turn
         if self.watchers:
             seconds = self._clock.monotonic() - began

@@ -328,7 +328,6 @@ class _Catalogue(Generic[D]):
         self._newest: dict[str, D] = {}
         self._by_function: dict[tuple[int, ...], D] = {}
         self._in_order: list[D] = []
-        self._looked_up: dict[tuple[str, str], D] = {}
 
     def __iter__(self) -> Iterator[D]:
         """Yield all definitions in the order of registration, which `of` goes by."""
@@ -377,12 +376,7 @@ class _Catalogue(Generic[D]):
         """Return the definition of a name in that version, or in the newest if the version is None."""
         if version is None:
             return self._newest.get(name)
-        known = self._looked_up.get((name, version))  # several lookups for each call of an activity
-        if known is None:
-            known = self._by_name.get(name, {}).get(version_key(version))
-            if known is not None:
-                self._looked_up[name, version] = known
-        return known
+        return self._by_name.get(name, {}).get(version_key(version))
 
     def of(self, function: AnyFunction) -> D | None:
         """Return the definition of this very function; of several, the newest under the name that it was given first."""

@@ -62,7 +62,7 @@ class Attempt:
     unentered: Callable[[object], None] | None = None  # called if the task ends without having begun
     timers: dict[str, asyncio.TimerHandle] | None = None  # few have any
     beaten_at = 0.0
-    entered_at: float | None = None  # since when its function runs, where that is learned from
+    entered_at: float | None = None  # since when its function runs
     stored_at: float | None = None
     started_us: int = 0
     context: ActivityContext | None = None
@@ -427,8 +427,7 @@ class ActivityRunner:
             self._put_back(attempt)
             return
         running_activity.set(attempt)
-        if attempt.request.options.attachment is not None:
-            attempt.entered_at = self._loop.time()
+        attempt.entered_at = self._loop.time()
         try:
             result = await (self._calling.call_async(attempt, definition, arguments) if begun is None else begun)
         except BaseException as error:  # noqa: BLE001 (an activity may raise anything; the worker lives)
@@ -445,8 +444,7 @@ class ActivityRunner:
             self.call_in_loop(self._put_back, attempt)
             return
         running_activity.set(attempt)
-        if attempt.request.options.attachment is not None:
-            attempt.entered_at = self._loop.time()
+        attempt.entered_at = self._loop.time()
         try:
             result = self._calling.call(attempt, definition, arguments)
         except BaseException as error:  # noqa: BLE001 (as above; SystemExit too)
@@ -506,7 +504,7 @@ class ActivityRunner:
             self._give(attempt, outcome)
 
     def _give(self, attempt: Attempt, outcome: HistoryEvent) -> None:
-        if attempt.entered_at is not None:
+        if attempt.entered_at is not None and attempt.request.options.attachment is not None:
             self.line.note_end(attempt.request.name, self._loop.time() - attempt.entered_at)
         if attempt.context is not None:
             outcome = attempt.context.outcome(outcome)

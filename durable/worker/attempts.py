@@ -108,10 +108,10 @@ class OwnerAttempts:
         self._reserved_s += usual_s
         return True
 
-    def unreserve(self, held: Iterable[tuple[ev.ActivityScheduled, str]]) -> None:
+    def unreserve(self, held: Iterable[Offer]) -> None:
         """Give back the slots of kept activities: they begin now, or what asked for them was not written."""
-        for request, _ in held:
-            self._reserved.pop(id(request), None)
+        for offer in held:
+            self._reserved.pop(id(offer.request), None)
         if not self._reserved:
             self._reserved_s = 0.0
 
@@ -131,16 +131,15 @@ class OwnerAttempts:
         """How long the owner may run turns before those that run here go on."""
         return SLICE_WITH_LINE_S if self._runner.waiting else SLICE_S
 
-    def start(self, live: LiveInstance, request: ev.ActivityScheduled, idempotency_key: str) -> None:
+    def start(self, live: LiveInstance, held: Offer) -> None:
         """Run an attempt here, whose request is durable now."""
         row = live.row
         assert row is not None
         if row.status.is_finished:
             return
-        address = TaskAddress(row.key, row.run_id, row.generation, request.task_id)
+        address = TaskAddress(row.key, row.run_id, row.generation, held.request.task_id)
         live.held.add(address)
-        trace = None if live.execution is None or live.execution.started is None else live.execution.started.trace
-        self._begin_when_valid(live, address, Offer(request, idempotency_key, trace))
+        self._begin_when_valid(live, address, held)
 
     def _begin_when_valid(self, live: LiveInstance, address: TaskAddress, held: Offer) -> None:
         """Begin an attempt unless the lease may be lost; then ask again, until it is renewed or the instance was let go."""
@@ -150,8 +149,10 @@ class OwnerAttempts:
         if not self._keeper.is_valid:
             self._loop.call_later(INVALID_S, self._begin_when_valid, live, address, held)
             return
-        request, idempotency_key, trace = held
-        attempt = Attempt(self._runner, address, row.partition, request, idempotency_key, row.updated_at)
+        request, idempotency_key, trace, asked_at = held
+        if trace is None and live.execution is not None and live.execution.started is not None:
+            trace = live.execution.started.trace
+        attempt = Attempt(self._runner, address, row.partition, request, idempotency_key, asked_at or row.updated_at)
         attempt.is_repeated = request.task_id in live.state.deliveries
         attempt.is_in_line = request.task_id in live.state.in_line
         if trace is not None:

@@ -30,11 +30,12 @@ class Placement(enum.Enum):
 
 
 class Offer(NamedTuple):
-    """An attempt that is to go to the activity queue."""
+    """An attempt that is to go to the activity queue, or is held. `asked_at`: 0 if the row tells when it was asked for."""
 
     request: ActivityScheduled
     idempotency_key: str
     trace: str | None = None
+    asked_at: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -133,6 +134,14 @@ class OwnerState:
         else:
             self.in_line.skip()
 
+    def let_in(self, request: ActivityScheduled) -> None:
+        """Note that an attempt that has waited for its permit is held from now on."""
+        self.queued.take_out(request.task_id)
+        if request.options.attachment is not None:  # it is shown as waiting until a note says that it has begun
+            self.in_line.skip()
+            self.in_line.add(request.task_id)
+            self.in_line.skip()
+
     def encode(self) -> bytes:
         """Return the row's `state`; empty where there is nothing to note, as for most turns."""
         if self.unreadable:
@@ -151,6 +160,7 @@ class OwnerState:
             self.left_since,
             self.permits.keepers,
             self.in_line.ranges,
+            self.queued.taken_out,
         ]
         packed: bytes = msgpack.packb(noted)
         return packed
@@ -186,9 +196,11 @@ class OwnerState:
             require(str, *keepers)
             in_line = more[4] if len(more) > 4 else []
             _require_numbers(2, *in_line)
+            taken_out = more[5] if len(more) > 5 else []
+            require(int, *taken_out)
             return cls(
                 deliveries,
-                QueuedAttempts(queued),
+                QueuedAttempts(queued, taken_out),
                 cursor,
                 stalls,
                 known,

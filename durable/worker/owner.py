@@ -479,8 +479,8 @@ class Owner:
             self._begin_generation(live, item.opening, item.opening_bytes)
         if step.replaced_by is not None:
             self._begin_run(live, step.replaced_by)
-        for request, idempotency_key in item.held:
-            self.attempts.start(live, request, idempotency_key)
+        for held in item.held:
+            self.attempts.start(live, held)
         if step.queue_adds:
             self.attempts.offer(step.queue_adds)
         self.stalled.note(step.replaced_by or row)

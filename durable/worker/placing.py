@@ -98,7 +98,7 @@ class Placing:
                     keeper = state.permits.close(event.task_id)
                     if keeper is not None:
                         ended.setdefault(keeper, []).append(event.task_id)
-        held: list[tuple[ev.ActivityScheduled, str]] = []
+        held: list[Offer] = []
         prepared.held = held  # from now on: if one of them fails, the slots of those before it are given back
         # Those that were open where a prefix ends are asked for once more: nobody runs them.
         asked = turn.activities if live.begun is None else list(execution.open_activities.values())
@@ -108,7 +108,7 @@ class Placing:
             placement = Placement.QUEUE if is_limited else self._placement(live.partition, request)
             state.place(request.task_id, placement)
             if placement is not Placement.QUEUE:
-                held.append((request, key))
+                held.append(Offer(request, key))
             else:
                 offers.append(Offer(request, key, Origin.of(execution.started).trace))
                 if needs_permit(request):
@@ -124,7 +124,7 @@ class Placing:
         row, execution = live.row, live.execution
         assert row is not None
         assert execution is not None, "what is open is known from the history"
-        held: list[tuple[ev.ActivityScheduled, str]] = []
+        held: list[Offer] = []
         offered: list[ActivityRow] = []
         asked = {request.task_id: (request, idempotency_key) for request, idempotency_key in requests}
         in_line, state.in_line = state.in_line, QueuedAttempts()
@@ -140,7 +140,7 @@ class Placing:
             placement = self._placement(live.partition, request)
             state.place(task_id, placement)
             if placement is not Placement.QUEUE:
-                held.append((request, idempotency_key))
+                held.append(Offer(request, idempotency_key))
                 continue
             count, since = state.deliveries.pop(request.task_id, (1, 0))
             offer = Offer(request, idempotency_key, Origin.of(execution.started).trace)
@@ -240,7 +240,7 @@ class Placing:
     # ---- permits
 
     def let_in(self, live: LiveInstance, row: InstanceRow) -> Prepared | None:
-        """Send to the queue the attempts whose permits have come; None if there is none, or it is not the time."""
+        """Hold the attempts whose permits have come, or queue them; None if there is none, or it is not the time."""
         execution, state = live.execution, live.state
         is_time = not (live.control or live.begun or row.parked_until or row.status.is_finished)
         if not (state.permits and is_time) or execution is None:
@@ -249,16 +249,22 @@ class Placing:
         if not granted:
             return None
         live.normal = [pending for pending in live.normal if not isinstance(pending.event, PermitGranted)]
-        adds = []
+        prepared, adds = Prepared(live, taken=granted), []
+        prepared.held = held = list[Offer]()
         for pending in granted:
             event: Any = pending.event
             request = None if is_stale(pending, row) else execution.open_activities.get(event.task_id)
-            if request is not None:
-                key = execution.derived_id("activity", request.call_id)
-                offer = Offer(request, key, Origin.of(execution.started).trace)
+            if request is None or event.task_id not in state.queued:  # it is over, or has begun
+                continue
+            key = execution.derived_id("activity", request.call_id)
+            offer = Offer(request, key, Origin.of(execution.started).trace, event.asked_at)
+            if self._placement(live.partition, request) is Placement.QUEUE:
                 adds.append(self.queue_row(row, offer, event.asked_at))
-        prepared = Prepared(live, taken=granted)
-        step = dataclasses.replace(self._steps.quiet(row, state), consumed=consumed_by(granted), queue_adds=adds)
+            else:
+                state.let_in(request)
+                held.append(offer)
+        step = self._steps.quiet(row, state, open_work=row.open_work + len(held))
+        step = dataclasses.replace(step, consumed=consumed_by(granted), queue_adds=adds)
         return self._steps.complete(prepared, row, state, step)
 
     def leave_permits(self, live: LiveInstance, row: InstanceRow, prepared: Prepared) -> None:

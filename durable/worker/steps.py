@@ -36,7 +36,7 @@ from durable.provider import (
 from durable.records import Record, encode_record, first_checksum, next_checksum
 from durable.timers import DUE_MAX
 from durable.worker.clock import StoreClock
-from durable.worker.live import LiveInstance, OwnerState, Pending
+from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
 from durable.worker.outbox import NOWHERE, begin_again, sender_of, to_message
 from durable.worker.permits import all_left
 from durable.worker.succession import (
@@ -85,7 +85,7 @@ class Prepared:
     state: OwnerState | None = None
     memos: Sequence[Memo] = ()
     turn: Turn | None = None
-    held: Sequence[tuple[ev.ActivityScheduled, str]] = ()  # with their idempotency keys
+    held: Sequence[Offer] = ()
     carried: Sequence[HistoryEvent] = ()  # consumed, though the generation did not get to it
     opening: Record | None = None  # what the next generation begins with
     opening_bytes: int = 0

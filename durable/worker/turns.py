@@ -46,7 +46,7 @@ from durable.worker import placing
 from durable.worker.asking import Asking
 from durable.worker.carrying import journal_step
 from durable.worker.clock import StoreClock
-from durable.worker.live import LiveInstance, OwnerState, Pending
+from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
 from durable.worker.placing import Placing
 from durable.worker.steps import (
     PYTHON,
@@ -109,7 +109,7 @@ class Turns:
         watchers: Watchers = UNWATCHED,
         strict: bool,
         placement: placing.Decide,
-        unreserve: Callable[[Sequence[tuple[ev.ActivityScheduled, str]]], None],
+        unreserve: Callable[[Sequence[Offer]], None],
         leave_us: Callable[[InstanceRow], int],
     ) -> None:
         self._app = app

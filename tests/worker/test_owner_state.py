@@ -47,6 +47,26 @@ def test_a_range_goes_with_its_last_attempt() -> None:
     assert state.encode() == b""
 
 
+def test_what_is_held_once_it_has_its_permit_is_taken_out_of_the_range() -> None:
+    state = OwnerState()
+    for task_id in range(5):
+        state.queued.add(task_id)
+    for task_id in (1, 3):
+        state.queued.take_out(task_id)
+    again = decoded(state)
+    again.queued.recount([1, 2, 3, 4])
+    for one in (state, again):
+        assert [task_id for task_id in range(1, 5) if task_id in one.queued] == [2, 4]
+        assert one.queued.taken_out == [1, 3]
+    assert (state.queued.count, again.queued.count) == (3, 2)
+    again.queued.close(1)
+    again.queued.add(3)  # a new owner leaves it to the queue
+    assert (again.queued.taken_out, again.queued.count, 3 in again.queued) == ([], 3, True)
+    for task_id in (2, 3, 4):
+        again.queued.close(task_id)
+    assert again.encode() == b""
+
+
 def test_after_reading_it_back_the_open_ones_are_counted_again() -> None:
     state = OwnerState()
     for task_id in (1, 2, 3):

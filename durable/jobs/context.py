@@ -197,6 +197,8 @@ class JobContext(ActivityContext):
         attachment = self._port.sealer.seal(stub.encode())
         if self._skip_reason is not None:
             return ev.ActivityCompleted(outcome.task_id, None, attachment)
+        if isinstance(outcome, ev.ActivityCompleted):
+            return ev.ActivityCompleted(outcome.task_id, outcome.result, attachment)
         return dataclasses.replace(outcome, attachment=attachment)
 
 

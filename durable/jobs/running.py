@@ -252,11 +252,15 @@ class JobActivity(ActivityCall):
         spec, execution = job.spec, run.execution
         ticket = Ticket(job.number, None if job.parent == NO_PARENT else job.parent, job.due_at or 0)
         sealed, _ = execution.value(ticket.encode())
-        options = dataclasses.replace(
-            plan.options,
-            timeout=spec.timeout_us or plan.options.timeout,
-            priority=QUEUE_PRIORITIES[spec.priority],
-            attachment=TICKET_MARK + (sealed or b""),
+        declared = plan.options
+        options = ev.ActivityOptions(
+            declared.queue,
+            spec.timeout_us or declared.timeout,
+            declared.heartbeat_timeout,
+            declared.queue_timeout,
+            QUEUE_PRIORITIES[spec.priority],
+            TICKET_MARK + (sealed or b""),
+            declared.limit,
         )
         if options.limit is not None:
             options = plan.limited(options, spec.request, execution.recorded_request)

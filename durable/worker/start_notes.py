@@ -12,7 +12,7 @@ from durable.provider import Memo
 if TYPE_CHECKING:
     from durable.worker.activities import Attempt
 
-AFTER_S: Final = 0.01
+AFTER_S: Final = 0.05
 """How long an attempt has run when a note says that it has begun: what is over by then needs none."""
 
 

@@ -28,7 +28,8 @@ LOOK_MS: Final = 500
 DEBOUNCE_MS: Final = 300
 """Changes so close to each other are one: editors write a file in several steps."""
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""With the last one a terminal is closed; it reaches this process alone, and the worker must not stay behind."""
 
 
 def serve_and_reload() -> None:
@@ -46,7 +47,10 @@ class _Following:
         self._is_told = False  # that the process has ended by itself
 
     def run(self) -> None:
-        former = {number: signal.signal(number, self._take_signal) for number in SIGNALS}
+        # Under `nohup` the end of the terminal is ignored, and stays so.
+        is_kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        heard = [number for number in SIGNALS if not (is_kept and number == signal.SIGHUP)]
+        former = {number: signal.signal(number, self._take_signal) for number in heard}
         folder = Path.cwd()
         try:
             self._begin()

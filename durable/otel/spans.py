@@ -316,13 +316,15 @@ _NOTHING = trace.set_span_in_context(trace.INVALID_SPAN)
 class _Generation:
     """Makes the spans of one generation, all below the one of the whole."""
 
-    __slots__ = ("about", "link", "me", "parent", "row")
+    __slots__ = ("about", "above", "link", "me", "parent", "row")
 
     def __init__(self, row: InstanceRow, parent: SpanRef, link: SpanRef | None) -> None:
         self.row = row
         self.parent = parent
         self.link = link
         self.me = parent.of(derived_span(_task_of(row, -1), "generation"))
+        # An entity, the keeper of a limit: its end, and with it the span of the whole, may never come.
+        self.above = self.me.span_id if row.key.kind == ev.ORCHESTRATION else NO_SPAN
         self.about = _about(_task_of(row, -1)) | {"durable.orchestration.name": row.name}
 
     @classmethod
@@ -341,7 +343,7 @@ class _Generation:
         }
         at = self.me.of(derived_span(_task_of(self.row, index), "turn"))
         end_us = taken.began_us + int(taken.seconds * 1e6)
-        return Made(f"turn {self.row.name}", SpanKind.INTERNAL, at, self.me.span_id, taken.began_us, end_us, about)
+        return Made(f"turn {self.row.name}", SpanKind.INTERNAL, at, self.above, taken.began_us, end_us, about)
 
     def whole(self, began_us: int, at_us: int, outcome: str, error: str | None) -> Made:
         """Return the span of the generation."""
@@ -367,13 +369,13 @@ class _Generation:
         if isinstance(event, ev.ActivityFailed | ev.SubOrchestrationFailed):
             error = event.details.error_type
         at = self.me.of(derived_span(_task_of(self.row, request.task_id)))
-        return Made(name, kind, at, self.me.span_id, asked_us, at_us, about, error)
+        return Made(name, kind, at, self.above, asked_us, at_us, about, error)
 
     def detached(self, request: ev.SubOrchestrationScheduled, at_us: int) -> Made:
         """Return the span of a start that nobody waits for."""
         about = self.about | {"durable.task.id": request.task_id, "durable.child.instance.id": request.instance_id}
         at = self.me.of(derived_span(_task_of(self.row, request.task_id)))
-        return Made(f"start {request.name}", SpanKind.PRODUCER, at, self.me.span_id, at_us, at_us, about)
+        return Made(f"start {request.name}", SpanKind.PRODUCER, at, self.above, at_us, at_us, about)
 
 
 def _task_of(row: InstanceRow, task_id: int) -> TaskRef:

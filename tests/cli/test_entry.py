@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,6 +117,25 @@ def test_shells_can_complete_commands_and_ids(filled: str) -> None:
         "order-1",
     ]
     assert "order" not in run("sqlite:///none.db", **words).stdout
+
+
+def test_a_terminal_that_is_closed_leaves_no_worker_behind(tmp_path: Path) -> None:
+    """With --reload the worker is a process of its own: the terminal's signal does not reach it."""
+    (tmp_path / "empty.py").write_text("from durable import App\n\napp = App()\n")
+    log = tmp_path / "worker.log"
+    command = [DURABLE, "worker", "empty:app", "--reload", "--store", f"sqlite:///{tmp_path / 'store.db'}"]
+    with log.open("wb") as output:
+        watching = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output)
+    try:
+        wait_for(lambda: "serves hub" in log.read_text())
+        watching.send_signal(signal.SIGHUP)
+        watching.wait(30)
+        assert "has stopped" in log.read_text()
+    finally:
+        watching.kill()
+        for number in re.findall(r"worker '.*-(\d+)' serves", log.read_text()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(number), signal.SIGKILL)
 
 
 def test_a_new_project_runs_and_follows_its_code(tmp_path: Path) -> None:

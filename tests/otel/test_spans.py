@@ -16,7 +16,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-from durable import App, Client, InstanceAlreadyExistsError, OrchestrationContext, Worker
+from durable import App, Client, EntityId, InstanceAlreadyExistsError, OrchestrationContext, Worker
 from durable.errors import LeaseLostError
 from durable.otel import Telemetry
 from durable.ports import system_ports
@@ -237,6 +237,28 @@ async def test_what_is_ended_by_force_is_told_of_with_all_that_was_open(exported
         await handle.wait(timeout=30)
     assert [name for name, _ in exported.told()] == ["orchestration flow", "start flow", "timer", "turn flow"]
     assert exported.one("orchestration flow")["attributes"]["durable.outcome"] == "terminated"
+
+
+async def test_turns_of_what_may_never_end_stand_by_themselves(exported: Exported, store_url: str) -> None:
+    app = App()
+
+    @app.entity
+    class Counter:
+        value: int = 0
+
+        def add(self, amount: int) -> int:
+            self.value += amount
+            return self.value
+
+    @app.orchestrator
+    async def flow(ctx: OrchestrationContext, amount: int) -> int:
+        return await ctx.call_entity(EntityId(Counter, "one"), "add", amount)
+
+    async with Worker(app, store_url, middleware=[exported.telemetry]) as worker:
+        assert [await worker.client.run(flow, amount, timeout=30) for amount in (1, 2)] == [1, 3]
+    assert exported.told().count(("turn Counter", "")) == 2
+    assert len({span["trace"] for span in exported.spans if span["name"] == "turn Counter"}) == 1
+    assert not [pair for pair in exported.told() if pair[1] == "?"]
 
 
 async def test_a_trace_that_is_not_sampled_is_not_told_of_anywhere(tmp_path: Path) -> None:

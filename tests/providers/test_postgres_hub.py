@@ -11,8 +11,9 @@ from typing import Any
 import asyncpg
 import durable_postgres
 import pytest
-from durable_postgres import rights, schema
+from durable_postgres import listings, rights, schema
 
+from durable import Client
 from durable.errors import StoreError
 from durable.ports import system_ports
 from durable.provider import InstanceFilter, Provider
@@ -286,3 +287,26 @@ def test_a_provider_is_not_used_on_from_a_fork(postgres_url: str) -> None:
         await provider.close()
 
     asyncio.run(scenario())
+
+
+async def test_a_listing_by_a_tag_that_many_have_joins_its_entries(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page by page, with a second tag and a status beside it, in both orders; or walks, where too many have it."""
+    async with Client(postgres_url) as client:
+        for number in range(24):
+            tags = {"age": "old" if number < 16 else "new", "half": str(number % 2)}
+            await client.start("nobody", instance_id=f"{number:02}", tags=tags)
+        monkeypatch.setattr(listings, "FEW", 2)
+        for many in (100, 3):
+            monkeypatch.setattr(listings, "MANY", many)
+            for tags, expected in (({"age": "old"}, range(16)), ({"age": "old", "half": "1"}, range(1, 16, 2))):
+                for newest_first in (True, False):
+                    found = client.query(tags=tags, status="PENDING", newest_first=newest_first, payloads=False)
+                    ids = [f"{number:02}" for number in expected]
+                    assert [state.instance_id async for state in found] == (ids[::-1] if newest_first else ids)
+            assert [state.instance_id async for state in client.query(tags={"age": "old"}, limit=3)] == [
+                "15",
+                "14",
+                "13",
+            ]

@@ -57,8 +57,12 @@ export function age(at) {
   if (Math.abs(past) < 1500) return "now";
   const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
   const seconds = Math.abs(past) / 1000;
-  const [name, size] = units.find(([, one]) => seconds >= one) ?? units[3];
-  const text = `${Math.floor(seconds / size)} ${name}`;
+  // With the next smaller unit, as the command line has it: "in 3 h" would be said of what is due in nearly four.
+  const largest = Math.max(units.findIndex(([, one]) => seconds >= one), 0);
+  const [name, size] = units[largest];
+  const [lesser, part] = units[largest + 1] ?? ["", Infinity];
+  const rest = Math.floor((seconds % size) / part);
+  const text = `${Math.floor(seconds / size)} ${name}${rest ? ` ${rest} ${lesser}` : ""}`;
   return past > 0 ? `${text} ago` : `in ${text}`;
 }
 

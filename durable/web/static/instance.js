@@ -126,7 +126,7 @@ function header(state, kind, after, generation, choose) {
       pair("Created", time(state.created_at), " ", h("small", null, time(state.created_at, "age"))),
       state.scheduled_at !== state.created_at ? pair("Begins", time(state.scheduled_at), " ", h("small", null, time(state.scheduled_at, "age"))) : null,
       pair("Changed", time(state.last_updated_at), " ", h("small", null, time(state.last_updated_at, "age"))),
-      pair("Took", took(state.created_at, state.completed_at)),
+      pair(state.completed_at ? "Took" : "So far", took(state.created_at, state.completed_at)),
       state.due_at && !state.completed_at ? pair("Next timer", time(state.due_at), " ", h("small", null, time(state.due_at, "age"))) : null,
       pair("Run", h("span", { class: "id" }, state.run_id)),
       pair("Generation", generations),

@@ -263,8 +263,8 @@ class OrchestrationContext(EntityMethods, HandlerMethods, HttpMethods):
             or queue is not DECLARED
         ):
             options = merged_options(options, timeout, heartbeat_timeout, queue_timeout, queue)
-        policy = check_retry_policy(retry_policy, plan.retry_policy)
-        total_us = limit_us("total_timeout", total_timeout)
+        policy = plan.retry_policy if retry_policy is DECLARED else check_retry_policy(retry_policy, plan.retry_policy)
+        total_us = None if total_timeout is None else limit_us("total_timeout", total_timeout)
         noted = check_tags(tags) if tags else None
         try:
             plain = plan.encode_input(input)

@@ -291,7 +291,7 @@ class ActivityRunner:
             return
         self._is_filling = True
         try:
-            while self.line and self.free_slots > 0:
+            while self.line.count and self.free_slots > 0:
                 if not self._may_begin():
                     self._ask_again()
                     return

@@ -24,12 +24,12 @@ class Line:
 
     def __init__(self) -> None:
         self._queues: dict[int, TakingTurns[InstanceKey, Attempt]] = {}
-        self._count = 0
+        self.count = 0
         self._usual_s: dict[str, float] = {}  # by activity
         self.work_s = 0.0  # what those of which it is known will take, all in all
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __iter__(self) -> Iterator[Attempt]:
         for priority in sorted(self._queues):
@@ -45,7 +45,7 @@ class Line:
         if queue is None:
             queue = self._queues[request.options.priority] = TakingTurns()
         queue.append(attempt.address.key, attempt)
-        self._count += 1
+        self.count += 1
 
     def pop(self) -> Attempt:
         """Take the attempt whose turn it is: of a low number first."""
@@ -54,14 +54,14 @@ class Line:
         attempt = queue.pop()
         if not queue:
             del self._queues[priority]
-        self._count -= 1
-        self.work_s = self.work_s - attempt.expected_s if self._count else 0.0
+        self.count -= 1
+        self.work_s = self.work_s - attempt.expected_s if self.count else 0.0
         return attempt
 
     def clear(self) -> None:
         """Forget all that wait."""
         self._queues.clear()
-        self._count = 0
+        self.count = 0
         self.work_s = 0.0
 
     def usual_s(self, name: str) -> float | None:

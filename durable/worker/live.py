@@ -120,8 +120,10 @@ class OwnerState:
     @property
     def is_noteworthy(self) -> bool:
         """False where there is nothing to note, as after most turns."""
-        noted = self.deliveries or self.queued or self.cursor or self.stalls or self.farewells or self.former
-        return bool(noted or self.carried or self.left_since or self.permits or self.in_line or self.unreadable)
+        # What is asked twice in each turn looks at lists and dicts, and calls nothing.
+        noted = self.deliveries or self.queued.firsts or self.cursor or self.stalls or self.farewells or self.former
+        waits = self.permits.counts or self.in_line.firsts
+        return bool(noted or waits or self.carried or self.left_since or self.unreadable)
 
     def place(self, task_id: int, placement: Placement) -> None:
         """Note where the next attempt waits."""

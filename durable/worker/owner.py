@@ -215,7 +215,7 @@ class Owner:
     def _make_ready(self, live: LiveInstance) -> None:
         if live.is_queued or live.is_busy or live.is_loading or live.awaits_read or not live.has_work:
             return
-        if self._parking.is_parked(live):
+        if live.row is not None and live.row.parked_until and self._parking.is_parked(live):
             return
         if live.partition in self._keeper.leaving:
             return
@@ -272,7 +272,8 @@ class Owner:
 
     def _rest(self, live: LiveInstance) -> None:
         """A turn is over and durable: keep the instance cached, or forget it; go on if more has come."""
-        self._parking.rest(live)
+        if live.row is not None and live.row.parked_until:
+            self._parking.rest(live)
         self._cache.keep(live)
         if live.has_work:
             self._make_ready(live)

@@ -30,40 +30,40 @@ class OpenPermits:
     What a row notes is the keepers alone: which tasks they are follows from the history.
     """
 
-    __slots__ = ("_counts", "_keepers")
+    __slots__ = ("_keepers", "counts")
 
     def __init__(self, keepers: Iterable[str] = ()) -> None:
         self._keepers: dict[int, str] = {}
-        self._counts: dict[str, int] = dict.fromkeys(keepers, 0)
+        self.counts: dict[str, int] = dict.fromkeys(keepers, 0)
 
     def __bool__(self) -> bool:
-        return bool(self._counts)
+        return bool(self.counts)
 
     @property
     def keepers(self) -> list[str]:
         """All keepers that have something of this generation."""
-        return list(self._counts)
+        return list(self.counts)
 
     def add(self, request: ActivityScheduled) -> None:
         """Note an attempt for which a permit is asked."""
         assert request.options.limit is not None
         keeper = keeper_id(request.name, request.options.limit.key)
         self._keepers[request.task_id] = keeper
-        self._counts[keeper] = self._counts.get(keeper, 0) + 1
+        self.counts[keeper] = self.counts.get(keeper, 0) + 1
 
     def close(self, task_id: int) -> str | None:
         """Note that an attempt is over; return the keeper of its permit, None where it needed none."""
         keeper = self._keepers.pop(task_id, None)
         if keeper is not None:
-            self._counts[keeper] -= 1
-            if not self._counts[keeper]:
-                del self._counts[keeper]
+            self.counts[keeper] -= 1
+            if not self.counts[keeper]:
+                del self.counts[keeper]
         return keeper
 
     def recount(self, open_attempts: Mapping[int, ActivityScheduled]) -> None:
         """Find again, after a row was read, which attempts they are of."""
-        if self._counts:
-            self._keepers, self._counts = {}, {}
+        if self.counts:
+            self._keepers, self.counts = {}, {}
             for request in open_attempts.values():
                 if needs_permit(request):
                     self.add(request)

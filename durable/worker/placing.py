@@ -88,7 +88,7 @@ class Placing:
         offers: list[Offer] = []
         drops: Sequence[TaskAddress] = ()
         ended: dict[str, list[int]] = {}
-        if state.queued or state.in_line:
+        if state.queued.firsts or state.in_line.firsts:
             dropped = (task_id for task_id in turn.dropped_activities if task_id in state.queued)
             drops = [TaskAddress(row.key, row.run_id, row.generation, task_id) for task_id in dropped]
             for event in turn.record.events:
@@ -243,7 +243,7 @@ class Placing:
         """Hold the attempts whose permits have come, or queue them; None if there is none, or it is not the time."""
         execution, state = live.execution, live.state
         is_time = not (live.control or live.begun or row.parked_until or row.status.is_finished)
-        if not (state.permits and is_time) or execution is None:
+        if not (state.permits.counts and is_time) or execution is None:
             return None
         granted = [pending for pending in live.normal if isinstance(pending.event, PermitGranted)]
         if not granted:

@@ -19,11 +19,11 @@ class QueuedAttempts:
     ranges stay few in whatever order the outcomes come. What is held after all, once it has a permit, is `taken_out`.
     """
 
-    __slots__ = ("_firsts", "_is_broken", "_lasts", "_open", "_out", "count")
+    __slots__ = ("_is_broken", "_lasts", "_open", "_out", "count", "firsts")
 
     def __init__(self, ranges: Iterable[Sequence[int]] = (), taken_out: Iterable[int] = ()) -> None:
         spans = list(ranges)
-        self._firsts = [span[0] for span in spans] if spans else NONE
+        self.firsts = [span[0] for span in spans] if spans else NONE
         self._lasts = [span[1] for span in spans] if spans else NONE
         self._open = [0] * len(spans) if spans else NONE
         self._out = frozenset(taken_out) if taken_out else NONE_OUT
@@ -34,12 +34,12 @@ class QueuedAttempts:
         return task_id not in self._out and self._find(task_id) is not None
 
     def __bool__(self) -> bool:
-        return bool(self._firsts)
+        return bool(self.firsts)
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
         """First and last task id of each range."""
-        return list(zip(self._firsts, self._lasts, strict=True))
+        return list(zip(self.firsts, self._lasts, strict=True))
 
     @property
     def taken_out(self) -> list[int]:
@@ -62,11 +62,11 @@ class QueuedAttempts:
             self._lasts[-1] = task_id
             self._open[-1] += 1
             return
-        if not self._firsts:
-            self._firsts, self._lasts, self._open = [], [], []
-        index = bisect.bisect(self._firsts, task_id)
-        is_last = index == len(self._firsts)
-        self._firsts.insert(index, task_id)
+        if not self.firsts:
+            self.firsts, self._lasts, self._open = [], [], []
+        index = bisect.bisect(self.firsts, task_id)
+        is_last = index == len(self.firsts)
+        self.firsts.insert(index, task_id)
         self._lasts.insert(index, task_id)
         self._open.insert(index, 1)
         if is_last:
@@ -87,16 +87,16 @@ class QueuedAttempts:
             self.count -= 1
         self._open[index] -= 1
         if not self._open[index]:
-            del self._firsts[index], self._lasts[index], self._open[index]
-            self._is_broken = self._is_broken or index == len(self._firsts)
+            del self.firsts[index], self._lasts[index], self._open[index]
+            self._is_broken = self._is_broken or index == len(self.firsts)
 
     def recount(self, open_attempts: Iterable[int]) -> None:
         """Count, after ranges were read back, what is still open in them; those that are done with go."""
         self.count = 0
         self._is_broken = True
-        if not self._firsts:
+        if not self.firsts:
             return
-        self._open = [0] * len(self._firsts)
+        self._open = [0] * len(self.firsts)
         out = set()
         for task_id in open_attempts:
             index = self._find(task_id)
@@ -108,10 +108,10 @@ class QueuedAttempts:
                     self.count += 1
         self._out = frozenset(out) if out else NONE_OUT
         kept = [index for index, count in enumerate(self._open) if count]
-        self._firsts = [self._firsts[index] for index in kept]
+        self.firsts = [self.firsts[index] for index in kept]
         self._lasts = [self._lasts[index] for index in kept]
         self._open = [self._open[index] for index in kept]
 
     def _find(self, task_id: int) -> int | None:
-        index = bisect.bisect(self._firsts, task_id) - 1
+        index = bisect.bisect(self.firsts, task_id) - 1
         return index if index >= 0 and task_id <= self._lasts[index] else None

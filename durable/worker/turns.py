@@ -255,7 +255,7 @@ class Turns:
 
     def _prepare(self, live: LiveInstance, row: InstanceRow, prepared: Prepared) -> Prepared | None:
         arrivals: list[HistoryEvent] = []
-        if live.state.permits:
+        if live.state.permits.counts:
             self.placing.leave_permits(live, row, prepared)
         has_messages = False
         for pending in prepared.taken:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from durable.listeners import Changes
@@ -247,9 +247,9 @@ def consume(database: sqlite3.Connection, hub: int, sequences: Sequence[int]) ->
         database.executemany(_CONSUME_LATER, places)
 
 
-def unpark(database: sqlite3.Connection, hub: int, keys: Iterable[InstanceKey], now: int) -> None:
+def unpark(database: sqlite3.Connection, hub: int, keys: Sequence[InstanceKey], now: int) -> None:
     """Make the messages of instances that are no longer parked eligible at once."""
-    if database.execute(_IS_ANY_PARKED, (hub,)).fetchone() is None:
+    if not keys or database.execute(_IS_ANY_PARKED, (hub,)).fetchone() is None:
         return
     for key in keys:
         place = (hub, key.kind, key.id)

@@ -456,6 +456,8 @@ class Activities(Protocol):
     ) -> Sequence[ActivityRow]:
         """Claim attempts in these queues, by priority (a low number first) and then age; each counts a delivery.
 
+        Of those added by one commit the older are those of the step that comes first in it.
+
         Free are rows that nobody claimed and rows whose claimer's lease is dead, once `visible_at` has passed; with `held`
         also those that this very lease has claimed and that are not in it: so asks who got no answer to a claim. With
         `served` only those names and versions. Rows never claimed whose `start_by` has passed come first, whatever their

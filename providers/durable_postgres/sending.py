@@ -174,7 +174,12 @@ class Writing:
         """Return the arguments from `p_partitions` to `p_memos`."""
         steps = [self._value(step, is_told) for step, is_told in zip(self.steps, self._is_told, strict=True)]
         dropped = [(step.run_id, generation) for step in self.steps for generation in step.drop_generations]
-        adds = [row for step in self.steps if not step.progress.status.is_finished for row in step.queue_adds]
+        adds = [  # as the batch has them, not as they are locked: so old are they
+            row
+            for index, step in enumerate(self.batch.steps)
+            if step.queue_adds and index not in self.refused and not step.progress.status.is_finished
+            for row in step.queue_adds
+        ]
         return (
             self._partitions,
             steps,

@@ -106,6 +106,12 @@ class Activities(Promises):
         await session.commit(step_of(row, queue_adds=adds))
         assert [found.task.task_id for found in await session.claim("b", "a", limit=3)] == [1, 2, 0]
 
+    async def test_attempts_of_several_instances_are_as_old_as_their_place_in_the_commit(self, store: Store) -> None:
+        session = await store.worker()
+        rows = [await session.start(name) for name in ("m", "z", "a", "q")]
+        await session.commit(*(step_of(row, queue_adds=[attempt_of(row)]) for row in rows))
+        assert [found.task.key.id for found in await session.claim()] == ["m", "z", "a", "q"]
+
     async def test_only_the_served_queues_and_names_are_claimed(self, store: Store) -> None:
         session = await store.worker()
         row = await session.start("caller")

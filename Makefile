@@ -1,12 +1,12 @@
 # Needs make and Python 3.11 or later; everything else goes into .venv, which each target makes for itself.
 #
 #   make demo    the main job: index real files, kill the worker half-way, recover, prove the totals
-#   make test    the whole suite, half of it with cached instances and half of it without
+#   make test    all but what `make check` tests, half of it with cached instances and half of it without
 #   make test-crossed  every test with cached instances and again without, in every combination of style and store
 #   make test-postgres  everything with workers on PostgreSQL, of which `make test` runs a part there
-#   make torture the long batteries, one after the other, and their ledger; about an hour
+#   make torture the long batteries and their ledger; within an hour
 #   make bench   all workloads beside the limits of the machine; ARGS=--slow for the large sizes too
-#   make check   lint, format, types, and the rules of the house
+#   make check   lint, format, types, and the tests of the code's own text: the rules of the house, and types for users
 #   make format  rewrite the code in the one format
 #   make clean   remove .venv and all caches
 #
@@ -30,6 +30,8 @@ PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n 3 --dist worksteal
 # Where workers run on a store of their own.
 WITH_WORKERS := tests/client tests/entities tests/jobs tests/limits tests/samples tests/schedules tests/worker
+# What they read is the code itself.
+IN_CHECK := tests/house tests/typing
 # They measure, and are few: looking for them in all files would take longer than most of them do.
 OF_SIZE = $(shell grep -rl --include='test_*.py' 'pytest\.mark\.size' tests)
 # What measures does so on the disk; see tests/conftest.py for the others.
@@ -56,13 +58,13 @@ demo: $(VENV)/.package
 
 # The suite starts hundreds of processes: each would compile the package anew where the environment forbids Python to keep
 # what it has compiled.
-test test-crossed test-postgres torture: export PYTHONDONTWRITEBYTECODE =
+test test-crossed test-postgres torture check: export PYTHONDONTWRITEBYTECODE =
 
 # Two runs: everything, with cached instances in one half of the tests, and in the other with the cache off, when each turn
 # replays from the start (`is_cached` in tests/conftest.py); and the tests of size, alone on the machine (they measure).
 test: export DURABLE_TEST_CROSSED ?= 0
 test: $(VENV)/.tools
-	DURABLE_TEST_CACHE=mixed $(PYTEST) $(PARALLEL) -m "not size" $(ARGS)
+	DURABLE_TEST_CACHE=mixed $(PYTEST) $(PARALLEL) -m "not size" $(or $(ARGS),$(IN_CHECK:%=--ignore=%))
 	$(ON_DISK) $(PYTEST) -m size $(or $(ARGS),$(OF_SIZE)) || test $$? -eq 5 # 5: no such test was selected
 
 # Everything both ways, in every combination. All must pass; the result may not differ.
@@ -85,7 +87,7 @@ check: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) tests/house
+	$(PYTEST) $(PARALLEL) $(IN_CHECK)
 
 format: $(VENV)/.tools
 	$(BIN)/ruff check --fix .

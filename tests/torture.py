@@ -1,5 +1,6 @@
-"""All long batteries, one after the other: `python -m tests.torture [--only NAME] [--seed N]`, or `make torture`.
+"""All long batteries: `python -m tests.torture [--only NAME] [--seed N]`, or `make torture`.
 
+Those with real processes and real time run one after the other; then those that only compute, one on each processor.
 Each battery is a command whose last line is its ledger (`tests/ledger.py`). What is wanted of it stands in BATTERIES; a
 violation, a figure that was not reached, or a battery that ends in any other way than it should, fails the whole.
 """
@@ -7,6 +8,7 @@ violation, a figure that was not reached, or a battery that ends in any other wa
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
 import os
 import secrets
@@ -33,7 +35,8 @@ SECONDS_MAX = 3600.0
 class Battery:
     """A command, by its module and arguments, and the least that each of its figures must reach.
 
-    One that is not `is_drawn` makes no choices: it does everything that there is.
+    One that is not `is_drawn` makes no choices: it does everything that there is. One that `is_alone` goes by real time, which
+    another at its side would take from it.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Battery:
     arguments: tuple[str, ...]
     wanted: Mapping[str, float]
     is_drawn: bool = True
+    is_alone: bool = True
 
     def command(self, seed: int) -> list[str]:
         """What is run; the seed is that of every choice."""
@@ -58,23 +62,31 @@ BATTERIES = (
         ),
         {"kills": 100, "zombies": 20, "restarts": 10, "broken": 20, "cuts": 200},
     ),
-    Battery("simulation", "tests.simulation", ("--schedules", "10000"), {"schedules": 10_000}),
+    Battery("simulation", "tests.simulation", ("--schedules", "10000"), {"schedules": 10_000}, is_alone=False),
     Battery(
         "simulation on SQLite",
         "tests.simulation",
         ("--schedules", "1000", "--engine", "sqlite"),
         {"schedules": 1_000},
+        is_alone=False,
     ),
-    Battery("single faults", "tests.single_faults", ("--scenarios", "40"), {"scenarios": 40}, is_drawn=False),
-    Battery("planted bugs", "tests.planted_bugs", (), {"planted": 40, "found": 40}, is_drawn=False),
-    Battery("generated", "tests.generated", ("--orchestrators", "2000"), {"orchestrators": 2_000}),
+    Battery(
+        "single faults",
+        "tests.single_faults",
+        ("--scenarios", "40"),
+        {"scenarios": 40},
+        is_drawn=False,
+        is_alone=False,
+    ),
+    Battery("planted bugs", "tests.planted_bugs", (), {"planted": 40, "found": 40}, is_drawn=False, is_alone=False),
+    Battery("generated", "tests.generated", ("--orchestrators", "2000"), {"orchestrators": 2_000}, is_alone=False),
     Battery("money", "tests.money", ("--schedules", "2000", "--kills", "20"), {"schedules": 2_000, "kills": 20}),
-    Battery("job trees", "tests.job_trees", ("--trees", "2000"), {"trees": 2_000}),
+    Battery("job trees", "tests.job_trees", ("--trees", "2000"), {"trees": 2_000}, is_alone=False),
     Battery("kills between jobs", "tests.job_kills", (), {"runs": 1}, is_drawn=False),
     Battery("schedules under kills", "tests.schedule_kills", (), {"kills": 5}, is_drawn=False),
     Battery("limits under kills", "tests.limit_kills", (), {"kills": 20, "attempts": 4_000}, is_drawn=False),
-    Battery("zones of cron", "tests.cron_zones", (), {"years": 20, "zones": 100}, is_drawn=False),
-    Battery("fuzz", "tests.fuzz", ("--inputs", "100000"), {"inputs": 100_000 * len(DECODERS)}),
+    Battery("zones of cron", "tests.cron_zones", (), {"years": 20, "zones": 100}, is_drawn=False, is_alone=False),
+    Battery("fuzz", "tests.fuzz", ("--inputs", "100000"), {"inputs": 100_000 * len(DECODERS)}, is_alone=False),
     Battery("power loss", "tests.power_loss", ("--images", "2000"), {"images": 2_000}),
     Battery("sizes", "tests.sizes", (), {"tests": 12}, is_drawn=False),
 )
@@ -100,6 +112,7 @@ class Entry:
 
 def run(battery: Battery, seed: int, *, seconds_max: float = SECONDS_MAX) -> Entry:
     """Run a battery, showing what it says; nothing of it is left running."""
+    whose = "" if battery.is_alone else f"{battery.name}: "
     print(f"── {battery.name}: {' '.join(battery.command(seed)[1:])}", flush=True)
     began = time.monotonic()
     process = subprocess.Popen(
@@ -116,7 +129,7 @@ def run(battery: Battery, seed: int, *, seconds_max: float = SECONDS_MAX) -> Ent
     output: list[str] = []
     try:
         for line in process.stdout:
-            print(line, end="", flush=True)
+            print(f"{whose}{line}", end="", flush=True)
             output.append(line)
         status = process.wait()
     finally:
@@ -152,8 +165,17 @@ def _failures(battery: Battery, line: Mapping[str, Any], status: int) -> list[st
     return found
 
 
-def table(entries: Sequence[Entry]) -> str:
-    """Return the ledger of all batteries as text."""
+def run_all(batteries: Sequence[Battery], seed: int) -> list[Entry]:
+    """Run batteries, each alone that must be; return what became of them, in their order."""
+    found = {battery.name: run(battery, seed) for battery in batteries if battery.is_alone}
+    others = [battery for battery in batteries if not battery.is_alone]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as side_by_side:
+        found |= {entry.name: entry for entry in side_by_side.map(lambda battery: run(battery, seed), others)}
+    return [found[battery.name] for battery in batteries]
+
+
+def table(entries: Sequence[Entry], seconds: float = 0.0) -> str:
+    """Return the ledger of all batteries, which took so long together, as text."""
     rows = [("battery", "seconds", "violations", "figures")]
     totals: Counter[str] = Counter()
     for entry in entries:
@@ -162,7 +184,6 @@ def table(entries: Sequence[Entry]) -> str:
         totals.update({figure: entry.line.get(figure, 0) for figure in TOTALS})
         totals["violations"] += entry.line.get("violations", 0)
     sums = [f"{totals[figure]:,} {figure.replace('_', ' ')}" for figure in TOTALS if totals[figure]]
-    seconds = sum(entry.seconds for entry in entries)
     rows.append(("all", f"{seconds:,.0f}", f"{totals['violations']}", ", ".join(sums)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
@@ -182,8 +203,9 @@ def main(arguments: Sequence[str] | None = None, batteries: Sequence[Battery] = 
     )
     options = parser.parse_args(arguments)
     chosen = [battery for battery in batteries if not options.only or battery.name in options.only]
-    entries = [run(battery, options.seed) for battery in chosen]
-    print(f"\n{table(entries)}", flush=True)
+    began = time.monotonic()
+    entries = run_all(chosen, options.seed)
+    print(f"\n{table(entries, time.monotonic() - began)}", flush=True)
     return 1 if any(entry.failures for entry in entries) else 0
 
 

@@ -21,7 +21,9 @@ BOUNDS = {  # for each instance, or each activity of one: commits, statements, r
     "events": (0.12, 13.5, 9.2, 10.8, 0),
     "starts": (0.08, 9.8, 7.1, 5.5, 0),
     "job_tree": (0.16, 2.2, 1.4, 3.1, 0),
-    "limited": (0.8, 11.8, 5.3, 6.5, 0),  # four permits at a time, so that four share what others share by the hundred
+    # Four permits at a time, so that four share what others share by the hundred; a step is the simulator's own for each
+    # call that others share a transaction with.
+    "limited": (0.8, 11.8, 5.3, 6.5, 0),
 }
 
 

@@ -12,7 +12,7 @@ from tests.generated.battery import check, from_text, run, to_text
 from tests.generated.processes import Replayers
 from tests.generated.programs import Case
 
-ORCHESTRATORS = 60
+ORCHESTRATORS = 30
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,10 @@ import pytest
 
 from durable import events as ev
 from durable.client import answers, submitting, waiting
+from durable.context import combining
 from durable.context.handlers import Handlers
 from durable.context.orchestration import OrchestrationContext
-from durable.engine import calls, mailbox, tasks
+from durable.engine import calls, mailbox
 from durable.engine.execution import Execution
 from durable.errors import LeaseLostError
 from durable.provider import Committed, Priority, Received
@@ -404,7 +405,7 @@ def results_come_in_the_order_of_arrival(patch: Patch) -> None:
         values = sorted((task.result() for task in waited if not task.is_failed), reverse=True)[1:]
         whole.succeed(values)
 
-    patch.setattr(tasks, "_settle_all", settle_all)
+    patch.setattr(combining, "_settle_all", settle_all)
 
 
 @planted(
@@ -413,7 +414,7 @@ def results_come_in_the_order_of_arrival(patch: Patch) -> None:
     "a_saga_takes_everything_back",
 )
 def a_retry_policy_is_not_asked(patch: Patch) -> None:
-    patch.setattr(calls, "_next_wait", lambda *arguments, **options: None)
+    patch.setattr(calls, "next_wait", lambda *arguments, **options: None)
 
 
 @planted("decision 6: cancel is passed on", "cancelled_with_its_children")

@@ -35,6 +35,13 @@ def test_the_catalogue_is_long_enough() -> None:
     assert len(CATALOGUE) >= 50
 
 
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_each_defect_still_fits_the_code(name: str) -> None:
+    """What a patch replaces may move; the long form would stop there."""
+    with pytest.MonkeyPatch.context() as patch:
+        CATALOGUE[name].plant(patch)
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_a_planted_bug_is_found(name: str) -> None:
     assert find(CATALOGUE[name]) is not None, f"nobody noticed: {CATALOGUE[name].promise}"

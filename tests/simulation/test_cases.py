@@ -15,7 +15,7 @@ from tests.simulation.cases import CASES
 from tests.single_faults import violations_of
 
 CALLS = 60
-SCHEDULES = {"memory": 29, "sqlite": 2}
+SCHEDULES = {"memory": 29, "sqlite": 1}
 LONG = {
     "wider_than_a_turn_sends_at_once": 6,
     "schedules_that_end_or_leave_out": 6,

@@ -174,7 +174,7 @@ def test_with_every_notification_lost_an_answer_comes_within_the_poll_bound() ->
 
 @ENGINES
 def test_a_simple_orchestration_survives_everything(engine: str) -> None:
-    for seed in range(200 if engine == "memory" else 40):
+    for seed in range(80 if engine == "memory" else 20):
         outcome = run_schedule(app, count_twice, draw_schedule(seed, 60), engine=engine)
         assert outcome.is_good, (outcome.schedule, outcome.violations, outcome.error, outcome.struck)
 

@@ -200,8 +200,9 @@ class SealedProvider:
                     rows=[self._chain.opened_row(row) for row in wakeup.rows],
                     memos=[self._chain.opened_memo(memo) for memo in wakeup.memos],
                 )
-            except StoreError:  # whoever looks is told
-                opened = Wakeup(anything=True, activities=wakeup.activities, leases=wakeup.leases, number=wakeup.number)
+            except StoreError:
+                # Whoever looks is told. Without its number it counts as lost: nothing later overtakes what was in it.
+                opened = Wakeup(anything=True, activities=wakeup.activities, leases=wakeup.leases)
             callback(opened)
 
         return self._inner.listen(hear)

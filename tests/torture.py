@@ -62,6 +62,12 @@ BATTERIES = (
         ),
         {"kills": 100, "zombies": 20, "restarts": 10, "broken": 20, "cuts": 200},
     ),
+    Battery(
+        "kills with payloads outside",
+        "tests.kills",
+        ("--store", "offloaded", "--kills", "50", "--stops", "5"),
+        {"kills": 50, "zombies": 5},
+    ),
     Battery("simulation", "tests.simulation", ("--schedules", "10000"), {"schedules": 10_000}, is_alone=False),
     Battery(
         "simulation on SQLite",

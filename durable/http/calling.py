@@ -11,7 +11,6 @@ import asyncio
 import dataclasses
 import importlib
 import json
-import re
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +19,7 @@ from urllib.parse import urljoin
 from durable.engine.tasks import Task
 from durable.errors import DurableError
 from durable.http.messages import HttpRequest, HttpResponse
-from durable.http.policy import HttpPolicy, origin_of, shown
+from durable.http.policy import HttpPolicy, HttpRefusedError, check_header, is_token, origin_of, shown
 
 if TYPE_CHECKING:
     from durable.app import App, ServedName
@@ -42,9 +41,6 @@ NOT_GIVEN: Final = frozenset(
     {"connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 )
 """Headers that say how a request is sent, and to whom: another `Host` would reach what the policy has never looked at."""
-
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FIELD: Final = re.compile(r"[\t\x20-\x7e]*")
 
 
 class Allowed:
@@ -150,7 +146,7 @@ class HttpCall:
         if response.status != 202 or location is None or not self._is_polling:
             self.task.succeed(response)
             return
-        self._request = _asking(self._request, urljoin(response.url, location))
+        self._request = _asking(self._request, response.url, location)
         wait = self._every_s if response.retry_after is None else response.retry_after
         self._open = self._ctx.create_timer(timedelta(seconds=max(wait, POLLS_EVERY_S_MIN)))
         self._open.add_done_callback(self._waited)
@@ -171,10 +167,14 @@ def _response(plain: dict[str, Any]) -> HttpResponse:
     )
 
 
-def _asking(former: HttpRequest, url: str) -> HttpRequest:
-    """Return the request by which a place is polled."""
+def _asking(former: HttpRequest, base: str, location: str) -> HttpRequest:
+    """Return the request by which a place is polled. One that cannot be is for the activity to refuse, as any other."""
     headers = {name: value for name, value in former.headers.items() if not name.startswith("content-")}
-    return HttpRequest("GET", url, headers_for(headers, former.url, url), None, former.failing)
+    try:
+        url = urljoin(base, location)
+        return HttpRequest("GET", url, headers_for(headers, former.url, url), None, former.failing)
+    except (ValueError, HttpRefusedError):
+        return HttpRequest("GET", location, {}, None, former.failing)
 
 
 def headers_for(headers: Mapping[str, str], former_url: str, url: str) -> dict[str, str]:
@@ -185,7 +185,7 @@ def headers_for(headers: Mapping[str, str], former_url: str, url: str) -> dict[s
 
 
 def _method(method: str) -> str:
-    if not _TOKEN.fullmatch(method):
+    if not is_token(method):
         raise ValueError(f"{method!r:.60} is no HTTP method")
     return method.upper()
 
@@ -193,12 +193,9 @@ def _method(method: str) -> str:
 def _headers(given: Mapping[str, str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for name, value in given.items():
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"{name!r:.60} is no name of a header")
+        check_header(name, value)
         if name.lower() in NOT_GIVEN or name.lower().startswith("proxy-"):
             raise ValueError(f"the header {name} follows from the URL and the content: leave it out")
-        if not _FIELD.fullmatch(value):
-            raise ValueError(f"the header {name} is no line of ASCII text")  # its value is not shown
         headers[name.lower()] = value
     return headers
 

@@ -6,6 +6,8 @@ app.allow_http(HttpPolicy(allow=["https://api.example.com", "https://*.partner.e
 from __future__ import annotations
 
 import ipaddress
+import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
@@ -23,6 +25,9 @@ HEADERS_BYTES_MAX: Final = 256 * 1024
 REDIRECTS_MAX: Final = 5
 
 HeaderValue: TypeAlias = str | Callable[[], str]
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD: Final = re.compile(r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?")
 
 
 class HttpRefusedError(NonRetryableError):
@@ -58,7 +63,7 @@ class HttpPolicy:
     one of the networks `allow_private`, such as "10.2.0.0/16". `headers`: by origin (as in `allow`), what is sent along to
     it and to nobody else, and never reaches a history or a log: a value, or a function that returns one for each request.
     A response's body may have `body_bytes_max` bytes, and follow `redirects_max` redirects. Raises ValueError for what is
-    no origin, no network, or a limit out of range.
+    no origin, no network, no header, or a limit out of range.
     """
 
     def __init__(
@@ -79,6 +84,9 @@ class HttpPolicy:
         self._headers = tuple(
             (_origin_pattern(origin), tuple(given.items())) for origin, given in (headers or {}).items()
         )
+        for _, given in self._headers:
+            for name, value in given:
+                check_header(name, "" if callable(value) else value)
         if not 1 <= body_bytes_max <= PAYLOAD_BYTES_MAX - HEADERS_BYTES_MAX:
             raise ValueError(
                 f"body_bytes_max must be from 1 to {PAYLOAD_BYTES_MAX - HEADERS_BYTES_MAX}, not {body_bytes_max!r}: "
@@ -101,13 +109,32 @@ class HttpPolicy:
         return origin
 
     def headers_for(self, origin: Origin) -> list[tuple[str, str]]:
-        """Return what is sent along to a destination."""
-        return [
-            (name, value if isinstance(value, str) else value())
-            for pattern, given in self._headers
-            if _fits(origin, pattern)
-            for name, value in given
-        ]
+        """Return what is sent along to a destination. Raises HttpRefusedError for what a function gives that is no value."""
+        found = []
+        all_given = (given for pattern, given in self._headers if _fits(origin, pattern))
+        for name, given in itertools.chain.from_iterable(all_given):
+            value = given() if callable(given) else given
+            try:
+                check_header(name, value)
+            except ValueError as error:
+                raise HttpRefusedError(str(error)) from None
+            found.append((name, value))
+        return found
+
+
+def is_token(text: str) -> bool:
+    """Tell whether a text can be a method, or the name of a header."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def check_header(name: str, value: object) -> None:
+    """Raise ValueError for what cannot be a header. The value is not shown: the library below would, in the history."""
+    if not is_token(name):
+        raise ValueError(f"{name!r:.60} is no name of a header")
+    if not isinstance(value, str) or not _FIELD.fullmatch(value):
+        raise ValueError(
+            f"the header {name} is no line of ASCII text without spaces around it (is there the end of a line behind it?)"
+        )
 
 
 def origin_of(url: str) -> Origin:

@@ -81,12 +81,16 @@ async def _followed(policy: HttpPolicy, request: HttpRequest) -> HttpResponse:
             raise HttpFailedError(f"{request.method} {shown(request.url)} was answered with status {response.status}")
         if response.status not in REDIRECTS or location is None or not policy.redirects_max:
             return response
-        request = _redirected(request, response.status, urljoin(request.url, location))
+        request = _redirected(request, response.status, location)
     raise HttpRefusedError(f"more than {policy.redirects_max} redirects, the last one to {shown(request.url)}")
 
 
-def _redirected(request: HttpRequest, status: int, url: str) -> HttpRequest:
+def _redirected(request: HttpRequest, status: int, location: str) -> HttpRequest:
     headers, method, body = request.headers, request.method, request.body
+    try:
+        url = urljoin(request.url, location)
+    except ValueError as error:
+        raise HttpRefusedError(f"{shown(request.url)} redirects to what is no URL: {error}") from None
     if status == 303 or (status in (301, 302) and method == "POST"):  # as every browser does it
         method, body = ("HEAD" if method == "HEAD" else "GET"), None
         headers = {name: value for name, value in headers.items() if not name.startswith("content-")}

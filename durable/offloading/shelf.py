@@ -8,7 +8,6 @@ crashed between putting it and the commit, or before removing what the commit le
 
 from __future__ import annotations
 
-import collections
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -125,7 +124,10 @@ class Sweep:
         self._shard = 0
         self._after = ""
         self._next_round_at = 0.0
-        self._suspects: collections.OrderedDict[str, float] = collections.OrderedDict()
+        # Since when nothing refers to a payload, as far as is known: from the round before, and from this one. What a round
+        # does not meet again, another worker has removed.
+        self._suspects: dict[str, float] = {}
+        self._met: dict[str, float] = {}
 
     async def step(self) -> None:
         """Look at some more payloads. Raises nothing: what fails is tried again."""
@@ -144,6 +146,7 @@ class Sweep:
                 if not self._after:
                     self._shard = (self._shard + 1) % SHARDS
                     if self._shard == 0:
+                        self._suspects, self._met = self._met, {}
                         self._next_round_at = began + self._orphaned_after_s / 4
                         return
         except StoreError as error:
@@ -152,15 +155,13 @@ class Sweep:
     async def _look_at(self, names: Sequence[str]) -> None:
         now, orphans = self._ports.monotonic(), []
         for name, is_needed in zip(names, await self._needed(names), strict=True):
+            since = self._suspects.pop(name, self._met.pop(name, now))  # a step that failed has met some already
             if is_needed:
-                self._suspects.pop(name, None)
                 continue
-            since = self._suspects.setdefault(name, now)
             if now - since >= self._orphaned_after_s:
                 orphans.append(name)
-                del self._suspects[name]
-            elif len(self._suspects) > SUSPECTS_MAX:
-                del self._suspects[name]  # its turn comes when some of the others are gone
+            elif len(self._met) < SUSPECTS_MAX:  # else its turn comes when some of the others are gone
+                self._met[name] = since
         if orphans:
             logger.info("%d payloads that nothing refers to are removed", len(orphans))
             await self._payloads.remove(orphans)

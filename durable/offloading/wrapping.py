@@ -114,12 +114,14 @@ class _Outgoing:
     """What one call writes, ready for the store, with the payloads that go with it.
 
     `asked` is what the call was given; `steps` and `messages` have the references. `by_step` and `by_message`: names, by the
-    index of the step or the message. `since`: no payload of it is older, in seconds of monotonic time. `is_uncertain`: an
-    earlier call with this had no answer, so that its payloads may be referred to whatever a later answer says.
+    index of the step or the message. `since`: no payload of it is older, in seconds of monotonic time. `earlier`: names that
+    the same call had before, which the store may refer to. `is_uncertain`: an earlier call with this had no answer, so that its
+    payloads may be referred to whatever a later answer says.
     """
 
     asked: Any
     since: float
+    earlier: frozenset[str] = frozenset()
     steps: Sequence[Step] = ()
     messages: Sequence[Message] = ()
     payloads: dict[str, bytes] = dataclasses.field(default_factory=dict)
@@ -236,7 +238,7 @@ class OffloadedProvider:
         out = await self._put_outside(self._commit, batch, batch.steps, batch.messages)
         self._commit = out
         ready = batch if out is None else dataclasses.replace(batch, steps=out.steps, messages=out.messages)
-        left = await self._left_by(batch.steps, set() if out is None else set(out.payloads))
+        left = await self._left_by(batch.steps, () if out is None else {*out.payloads, *out.earlier})
         try:
             committed = await self._inner.commit(lease, ready)
         except LeaseLostError:
@@ -248,7 +250,6 @@ class OffloadedProvider:
             if out is not None:
                 out.is_uncertain = True
             raise
-        self._commit = None
         if out is not None:
             await self._take_back(out, committed.deliveries, committed.refused)
         for index, names in left.items():
@@ -257,7 +258,10 @@ class OffloadedProvider:
         for index, step in enumerate(batch.steps):
             if step.removes_if_idle and index not in committed.refused and step.run_id in self._bearing:
                 await self._shelf.remove_runs([(step.key, step.run_id)])
-        return dataclasses.replace(committed, deliveries=await self._delivered(committed.deliveries))
+        answer = dataclasses.replace(committed, deliveries=await self._delivered(committed.deliveries))
+        # Not before: where the answer cannot be read the call is repeated, with the same payloads.
+        self._commit = None
+        return answer
 
     def mark_slow_turn(self, lease: Lease, key: InstanceKey, run_id: str) -> None:
         self._inner.mark_slow_turn(lease, key, run_id)
@@ -338,7 +342,8 @@ class OffloadedProvider:
         hub = await self._shelf.hub()
         while True:
             if out is None or self._ports.monotonic() - out.since > self._patience_s:
-                out = _Outgoing(asked, self._ports.monotonic())
+                earlier = frozenset() if out is None else out.earlier.union(out.payloads)
+                out = _Outgoing(asked, self._ports.monotonic(), earlier)
                 placing = _Placing(hub, self._above, self._ports.new_id, out)
                 out.steps = [placing.step(step, index) for index, step in enumerate(steps)]
                 out.messages = [placing.message(message, index) for index, message in enumerate(messages)]

@@ -293,6 +293,30 @@ async def test_secrets_of_the_policy_go_to_their_destination_alone_and_into_no_h
     assert "in-the-query" not in caplog.text
 
 
+async def test_a_secret_with_the_end_of_a_line_is_refused_without_being_shown() -> None:
+    with pytest.raises(ValueError, match="the header Authorization is no line") as caught:
+        HttpPolicy(allow=["a.example"], headers={"a.example": {"Authorization": "canary\n"}})
+    assert "canary" not in str(caught.value)
+    async with serving(lambda asked: (200, {}, b"")) as server:
+        secret = {server.url: {"Authorization": lambda: "canary\n"}}
+        app = calling_app(server.url, headers=secret, allow_private=LOOPBACK)
+        error = await refusal(app, method="GET", url=server.url, attempts=3)
+    assert error.details.is_caused_by(HttpRefusedError)
+    assert "the header Authorization is no line" in str(error)
+    assert "canary" not in repr(error.details)
+    assert not server.asked
+
+
+@pytest.mark.parametrize("place", ["http://[", "ftp://a.example/", "//u:p@a.example/"])
+async def test_an_answer_that_leads_to_no_url_fails_the_call_as_a_refused_request_does(place: str) -> None:
+    async with serving(lambda asked: (int(asked.path[1:]), {"Location": place, "Retry-After": "1"}, b"")) as server:
+        app = calling_app(server.url, allow_private=LOOPBACK)
+        for status in (202, 302):
+            error = await refusal(app, method="GET", url=f"{server.url}/{status}")
+            assert error.details.error_type == "durable.errors.ActivityFailedError"
+            assert error.details.is_caused_by(HttpRefusedError)
+
+
 async def test_a_body_over_the_limit_is_given_up_and_a_server_that_is_not_there_is_tried_again() -> None:
     async with serving(lambda asked: (200, {}, b"x" * 2000)) as server:
         app = calling_app("http://*:80", f"http://*:{server.port}", allow_private=LOOPBACK, body_bytes_max=1000)
@@ -314,6 +338,7 @@ def test_no_header_leads_a_request_elsewhere_or_makes_two_of_it() -> None:
             "Transfer-Encoding": "chunked",
             "Proxy-X": "y",
             "a": "b\r\nc: d",
+            "b": "a space at the end ",
             "a b": "",
         }
         for header in wrong.items():
@@ -380,6 +405,8 @@ def test_without_the_library_it_says_what_to_install() -> None:
             "fec0::1",
             "2001:db8::1",
             "::7f00:1",
+            "64:ff9b:1:7f00:0:100:808:808",
+            "3fff::1",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """The long form: `python -m tests.kills --kills 100 --stops 30 [--seed N]`.
 
-With `--store postgres` the server can be shaken as well: `--restarts 10 --broken 20 --cuts 200`.
+With `--store offloaded` nearly everything lies in files beside a SQLite store. With
+`--store postgres` the server can be shaken as well: `--restarts 10 --broken 20 --cuts 200`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.kills.stores import server_store
+from tests.kills.stores import FileStore, server_store
 from tests.kills.storm import Outcome, Plan, run_storm
 from tests.ledger import Ledger
 
@@ -30,7 +31,7 @@ def main() -> int:
         "--seed", type=int, default=secrets.randbelow(1 << 32), help="of every choice (default: random)"
     )
     parser.add_argument("--lease", type=float, default=10.0, help="seconds that a lease lasts (default: 10)")
-    parser.add_argument("--store", default="sqlite", choices=("sqlite", "postgres"))
+    parser.add_argument("--store", default="sqlite", choices=("sqlite", "offloaded", "postgres"))
     parser.add_argument("--restarts", type=int, default=0, help="crashes of the server, which starts again")
     parser.add_argument("--broken", type=int, default=0, help="times that all connections to the server are killed")
     parser.add_argument("--cuts", type=int, default=0, help="commits whose answer is cut off, at least")
@@ -58,8 +59,8 @@ def main() -> int:
 
 
 async def _run(plan: Plan, folder: Path, store: str) -> Outcome:
-    if store == "sqlite":
-        return await run_storm(plan, folder)
+    if store != "postgres":
+        return await run_storm(plan, folder, FileStore(folder, is_offloaded=store == "offloaded"))
     async with server_store(cut_chance=CUT_CHANCE if plan.cuts else 0.0, seed=plan.seed) as server:
         return await run_storm(plan, folder, server)
 

@@ -26,6 +26,7 @@ import durable_sqlite.ownership
 
 import durable.worker.leasing
 from durable import ActivityContext, ActivityFailedError, App, OrchestrationContext, RetryPolicy, Worker
+from tests.kills.payloads import opened_by
 
 ATTEMPTS_MAX = {"step": 1, "blocking_step": 1, "stubborn": 3, "hopeless": 2}
 """How many attempts a call of each activity may have, by the policies below."""
@@ -174,6 +175,6 @@ async def serve(name: str, store: str, folder: str) -> None:
     """Run a worker until it is killed."""
     notes.open(f"{folder}/notes")
     logging.basicConfig(filename=f"{folder}/log", level=logging.WARNING, format=f"{name} %(levelname)s %(message)s")
-    worker = Worker(app, store, name=name, max_activities=8)
+    worker = Worker(app, opened_by(store, folder), name=name, max_activities=8)
     os.write(1, f"ready {name}\n".encode())  # one write, for others write to this pipe too; `print` may make two
     await worker.run()

@@ -14,6 +14,7 @@ import asyncpg
 from durable_sqlite.connection import lock_path_of
 from durable_sqlite.filelock import is_held
 
+from tests.kills.payloads import MARK
 from tests.postgres_proxy import CuttingProxy
 from tests.postgres_server import PostgresServer, folder_in_memory, run_sql
 
@@ -52,9 +53,9 @@ class FileStore:
 
     lease_seen_after_s = 0.7  # the others look around every half second
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_offloaded: bool = False) -> None:
         self._path = folder / "storm.db"
-        self.url = self.workers_url = f"sqlite:///{self._path}"
+        self.url = self.workers_url = f"{MARK if is_offloaded else ''}sqlite:///{self._path}"
 
     async def is_owner(self, name: str) -> bool:
         """Tell whether a worker has partitions."""

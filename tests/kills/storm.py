@@ -23,6 +23,7 @@ from durable.records import decode_record
 from durable.seeds import Seeds
 from durable.stores import connect
 from tests.kills.load import Load
+from tests.kills.payloads import opened_by
 from tests.kills.program import ATTEMPTS_MAX
 from tests.kills.stores import FileStore, ServerStore, StormStore
 from tests.kills.workers import Workers, workers_on
@@ -174,11 +175,11 @@ class Storm:
 async def run_storm(plan: Plan, folder: Path, store: StormStore | None = None) -> Outcome:
     """Let a storm go over an empty folder and store (a file, where none is given), heal, and check."""
     store = store or FileStore(folder)
-    provider = connect(store.url, system_ports())
+    provider = connect(opened_by(store.url, folder), system_ports())
     await provider.open()
     try:
         async with (
-            Client(store.url) as client,
+            Client(opened_by(store.url, folder)) as client,
             workers_on(store.workers_url, folder, plan.lease_s) as workers,
         ):
             storm = Storm(plan, workers, store, folder)

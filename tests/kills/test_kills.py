@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from durable import Client
+from durable import Client, OrchestrationStatus
+from tests.kills.payloads import files_in, opened_by, sweep
+from tests.kills.stores import FileStore
 from tests.kills.storm import Plan, run_storm
 from tests.kills.workers import workers_on
+from tests.worker.lives import becomes_true
 
 
 @pytest.mark.timeout(180)
@@ -45,6 +48,38 @@ async def test_killed_workers_lose_nothing_and_repeat_no_transition(tmp_path: Pa
             outcomes = Counter(event.task_id for event in history if type(event).__name__ == "ActivityCompleted")
             assert sorted(outcomes) == sorted(e.task_id for e in history if type(e).__name__ == "ActivityScheduled")
             assert set(outcomes.values()) == {1}
+
+
+@pytest.mark.timeout(60)
+async def test_kills_lose_no_payload_outside_and_a_sweep_finds_what_they_have_left(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, is_offloaded=True)
+    async with (
+        workers_on(store.workers_url, tmp_path, 10.0) as workers,
+        Client(opened_by(store.url, tmp_path)) as client,
+    ):
+        items = [("item", str(number) * 100) for number in range(5)]
+        handles = [await client.start("relay", [5, []], events=items) for _ in range(20)]
+        handles += [await client.start("chain", 5) for _ in range(80)]
+        kills = orphans = 0
+        while kills < 2 or (not orphans and kills < 10):
+            name = await workers.bear()
+            before = files_in(tmp_path)
+            await becomes_true(lambda before=before: len(files_in(tmp_path) - before) > 20)  # type: ignore[misc]
+            workers.kill(name)
+            await workers.death_of(name)
+            orphans += await sweep(store.url, tmp_path)
+            kills += 1
+        assert orphans, "a kill between a put and its commit leaves what only a sweep finds"
+        await workers.bear()
+        for handle in handles[:20]:
+            assert await handle.result(timeout=30) == [data for _, data in items]
+        for handle in handles[20:]:
+            assert [number for number, _ in await handle.result(timeout=30)] == [0, 1, 2, 3, 4]
+        await sweep(store.url, tmp_path)
+        for handle in handles:
+            await handle.history()
+        assert await client.purge(status=OrchestrationStatus.COMPLETED) == 100
+        assert files_in(tmp_path) == set(), "whatever is left belongs to a run, and goes with it"
 
 
 async def test_a_new_process_resumes_within_a_second(tmp_path: Path) -> None:

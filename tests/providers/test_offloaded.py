@@ -268,6 +268,35 @@ async def test_the_sweep_removes_orphans_and_never_what_is_referred_to_or_on_its
     await provider.close()
 
 
+async def test_the_sweep_goes_on_however_many_orphans_others_have_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("durable.offloading.shelf.SUSPECTS_MAX", 3)
+    payloads, hours = MemoryPayloads(), Hours()
+    provider = OffloadedProvider(
+        durable_memory.connect(f"memory://{tmp_path.name}", hours.ports), payloads, hours.ports, above=8
+    )
+    await provider.open()
+    session = Session(provider, await provider.lease("worker", b"", worker=True))
+    await provider.take(session.lease, range(64))
+    await session.start("one", input=b"i" * 100)
+    [kept] = payloads.held
+    hub = kept.partition("/")[0]
+    for batch in range(3):
+        orphans = {f"{hub}/00/nobody/r0.{batch}-{number}": b"left by a crash" for number in range(3)}
+        await payloads.put(orphans)
+        for _ in range(2):
+            hours.seconds += 0.6 * HOUR_S
+            await provider.renew(session.lease, belief=_belief)
+            assert orphans.items() <= payloads.held.items()
+        if batch < 2:
+            await payloads.remove(list(orphans))  # another worker's sweep was first
+    hours.seconds += 0.6 * HOUR_S
+    await provider.renew(session.lease, belief=_belief)
+    assert list(payloads.held) == [kept]
+    await provider.close()
+
+
 async def test_a_writer_that_was_held_up_puts_its_payloads_anew_before_the_sweep_takes_them(tmp_path: Path) -> None:
     hours, held_up = Hours(), [0.3, 0.0]
 
@@ -368,6 +397,44 @@ async def test_what_may_have_been_written_keeps_its_payloads_whatever_is_said_la
     await provider.submit(session.lease, number, [start])
     assert payloads.held == held, "a repeated call puts nothing anew"
     assert (await session.load("two")).input == b"j" * 100
+    await provider.close()
+
+
+class AwayPayloads(MemoryPayloads):
+    """Payloads that cannot be read, once."""
+
+    is_away = False
+
+    async def get(self, names: Sequence[str], bytes_max: int | None = None) -> Sequence[bytes | None]:
+        if self.is_away:
+            self.is_away = False
+            raise StoreUnavailableError("not mounted")
+        return await super().get(names, bytes_max)
+
+
+@pytest.mark.parametrize("trouble", ["its answer cannot be read", "its answer is lost for long"])
+async def test_a_commit_that_is_repeated_keeps_the_payloads_that_it_has_written_already(
+    trouble: str, tmp_path: Path
+) -> None:
+    payloads, hours = AwayPayloads(), Hours()
+    inner: Any = LostAnswers(durable_memory.connect(f"memory://{tmp_path.name}", hours.ports))
+    provider = OffloadedProvider(inner, payloads, hours.ports, above=8)
+    await provider.open()
+    session = Session(provider, await provider.lease("worker", b"", worker=True))
+    await provider.take(session.lease, range(64))
+    row = await session.start("one", input=b"i" * 100)
+    await session.start("in use", input=b"u" * 100)
+    step = step_of(row, changes={"input": b"j" * 100}, messages=[0])
+    batch = Batch(session.commits + 1, [step], messages=[start_of(new_row("in use", input=b"v" * 100))])
+    if trouble == "its answer cannot be read":
+        payloads.is_away = True
+    else:
+        inner.is_answering = False
+    with pytest.raises(StoreUnavailableError):
+        await provider.commit(session.lease, batch)
+    hours.seconds += 0.3 * HOUR_S * (trouble == "its answer is lost for long")
+    await provider.commit(session.lease, batch)
+    assert (await session.load("one")).input == b"j" * 100
     await provider.close()
 
 

@@ -169,6 +169,30 @@ async def test_a_worker_without_the_key_loses_nothing(tmp_path: Path, caplog: py
         assert await worker.client.get("one").result(timeout=20) == "canary-result of x"
 
 
+@pytest.mark.diverges("as above")
+async def test_what_can_be_opened_overtakes_nothing_that_cannot(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, url = App(), f"memory://{tmp_path.name}"
+
+    @app.orchestrator
+    async def in_order(ctx: OrchestrationContext) -> list[str]:
+        ctx.set_custom_status("waits")
+        return [await ctx.wait_for_external_event("event") for _ in range(2)]
+
+    def store(*keys: str) -> Provider:
+        return sealed_store(url, codecs=[AesGcm({key: {"a": KEY, "b": OTHER_KEY}[key] for key in keys})])
+
+    async with Worker(app, store("a")) as worker, Client(store("a", "b")) as ahead:
+        handle = await worker.client.start(in_order, instance_id="one")
+        await until(handle, status="waits")
+        await ahead.get("one").raise_event("event", "first")
+        await worker.client.get("one").raise_event("event", "second")
+        await becomes_true(lambda: "encrypted with the key 'b'" in caplog.text)
+    async with Worker(app, store("a", "b")) as worker:
+        assert await worker.client.get("one").result(timeout=20) == ["first", "second"]
+
+
 def test_what_was_tampered_with_is_refused_and_equal_data_looks_different() -> None:
     codec = AesGcm({"a": KEY})
     sealed = codec.encode(b"secret")

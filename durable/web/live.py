@@ -23,7 +23,10 @@ GAP_SECONDS: Final = 0.1
 """Changes within this time are one."""
 
 SILENCE_SECONDS: Final = 15.0
-"""A stream that has nothing to say says so: proxies close a silent one. Then, too, it is asked whether the caller may stay."""
+"""A stream that has nothing to say says so: proxies close a silent one."""
+
+STAY_SECONDS: Final = 15.0
+"""So often it is asked whether the caller may stay, however much there is to say."""
 
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -70,15 +73,17 @@ async def _stream(call: Call, look: Look, *, apart_from: tuple[str, ...] = ()) -
                 return
             loop = asyncio.get_running_loop()
             kind, shown = first
-            sent, said_at = None, loop.time()
+            sent, said_at, asked_at = None, loop.time(), loop.time()
             while not site.is_ending:
+                if loop.time() - asked_at >= STAY_SECONDS:
+                    if not await _is_still_let_in(call):
+                        return
+                    asked_at = loop.time()
                 mark = as_json({name: value for name, value in shown.items() if name not in apart_from})
                 if (kind, mark) != sent:
                     sent, said_at = (kind, mark), loop.time()
                     yield _event(kind, shown)
                 elif loop.time() - said_at >= SILENCE_SECONDS:
-                    if not await _is_still_let_in(call):
-                        return
                     said_at = loop.time()
                     yield b": still here\n\n"
                 await asyncio.sleep(GAP_SECONDS)

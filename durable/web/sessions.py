@@ -37,6 +37,7 @@ class Sessions:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._remembered: collections.OrderedDict[str, tuple[str, float]] = collections.OrderedDict()
+        self._closed = 0  # how many, so that nothing is remembered that was read before one of them
 
     async def open(self, token_digest: str) -> str:
         """Return a new session for the holder of the token with this digest; it is durable. Raises StoreError."""
@@ -51,19 +52,24 @@ class Sessions:
         if known is not None and time.monotonic() < known[1]:
             return known[0]
         self._remembered.pop(mark, None)
+        closed = self._closed
         found = await self._connection.provider.read_memos(PREFIX + mark, 1)
         if not found or found[0].key != PREFIX + mark or found[0].data == CLOSED:
             return None
         token_digest = found[0].data.decode("ascii", "replace")
-        self._remembered[mark] = token_digest, time.monotonic() + REMEMBERED_S
+        if closed == self._closed:
+            self._remembered[mark] = token_digest, time.monotonic() + REMEMBERED_S
         while len(self._remembered) > REMEMBERED_MAX:
             self._remembered.popitem(last=False)
         return token_digest
 
     async def close(self, session: str) -> None:
         """End a session, durably. Raises StoreError."""
-        self._remembered.pop(digest_of(session), None)
-        await self._write(session, CLOSED)
+        try:
+            await self._write(session, CLOSED)
+        finally:  # not before: it may be looked up until then
+            self._closed += 1
+            self._remembered.pop(digest_of(session), None)
 
     async def _write(self, session: str, data: bytes) -> None:
         connection = self._connection

@@ -21,8 +21,8 @@ class TakingTurns(Generic[K, T]):
         return self._count
 
     def __iter__(self) -> Iterator[T]:
-        for line in self._lines.values():
-            yield from line
+        for line in list(self._lines.values()):  # copied at one blow: a probe may look from a thread of its own
+            yield from tuple(line)
 
     def append(self, key: K, item: T) -> None:
         """Add an item to the end of its line."""

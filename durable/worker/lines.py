@@ -32,8 +32,8 @@ class Line:
         return self.count
 
     def __iter__(self) -> Iterator[Attempt]:
-        for priority in sorted(self._queues):
-            yield from self._queues[priority]
+        for _, queue in sorted(self._queues.items()):  # a copy, as in `TakingTurns`
+            yield from queue
 
     def append(self, attempt: Attempt) -> None:
         """Add an attempt behind those of its priority."""

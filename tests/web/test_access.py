@@ -239,6 +239,23 @@ async def test_a_session_is_known_to_every_process_of_a_site_and_after_a_restart
         assert (await other.get("/api/overview")).status_code == 401
 
 
+async def test_a_session_that_is_closed_while_it_is_looked_up_is_over_at_once(tmp_path: Path) -> None:
+    async with Client(f"memory://{tmp_path.name}") as client:
+        connection = client.connection
+        known, read = sessions.Sessions(connection), connection.provider.read_memos
+        session = await known.open("digest")
+
+        async def read_late(*arguments: Any) -> Any:
+            found = await read(*arguments)
+            await known.close(session)
+            return found
+
+        connection.provider.read_memos = read_late  # type: ignore[method-assign]
+        assert await known.token_of(session) == "digest", "it was asked before"
+        connection.provider.read_memos = read  # type: ignore[method-assign]
+        assert await known.token_of(session) is None
+
+
 async def test_a_session_changes_something_only_with_its_own_token_and_from_its_own_page(
     site: WebApp, tokens: Tokens
 ) -> None:

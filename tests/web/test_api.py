@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from durable import EntityId, History, Worker
+from durable import Client, EntityId, History, Worker
 from durable.jobs import Job
-from durable.web import Access, Role, create_app
+from durable.web import Access, Role, create_app, live, remove_tokens
 from tests.jobs.parts import eventually
 from tests.web.parts import (
     SECRET,
@@ -252,6 +252,24 @@ async def test_live_updates_tell_of_each_change_and_of_the_end(tmp_path: Path) -
             async with client.stream("GET", "/api/live") as response:
                 kind, shown = await anext(events_of(response))
                 assert (kind, shown["counts"]["RUNNING"]) == ("overview", 0)
+
+
+async def test_a_stream_that_always_has_something_to_say_ends_with_its_token_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "STAY_SECONDS", 0.0)
+    tokens, told = Tokens.at(tmp_path / "tokens.json"), 0
+    async with Client(f"memory://{tmp_path.name}") as starter:
+        site = create_app(starter, access=Access.by_tokens(tokens.path), allowed_hosts=["127.0.0.1"])
+        async with served(site) as address, httpx.AsyncClient(base_url=address, timeout=20) as client:
+            async with client.stream("GET", "/api/live", headers=tokens.of(Role.VIEWER)) as response:
+                async for _ in events_of(response):
+                    told += 1
+                    if told == 2:
+                        remove_tokens(tokens.path, "Viewer")
+                    assert told < 5, "it tells who is nobody any longer"
+                    await starter.start("order", told)
+    assert told >= 2
 
 
 async def test_values_are_hidden_from_who_may_not_see_them_wherever_they_stand(store_url: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -60,6 +61,40 @@ async def test_a_worker_tells_how_it_is_through_its_life(store_url: str) -> None
         await stopping
         assert worker.health() == WorkerHealth("one", is_live=False, is_ready=False, is_stopping=True)
         assert handle.instance_id
+
+
+async def test_a_probe_in_a_thread_of_its_own_is_answered_while_attempts_come_and_go() -> None:
+    app, over, failed, looks = App(), threading.Event(), list[BaseException](), 0
+
+    @app.activity
+    async def quick(number: int) -> int:
+        return number
+
+    @app.orchestrator
+    async def fan(ctx: OrchestrationContext) -> int:
+        return len(await when_all([ctx.call_activity(quick, number) for number in range(200)]))
+
+    async with Worker(app, "memory://", max_activities=2) as worker:
+
+        def probe() -> None:
+            nonlocal looks
+            while not over.is_set():
+                looks += 1
+                try:
+                    worker.health()
+                except RuntimeError as error:
+                    failed.append(error)
+
+        thread = threading.Thread(target=probe)
+        thread.start()
+        try:
+            handles = [await worker.client.start(fan) for _ in range(10)]
+            assert [await handle.result(timeout=60) for handle in handles] == [200] * 10
+        finally:
+            over.set()
+            thread.join()
+    assert looks > 100
+    assert failed == []
 
 
 @pytest.mark.diverges("what it is called by is not there")

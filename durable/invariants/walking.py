@@ -7,6 +7,7 @@ Where nobody works, what waits in inboxes and in the activity queue is looked at
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -39,7 +40,11 @@ async def examine(provider: Provider, moment: Moment = Moment.RUNNING) -> AsyncI
     while True:
         answer = await provider.list_instances(InstanceFilter(kind=None), limit=PAGE, page=page, newest_first=False)
         for row in answer.rows:
-            run = await read_run(provider, row)
+            try:
+                run = await read_run(provider, row)
+            except HistoryDamagedError as error:
+                yield f"I13: {named(row)}: {error}"
+                continue
             if run is None:
                 continue
             for text in violations_in(run):
@@ -92,8 +97,11 @@ async def _parent_of(
 
 
 async def _read(provider: Provider, targets: Sequence[tuple[InstanceKey, str]]) -> list[StoredRun]:
-    rows = await provider.load(list(targets))
-    runs = [await read_run(provider, row) for row in rows if row is not None]
+    """Return those of the runs that can be read; what cannot is told of where a listing comes to it."""
+    runs = []
+    for row in await provider.load(list(targets)):
+        with contextlib.suppress(HistoryDamagedError):
+            runs.append(None if row is None else await read_run(provider, row))
     return [run for run in runs if run is not None]
 
 

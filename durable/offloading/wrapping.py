@@ -217,22 +217,28 @@ class OffloadedProvider:
         return found._replace(messages=[_with_start(m, row) for m, row in zip(found.messages, rows, strict=True)])
 
     async def load(self, targets: Sequence[tuple[InstanceKey, str | None]]) -> Sequence[InstanceRow | None]:
-        return await self._opened_rows(await self._inner.load(targets))
+        return await self._opened_now(await self._inner.load(targets))
 
     async def read_history(
         self, run_id: str, generation: int, first: int = 0, bytes_max: int = 4 * 1024 * 1024
     ) -> Sequence[RecordRow]:
         rows = await self._inner.read_history(run_id, generation, first, bytes_max)
-        references = [Reference.read(row.data) for row in rows]
-        if not any(references):
-            return rows
-        size, count = 0, 0
-        while count < len(rows) and size <= bytes_max:
-            reference = references[count]
-            size += len(rows[count].data) if reference is None else reference.size
-            count += 1
-        self._remember(run_id)
-        return await self._opened_records(rows[:count], references[:count], generation)
+        while True:
+            references = [Reference.read(row.data) for row in rows]
+            if not any(references):
+                return rows
+            size, count = 0, 0
+            while count < len(rows) and size <= bytes_max:
+                reference = references[count]
+                size += len(rows[count].data) if reference is None else reference.size
+                count += 1
+            self._remember(run_id)
+            try:
+                return await self._opened_records(rows[:count], references[:count], generation)
+            except HistoryDamagedError:
+                former, rows = rows, await self._inner.read_history(run_id, generation, first, bytes_max)
+                if rows[:count] == former[:count]:  # else the records have gone meanwhile, and their payloads with them
+                    raise
 
     async def commit(self, lease: Lease, batch: Batch) -> Committed:
         out = await self._put_outside(self._commit, batch, batch.steps, batch.messages)
@@ -296,7 +302,7 @@ class OffloadedProvider:
         self, wanted: InstanceFilter, *, limit: int, page: bytes | None = None, newest_first: bool = True
     ) -> Page:
         found = await self._inner.list_instances(wanted, limit=limit, page=page, newest_first=newest_first)
-        rows = await self._opened_rows(found.rows)
+        rows = await self._opened_now(found.rows)
         return found._replace(rows=[row for row in rows if row is not None])
 
     async def count(self, wanted: InstanceFilter) -> int:
@@ -412,7 +418,22 @@ class OffloadedProvider:
         rows = await self._opened_rows([delivery.row for delivery in deliveries])
         return [delivery._replace(row=row) for delivery, row in zip(deliveries, rows, strict=True)]
 
-    async def _opened_rows(self, rows: Sequence[InstanceRow | None]) -> list[InstanceRow | None]:
+    async def _opened_now(self, rows: Sequence[InstanceRow | None]) -> list[InstanceRow | None]:
+        """Return rows with their payloads, each as it is now if one of its payloads has gone since it was read."""
+        found: list[InstanceRow | None] = []
+        opened = await self._opened_rows(rows, is_final=False)
+        for row, read in zip(opened, rows, strict=True):
+            now = row
+            if row is not None and _refers(row):
+                [again] = await self._inner.load([(row.key, row.run_id)])
+                is_same = read is not None and again is not None and _outside(again) == _outside(read)
+                [now] = await (self._opened_rows if is_same else self._opened_now)([again])
+            found.append(now)
+        return found
+
+    async def _opened_rows(
+        self, rows: Sequence[InstanceRow | None], *, is_final: bool = True
+    ) -> list[InstanceRow | None]:
         """Return rows with their payloads. One that is lost stays a reference, which nobody takes for a value."""
         wanted = {
             (index, column): reference
@@ -426,7 +447,8 @@ class OffloadedProvider:
         for (index, column), data in zip(wanted, found, strict=True):
             row = opened[index]
             if isinstance(data, str):
-                logger.warning("the %s of run %s: %s", column, row and row.run_id, data)
+                if is_final:
+                    logger.warning("the %s of run %s: %s", column, row and row.run_id, data)
             elif row is not None:
                 self._remember(row.run_id)
                 opened[index] = _with_column(row, column, data)
@@ -516,6 +538,10 @@ def _with_start(message: StoredMessage, row: InstanceRow | None) -> StoredMessag
 
 def _refers(row: InstanceRow) -> bool:
     return any(lies_outside(getattr(row, column)) for column in COLUMNS)
+
+
+def _outside(row: InstanceRow) -> list[bytes | None]:
+    return [getattr(row, column) for column in COLUMNS]
 
 
 def _size(row: InstanceRow) -> int:

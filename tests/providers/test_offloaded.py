@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,12 @@ from durable import (
 )
 from durable.encryption import AesGcm
 from durable.errors import LeaseLostError, StoreUnavailableError
+from durable.invariants import Moment, examine
 from durable.offloading.shelf import Shelf, Sweep
 from durable.offloading.stores import MARKER
 from durable.offloading.wrapping import OffloadedProvider
 from durable.ports import Ports, system_ports
-from durable.provider import Batch, Committed, Delivery, Lease, Message, Provider
+from durable.provider import Batch, Committed, Delivery, InstanceFilter, InstanceRow, Lease, Message, Provider
 from durable.testing import replay
 from durable.testing.conformance import GROUPS, Connect
 from durable.testing.conformance.store import Session, event_to, new_row, start_of, step_of
@@ -436,6 +438,65 @@ async def test_a_commit_that_is_repeated_keeps_the_payloads_that_it_has_written_
     await provider.commit(session.lease, batch)
     assert (await session.load("one")).input == b"j" * 100
     await provider.close()
+
+
+class VanishingPayloads(MemoryPayloads):
+    """Payloads of which some are removed in the very moment in which they are about to be read."""
+
+    vanish: Callable[[], Awaitable[object]] | None = None
+
+    async def get(self, names: Sequence[str], bytes_max: int | None = None) -> Sequence[bytes | None]:
+        if self.vanish is not None:
+            vanish, self.vanish = self.vanish, None
+            await vanish()
+        return await super().get(names, bytes_max)
+
+
+async def test_what_is_removed_while_it_is_read_is_no_loss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    payloads = VanishingPayloads()
+    provider = OffloadedProvider(
+        durable_memory.connect(f"memory://{tmp_path.name}", system_ports()), payloads, system_ports(), above=8
+    )
+    await provider.open()
+    session = Session(provider, await provider.lease("worker", b"", worker=True))
+    await provider.take(session.lease, range(64))
+    row = await session.start("one", input=b"i" * 100)
+    for number, look in enumerate((session.load, session.find, _listed)):
+        following = f"{number}".encode() * 100
+        step = step_of(await session.load("one"), changes={"input": following})
+        payloads.vanish = functools.partial(session.commit, step)
+        found = await (look(provider) if look is _listed else look("one"))  # type: ignore[arg-type, operator]
+        assert found.input == following, "a row is shown as it is now"
+    await session.commit(step_of(await session.load("one"), b"r" * 100))
+    payloads.vanish = functools.partial(session.finish, await session.load("one"), drop_generations_below=1)
+    assert await provider.read_history(row.run_id, 0) == [], "its history is gone, and not lost"
+    payloads.vanish = functools.partial(provider.purge, [(row.key, row.run_id)])
+    assert await session.find("one") is None
+    assert not caplog.records
+    await provider.close()
+
+
+async def _listed(provider: Provider) -> InstanceRow:
+    return (await provider.list_instances(InstanceFilter(), limit=10)).rows[0]
+
+
+async def test_whoever_examines_a_store_is_told_of_each_instance_whose_payloads_are_lost(tmp_path: Path) -> None:
+    async with Worker(growing_app(), stored_in(tmp_path)) as worker:
+        for name in ("one", "two", "three"):
+            await until(await worker.client.start("grows", name * LARGE, instance_id=name), status="waits")
+    kept = {path: path.read_bytes() for path in files_in(tmp_path)}
+    for path in kept:
+        path.unlink()
+    provider = stored_in(tmp_path)
+    await provider.open()
+    try:
+        found = [text async for text in examine(provider, Moment.STILL)]
+    finally:
+        await provider.close()
+        for path, data in kept.items():
+            path.write_bytes(data)
+    assert len(found) == 3
+    assert all(text.startswith("I13: ") and "is missing; give this process" in text for text in found)
 
 
 class SlowPayloads(MemoryPayloads):

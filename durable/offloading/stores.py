@@ -10,12 +10,14 @@ import asyncio
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from durable.errors import StoreError, StoreUnavailableError
+
+T = TypeVar("T")
 
 NAME_PART: Final = re.compile(r"[0-9A-Za-z_%~-][0-9A-Za-z_%~.-]{0,250}")
 """What a part of a name is made of. It never begins with a dot, so that no name leads out of its folder."""
@@ -61,6 +63,50 @@ class PayloadStore(Protocol):
         The order stays the same; `after`: the name to go on behind, which need not be there any longer.
         """
         ...
+
+
+class Guarded:
+    """A payload store as a provider uses it: whatever else it raises becomes a StoreUnavailableError, and is tried again.
+
+    It may be anybody's, on top of a library with errors of its own; one of these in a worker's loops would end the worker.
+    """
+
+    def __init__(self, store: PayloadStore) -> None:
+        self._store = store
+
+    async def open(self) -> None:
+        """See `PayloadStore`."""
+        await self._safely(self._store.open())
+
+    async def close(self) -> None:
+        """See `PayloadStore`."""
+        await self._safely(self._store.close())
+
+    async def put(self, payloads: Mapping[str, bytes]) -> None:
+        """See `PayloadStore`."""
+        await self._safely(self._store.put(payloads))
+
+    async def get(self, names: Sequence[str], bytes_max: int | None = None) -> Sequence[bytes | None]:
+        """See `PayloadStore`."""
+        return await self._safely(self._store.get(names, bytes_max))
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """See `PayloadStore`."""
+        await self._safely(self._store.remove(names))
+
+    async def names(self, prefix: str, after: str = "", limit: int = 1000) -> Sequence[str]:
+        """See `PayloadStore`."""
+        return await self._safely(self._store.names(prefix, after, limit))
+
+    async def _safely(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreUnavailableError(
+                f"the payload store {self._store!r:.200} has failed: {type(error).__name__}: {error}"
+            ) from error
 
 
 def _sort_key(name: str) -> list[str]:

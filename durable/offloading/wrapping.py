@@ -30,7 +30,7 @@ from typing import Any, Final
 from durable.errors import HistoryDamagedError, LeaseLostError
 from durable.offloading.references import Place, Reference, enveloped, referring_to
 from durable.offloading.shelf import HUB_KEY, Shelf, Sweep
-from durable.offloading.stores import PayloadStore
+from durable.offloading.stores import Guarded, PayloadStore
 from durable.payloads import lies_outside
 from durable.ports import Ports, system_ports
 from durable.provider import (
@@ -143,7 +143,7 @@ class OffloadedProvider:
         orphaned_after: timedelta = ORPHANED_AFTER,
     ) -> None:
         self._inner = inner
-        self._payloads = payloads
+        self._payloads = payloads = Guarded(payloads)
         self._ports = ports
         self._above = above
         self._patience_s = orphaned_after.total_seconds() / 4

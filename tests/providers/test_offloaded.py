@@ -48,7 +48,7 @@ from durable.testing.conformance import GROUPS, Connect
 from durable.testing.conformance.store import Session, event_to, new_row, start_of, step_of
 from durable.testing.simulation import running, world
 from durable.testing.simulation.faults import draw_schedule
-from tests.worker.lives import until
+from tests.worker.lives import becomes_true, until
 
 LARGE = 50_000
 ABOVE = 10_000
@@ -497,6 +497,51 @@ async def test_whoever_examines_a_store_is_told_of_each_instance_whose_payloads_
             path.write_bytes(data)
     assert len(found) == 3
     assert all(text.startswith("I13: ") and "is missing; give this process" in text for text in found)
+
+
+class UnrulyPayloads(MemoryPayloads):
+    """Payloads that fail each call's first time, with an error of their own, which the protocol does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed: set[str] = set()
+
+    def _fail_first(self, what: str) -> None:
+        if what not in self.failed:
+            self.failed.add(what)
+            raise OSError(f"no {what} today")
+
+    async def put(self, payloads: Mapping[str, bytes]) -> None:
+        self._fail_first("put")
+        await super().put(payloads)
+
+    async def get(self, names: Sequence[str], bytes_max: int | None = None) -> Sequence[bytes | None]:
+        self._fail_first("get")
+        return await super().get(names, bytes_max)
+
+    async def remove(self, names: Sequence[str]) -> None:
+        self._fail_first("remove")
+        await super().remove(names)
+
+    async def names(self, prefix: str, after: str = "", limit: int = 1000) -> Sequence[str]:
+        self._fail_first("names")
+        return await super().names(prefix, after, limit)
+
+
+async def test_whatever_a_payload_store_raises_ends_no_worker(tmp_path: Path) -> None:
+    payloads = UnrulyPayloads()
+    store = offloaded_store(f"memory://{tmp_path.name}", payloads=payloads, above=ABOVE)
+    async with Worker(growing_app(), store) as worker:
+        handle = await worker.client.start("rounds", "r" * LARGE)
+        for generation in range(6):
+            await until(handle, status=generation)
+            await handle.raise_event("next")
+        assert await handle.result(timeout=20) == LARGE
+        await becomes_true(lambda: payloads.failed == {"put", "get", "remove", "names"})
+        assert worker.health().failure is None
+        assert (
+            await worker.client.run("grows", "x", timeout=20, events=[("more", "y" * LARGE)]) == ("x" + "y" * LARGE) * 2
+        )
 
 
 class SlowPayloads(MemoryPayloads):

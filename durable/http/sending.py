@@ -133,8 +133,9 @@ def _to(
 ) -> httpx.Request:
     """Return the request to a server at this address, which is asked for, and must prove, the host of the URL."""
     url = httpx.URL(request.url)
-    if (url.scheme, url.host.rstrip("."), url.port or DEFAULT_PORTS[url.scheme]) != origin:
-        raise HttpRefusedError(f"{shown(request.url)} is read in two ways, as {origin} and with the host {url.host}")
+    host = url.raw_host.decode("ascii")  # `host` would show the letters behind an xn--
+    if (url.scheme, host.rstrip("."), url.port or DEFAULT_PORTS[url.scheme]) != origin:
+        raise HttpRefusedError(f"{shown(request.url)} is read in two ways, as {origin} and with the host {host}")
     url = url.copy_with(host=str(address))
     return client.build_request(
         request.method, url, headers=headers, content=request.body, extensions={"sni_hostname": origin.host}

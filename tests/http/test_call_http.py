@@ -227,6 +227,17 @@ async def test_a_name_is_looked_up_once_and_the_connection_goes_to_what_was_look
     assert server.asked[0].headers["host"] == f"api.example:{server.port}"
 
 
+async def test_a_host_with_other_letters_is_called_by_its_name_in_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, {"xn--mnchen-3ya.example": ["127.0.0.1"]})
+    async with serving(lambda asked: (200, {}, b"here")) as server:
+        url = f"http://xn--mnchen-3ya.example:{server.port}"
+        app = calling_app(url, allow_private=LOOPBACK)
+        assert (await answered(app, method="GET", url=url))["body"] == "here"
+        assert server.asked[0].headers["host"] == url.removeprefix("http://")
+        error = await refusal(app, method="GET", url=url.replace("xn--mnchen-3ya", "münchen"))
+        assert "write the host's name in ASCII" in str(error)
+
+
 def certificate_for(host: str, folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return the TLS of a server that can prove to be `host`, and that of a client which believes it."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])

@@ -119,13 +119,17 @@ def test_shells_can_complete_commands_and_ids(filled: str) -> None:
     assert "order" not in run("sqlite:///none.db", **words).stdout
 
 
+def _heed_hangups() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the suite runs under `nohup`, and by its children then
+
+
 def test_a_terminal_that_is_closed_leaves_no_worker_behind(tmp_path: Path) -> None:
     """With --reload the worker is a process of its own: the terminal's signal does not reach it."""
     (tmp_path / "empty.py").write_text("from durable import App\n\napp = App()\n")
     log = tmp_path / "worker.log"
     command = [DURABLE, "worker", "empty:app", "--reload", "--store", f"sqlite:///{tmp_path / 'store.db'}"]
     with log.open("wb") as output:
-        watching = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output)
+        watching = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output, preexec_fn=_heed_hangups)
     try:
         wait_for(lambda: "serves hub" in log.read_text())
         watching.send_signal(signal.SIGHUP)
@@ -133,6 +137,7 @@ def test_a_terminal_that_is_closed_leaves_no_worker_behind(tmp_path: Path) -> No
         assert "has stopped" in log.read_text()
     finally:
         watching.kill()
+        watching.wait()
         for number in re.findall(r"worker '.*-(\d+)' serves", log.read_text()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(number), signal.SIGKILL)

@@ -25,9 +25,9 @@ endif
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Three at a time on two cores: tests wait more than they compute; more than that starve those that start processes.
+# Four at a time on two cores: tests also wait; more than that starve those that start processes.
 PYTEST := $(BIN)/python -m pytest -q
-PARALLEL := -n 3 --dist worksteal
+PARALLEL := -n 4 --dist worksteal
 # Where workers run on a store of their own.
 WITH_WORKERS := tests/client tests/entities tests/jobs tests/limits tests/samples tests/schedules tests/worker
 # What they read is the code itself.

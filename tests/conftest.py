@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
 STORES = tuple(filter(None, os.environ.get("DURABLE_TEST_STORES", "").split(",")))
 ON_EVERY_STORE = (
-    *("test_samples.py", "test_with_worker.py", "test_must_show.py", "test_lifecycle_workers.py", "test_handover.py"),
-    *("test_queues.py", "test_succession.py"),
+    "test_handover.py",
+    "test_must_show.py",
+    "test_samples.py",
+    "test_succession.py",
+    "test_with_worker.py",
 )
 """A test on a server takes twice as long as on a file: the others meet the server through the conformance suite."""
 

@@ -231,6 +231,13 @@ class ActivityRunner:
             self._settle(attempt)
         self.line.clear()
 
+    def lose_unbegun(self) -> None:
+        """The lease is lost: leave to the next owner what waits, and what has a slot and was not called yet."""
+        self.leave_waiting()
+        for attempt in list(self.attempts.values()):
+            if attempt.entered_at is None:
+                self._settle(attempt)
+
     async def drain(self, timeout_s: float) -> list[Attempt]:
         """Wait until nothing runs; cancel what is left, and return it. Always returns soon after `timeout_s`."""
         self.close()
@@ -423,7 +430,7 @@ class ActivityRunner:
         """Call the function, unless a call of it has `begun`."""
         if attempt.task is not None and attempt.unentered is not None:
             attempt.task.remove_done_callback(attempt.unentered)
-        if begun is None and not self._may_begin():
+        if begun is None and (attempt.is_settled or not self._may_begin()):
             self._put_back(attempt)
             return
         running_activity.set(attempt)

@@ -119,7 +119,7 @@ class OwnerAttempts:
         """Nothing that was prepared will be written, and what waits for a slot is for the next owner. What runs goes on."""
         self._reserved.clear()
         self._reserved_s = 0.0
-        self._runner.leave_waiting()
+        self._runner.lose_unbegun()
 
     @property
     def reserved(self) -> int:

@@ -44,3 +44,9 @@ def test_what_was_written_with_the_call_whose_answer_kills_is_known() -> None:
     """The simulator's own part: SQLite wrote two calls in one transaction, and the first answer ended who asked for both."""
     faults = (Fault(13, FaultKind.STOP_AFTER, 3.0), Fault(26, FaultKind.CRASH_AFTER, 2.0))
     _check("a_schedule_that_is_steered", Schedule(4000491, workers=1, faults=faults, latency_s_max=0.0001), "sqlite")
+
+
+def test_an_attempt_that_was_being_got_ready_for_is_not_called_under_the_next_lease() -> None:
+    """Its process was stopped past its lease meanwhile, and had another one when it asked whether it may go on."""
+    faults = (Fault(38, FaultKind.STOP_BEFORE, 11.0),)
+    _check("a_job_tree_that_grows", Schedule(20262397, workers=2, faults=faults, latency_s_max=0.002))

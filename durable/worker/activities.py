@@ -113,9 +113,8 @@ class Attempt:
         """Note a sign of life. Called from the loop or from the attempt's thread."""
         encoded = None
         if details is not None:
-            encoded = self.runner.sealer.seal(
-                payloads.encode(details, what=f"heartbeat of activity '{self.request.name}'")
-            )
+            what = f"heartbeat of activity '{self.request.name}'"
+            encoded = self.runner.sealer.seal(payloads.encode(details, what=what))
         self.runner.call_in_loop(self.runner.beaten, self, encoded)
 
 
@@ -234,16 +233,17 @@ class ActivityRunner:
     def lose_unbegun(self) -> None:
         """The lease is lost: leave to the next owner what waits, and what has a slot and was not called yet."""
         self.leave_waiting()
-        for attempt in list(self.attempts.values()):
-            if attempt.entered_at is None:
-                self._settle(attempt)
+        for attempt in [attempt for attempt in self.attempts.values() if attempt.entered_at is None]:
+            self._settle(attempt)
 
     async def drain(self, timeout_s: float) -> list[Attempt]:
         """Wait until nothing runs; cancel what is left, and return it. Always returns soon after `timeout_s`."""
         self.close()
-        given_up: list[Attempt] = []
         try:
-            await self._until_idle(timeout_s)
+            if self.attempts and timeout_s > 0:
+                self._idle = self._loop.create_future()
+                await asyncio.wait([self._idle], timeout=timeout_s)
+                self._idle = None
         finally:  # also when the wait itself is cancelled
             given_up = self._give_up()
             self._threads.close()
@@ -266,12 +266,6 @@ class ActivityRunner:
             self._settle(attempt)
             self._stop(attempt)
         return given_up
-
-    async def _until_idle(self, timeout_s: float) -> None:
-        if self.attempts and timeout_s > 0:
-            self._idle = self._loop.create_future()
-            await asyncio.wait([self._idle], timeout=timeout_s)
-            self._idle = None
 
     def call_in_loop(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call a function in the worker's loop, from wherever."""
@@ -494,9 +488,9 @@ class ActivityRunner:
     def _failure(self, attempt: Attempt, error: BaseException, *, is_final: bool = False) -> HistoryEvent:
         """Return the outcome for an exception, from any thread; `is_final`: another attempt would end the same way."""
         details = describe(error)
-        return ev.ActivityFailed(
-            attempt.request.task_id, dataclasses.replace(details, non_retryable=True) if is_final else details
-        )
+        if is_final:
+            details = dataclasses.replace(details, non_retryable=True)
+        return ev.ActivityFailed(attempt.request.task_id, details)
 
     def _end(self, attempt: Attempt, outcome: HistoryEvent) -> None:
         """Give the outcome of a function that has ended, unless its attempt has one or is given up."""

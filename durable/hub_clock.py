@@ -42,7 +42,7 @@ class HubClock:
     """What makes the hub's time of a store's clock, all in microseconds.
 
     `number` counts the changes of `correction`, which is added to the store's clock. `seen`: the hub's time when an owner
-    last renewed its lease.
+    last renewed its lease, or became one.
     """
 
     number: int = 0
@@ -62,6 +62,11 @@ class HubClock:
         if self.time(store) >= earliest:
             return self
         return self._corrected(0 if store >= earliest else self.seen - store)
+
+    def taken(self, store: int) -> HubClock:
+        """A worker becomes an owner: what it writes from now on is of this time, though it may not live to renew its lease."""
+        is_back = self.time(store) < self.seen - CLOCK_JUMP_US
+        return self if is_back else dataclasses.replace(self, seen=self.time(store))
 
     def renewed(self, store: int, belief: Belief) -> HubClock:
         """An owner renews its lease and says what time it takes it to be."""

@@ -192,6 +192,7 @@ class MemoryHub:
         row = self._row_of(lease)
         if unknown := set(partitions) - self._owners.keys():
             raise StoreError(f"no such partitions: {sorted(unknown)}")
+        self._set_clock(self._clock.taken(self._store_now_us()))
         row.expires_at = self._now_us() + LEASE_US
         taken = set()
         for partition in partitions:

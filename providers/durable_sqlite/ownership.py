@@ -231,6 +231,7 @@ class Ownership:
     ) -> frozenset[int]:
         """See `durable.provider.Ownership.take`."""
         database, hub = transaction.database, self._hub
+        self._time.update(database, HubClock.taken)
         self.prolong(transaction, lease)
         owners: dict[int, str | None] = dict(database.execute(_READ_OWNERS, (hub,)).fetchall())
         unknown = set(partitions) - owners.keys()

@@ -50,3 +50,14 @@ def test_an_attempt_that_was_being_got_ready_for_is_not_called_under_the_next_le
     """Its process was stopped past its lease meanwhile, and had another one when it asked whether it may go on."""
     faults = (Fault(38, FaultKind.STOP_BEFORE, 11.0),)
     _check("a_job_tree_that_grows", Schedule(20262397, workers=2, faults=faults, latency_s_max=0.002))
+
+
+def test_time_does_not_go_back_where_an_owner_died_before_it_renewed_its_lease() -> None:
+    """Nobody had told the hub what time it was: timers of its time waited for ten years, long after the clock was right."""
+    faults = (
+        Fault(20, FaultKind.CRASH_BEFORE, 0.1),
+        Fault(59, FaultKind.CRASH_BEFORE, 20.0),
+        Fault(74, FaultKind.CLOCK_JUMP, -315576000.0),
+    )
+    schedule = Schedule(20263182, workers=2, faults=faults, is_cached=False, is_deaf=True, latency_s_max=0.0001)
+    _check("schedules_that_end_or_leave_out", schedule)

@@ -198,6 +198,15 @@ class HubClocks(Promises):
         assert _is_about(view.now, now)
         assert view.clock.number == 1
 
+    async def test_time_does_not_go_back_though_the_owner_has_died_before_it_renewed_its_lease(
+        self, store: Store
+    ) -> None:
+        await store.worker()
+        other, now = await store.worker(()), store.now
+        store.turn_clock(-JUMP_US)
+        view = await other.provider.renew(other.lease)
+        assert (_is_about(view.now, now), view.clock.number) == (True, 1)
+
     async def test_a_client_may_come_while_time_goes_back(self, store: Store) -> None:
         store.turn_clock(JUMP_US)
         first = await store.worker()

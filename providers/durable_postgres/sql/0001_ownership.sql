@@ -171,6 +171,7 @@ DECLARE
     unknown bigint[];
     dead text[];
 BEGIN
+    UPDATE hub SET clock_seen = now_us(p_at) WHERE only_one AND now_us(p_at) >= clock_seen - 3600000000; -- as set_clock, an hour
     PERFORM 1 FROM leases WHERE lease_id = p_lease OR lease_id IN (
         SELECT lease_id FROM partitions WHERE partition = ANY (p_partitions)
     ) ORDER BY lease_id FOR UPDATE;

@@ -48,6 +48,12 @@ hub(
     "self._set_clock(self._clock.begun(self._store_now_us()))",
     "pass",
 )
+hub(
+    "time goes back where the owner has died young",
+    "take",
+    "self._set_clock(self._clock.taken(self._store_now_us()))",
+    "pass",
+)
 hub("what has expired is never removed", "renew", "if is_witness:", "if False:")
 hub("what has expired is removed whoever asks", "renew", "if is_witness:", "if True:")
 hub(

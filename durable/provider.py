@@ -77,7 +77,10 @@ class Verdict(enum.IntEnum):
 
 @value_object
 class Memo:
-    """A small keyed note that expires: answers, undelivered messages, announcements, audit. A later one replaces it."""
+    """A small keyed note: answers, undelivered messages, announcements, audit. A later one replaces it.
+
+    From `expires_at` on it may be removed, by an owner of partitions that has proof of the time (`Ownership.renew`).
+    """
 
     key: str
     data: bytes
@@ -512,9 +515,10 @@ class Clients(Protocol):
         ...
 
     async def read_memos(self, prefix: str, limit: int = 1000, *, after: str = "") -> Sequence[Memo]:
-        """Return unexpired memos whose key begins with `prefix` and comes after `after`, in the order of their keys' bytes.
+        """Return memos whose key begins with `prefix` and comes after `after`, in the order of their keys' bytes.
 
-        At most `limit`: who wants more goes on after the last key.
+        At most `limit`: who wants more goes on after the last key. A memo that has expired is there until it is removed
+        (`renew`): the hub's time may be wrong for a while, and what nobody removed is not lost by that.
         """
         ...
 

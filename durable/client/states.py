@@ -90,9 +90,15 @@ async def open_activities(
         return ()
     heartbeats = await _memos_by_task(provider, heartbeat_key(row.run_id, row.generation, 0))
     notes = await _memos_by_task(provider, note_key(row.run_id, row.generation, 0))
+    now = (await provider.open()).now if notes else 0  # whoever writes them may have gone, and they with it
 
     def heartbeat(task_id: int, name: str) -> Any:
-        return plain_value(heartbeats.get(task_id), sealer, f"heartbeat of '{name}'", row.key.id)
+        memo = heartbeats.get(task_id)
+        return None if memo is None else plain_value(memo.data, sealer, f"heartbeat of '{name}'", row.key.id)
+
+    def note(task_id: int) -> str:
+        memo = notes.get(task_id)
+        return "" if memo is None or memo.expires_at <= now else _text(memo.data)
 
     return tuple(
         ActivityState(
@@ -102,22 +108,20 @@ async def open_activities(
             queue=request.options.queue,
             scheduled_at=utc_datetime(time),
             heartbeat=heartbeat(request.task_id, request.name),
-            note=_text(notes.get(request.task_id)),
+            note=note(request.task_id),
         )
         for request, time in found
     )
 
 
-async def _memos_by_task(provider: Provider, key: str) -> Mapping[int, bytes]:
+async def _memos_by_task(provider: Provider, key: str) -> Mapping[int, Memo]:
     """Return the memos whose keys differ from `key` only in the task id behind the last slash."""
     prefix = key.rpartition("/")[0] + "/"
     memos = await provider.read_memos(prefix, MEMOS_READ_MAX)
-    return {int(task): memo.data for memo in memos if (task := memo.key.removeprefix(prefix)).isdecimal()}
+    return {int(task): memo for memo in memos if (task := memo.key.removeprefix(prefix)).isdecimal()}
 
 
-def _text(data: bytes | None) -> str:
-    if data is None:
-        return ""
+def _text(data: bytes) -> str:
     return str(_readable(lambda: msgpack.unpackb(data), "<unreadable note>"))
 
 

@@ -53,8 +53,11 @@ class Sessions:
             return known[0]
         self._remembered.pop(mark, None)
         closed = self._closed
-        found = await self._connection.provider.read_memos(PREFIX + mark, 1)
+        connection = self._connection
+        found = await connection.provider.read_memos(PREFIX + mark, 1)
         if not found or found[0].key != PREFIX + mark or found[0].data == CLOSED:
+            return None
+        if found[0].expires_at <= await connection.clock.now(connection.provider):
             return None
         token_digest = found[0].data.decode("ascii", "replace")
         if closed == self._closed:

@@ -242,8 +242,6 @@ async def read_memos(hub: OpenHub, prefix: str, limit: int, after: str) -> list[
     end = after_prefix(prefix)
     if end is not None:
         query.terms.append(f"key < {query.text(end)}")
-    now = query.value(hub.at(), "bigint")
-    query.terms.append(f"expires_at > {hub.schema}.now_v1({now})")
     statement = (
         f"SELECT key, data, expires_at FROM {hub.schema}.memos WHERE {query.where} ORDER BY key LIMIT {int(limit)}"
     )

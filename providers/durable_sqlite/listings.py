@@ -269,7 +269,7 @@ def _singling_out(hub: int, wanted: InstanceFilter) -> list[tuple[str, list[Any]
     return found
 
 
-def memos(hub: int, prefix: str, after: str, now: int, limit: int) -> tuple[str, list[Any]]:
+def memos(hub: int, prefix: str, after: str, limit: int) -> tuple[str, list[Any]]:
     """Return the statement that reads memos by prefix from after a key on, and its values."""
     statement = "SELECT key, data, expires_at FROM memos WHERE hub = ? AND key >= ? AND key > ?"
     values: list[Any] = [hub, prefix, after]
@@ -277,4 +277,4 @@ def memos(hub: int, prefix: str, after: str, now: int, limit: int) -> tuple[str,
     if end is not None:
         statement += " AND key < ?"
         values.append(end)
-    return f"{statement} AND expires_at > ? ORDER BY key LIMIT ?", [*values, now, limit]
+    return f"{statement} ORDER BY key LIMIT ?", [*values, limit]

@@ -343,8 +343,7 @@ class SqliteProvider:
 
     async def read_memos(self, prefix: str, limit: int = 1000, *, after: str = "") -> Sequence[Memo]:
         """See `durable.provider.Clients.read_memos`."""
-        now = self._read(self._opened.time.now)
-        statement, values = listings.memos(self._opened.hub, prefix, after, now, limit)
+        statement, values = listings.memos(self._opened.hub, prefix, after, limit)
         return [Memo(*row) for row in await self._fetch(statement, values)]
 
     # ---- reading

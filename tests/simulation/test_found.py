@@ -61,3 +61,21 @@ def test_time_does_not_go_back_where_an_owner_died_before_it_renewed_its_lease()
     )
     schedule = Schedule(20263182, workers=2, faults=faults, is_cached=False, is_deaf=True, latency_s_max=0.0001)
     _check("schedules_that_end_or_leave_out", schedule)
+
+
+def test_notes_of_what_was_dropped_are_read_while_the_hubs_time_is_ten_years_ahead() -> None:
+    """All that was written before seemed to have expired: the only worker had begun under a wrong clock, and went by it."""
+    faults = (Fault(45, FaultKind.CRASH_BEFORE, 0.0), Fault(51, FaultKind.CLOCK_JUMP, 315576000.0))
+    schedule = Schedule(20267337, workers=1, faults=faults, is_cached=False, is_deaf=True, latency_s_max=0.002)
+    _check("an_event_for_the_former_run", schedule)
+
+
+def test_the_answer_to_an_update_arrives_while_the_hubs_time_is_ten_years_ahead() -> None:
+    """It was written a moment before the leap, seemed to have expired, and was waited for without end."""
+    faults = (
+        Fault(27, FaultKind.DEAF, 10.0),
+        Fault(29, FaultKind.CRASH_BEFORE, 0.0),
+        Fault(30, FaultKind.CLOCK_JUMP, 315576000.0),
+    )
+    schedule = Schedule(20268438, workers=2, faults=faults, is_cached=False, latency_s_max=0.0001)
+    _check("updates_in_order_over_generations", schedule)

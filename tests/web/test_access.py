@@ -239,6 +239,14 @@ async def test_a_session_is_known_to_every_process_of_a_site_and_after_a_restart
         assert (await other.get("/api/overview")).status_code == 401
 
 
+async def test_a_session_ends_though_nobody_removes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Client(f"memory://{tmp_path.name}") as client:
+        known = sessions.Sessions(client.connection)
+        assert await known.token_of(await known.open("digest")) == "digest"
+        monkeypatch.setattr(sessions, "SESSION_SECONDS", 0)
+        assert await known.token_of(await known.open("digest")) is None
+
+
 async def test_a_session_that_is_closed_while_it_is_looked_up_is_over_at_once(tmp_path: Path) -> None:
     async with Client(f"memory://{tmp_path.name}") as client:
         connection = client.connection

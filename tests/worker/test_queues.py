@@ -236,6 +236,28 @@ async def test_the_next_worker_says_that_nobody_serves_an_activity(
                 assert len([r for r in records.found if "no live worker serves" in r.getMessage()]) == 1
 
 
+async def test_what_a_worker_said_that_has_gone_is_not_said_for_ever(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is there who would remove its note, or take it back."""
+    monkeypatch.setattr("durable.worker.unserved.UNSERVED_S", 0.1)
+    deciding = App()
+    calls(deciding, lambda ctx: ctx.call_activity("on_gpu", queue="gpu"))
+    async with Client(store_url) as client:
+
+        async def notes() -> list[str]:
+            return [item.note for item in (await client.get("waits").state()).activities if item.note]
+
+        async with Worker(deciding, store_url) as worker:
+            await worker.client.start("main", instance_id="waits")
+            await holds(notes)
+
+        async def silent() -> bool:
+            return not await notes()
+
+        assert await holds(silent)
+
+
 async def test_it_is_said_also_where_the_last_worker_that_served_an_activity_has_gone(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from durable.errors import LeaseLostError, StoreError
 from durable.events import InstanceKey
 from durable.provider import (
     Batch,
+    Belief,
     Delivery,
     Expects,
     InstanceFilter,
@@ -383,6 +384,7 @@ class Commits(Promises):
         await session.commit(memos=[memo("a", expires_at=soon), memo("b", expires_at=later)])
         await session.commit(memos=[memo("a", expires_at=later), memo("b", expires_at=soon)])
         store.turn_clock(SECOND_US)
+        await session.provider.renew(session.lease, belief=lambda: Belief(0, store.now))
         assert list(await session.memos()) == ["a"]
 
     async def test_what_belongs_to_nobody_is_consumed_beside_the_steps(self, store: Store) -> None:

@@ -30,7 +30,7 @@ hub("what is delayed goes by the store's clock", "receive", "now = self._now_us(
 hub("what is claimed goes by the store's clock", "claim", "now = self._now_us()", "now = self._store_now_us()")
 hub("commits tell the store's clock", "commit", "now = self._now_us()", "now = self._store_now_us()")
 hub("a hub is opened by the store's clock", "facts", "self._now_us()", "self._store_now_us()")
-hub("notes expire by the store's clock", "read_memos", "now = self._now_us()", "now = self._store_now_us()")
+hub("notes expire by the store's clock", "renew", "_forget_expired(now)", "_forget_expired(self._store_now_us())")
 hub("a lease does not know the clock's number", "begin_lease", ", self._clock.number)", ")")
 
 # ---- what a correction does beside

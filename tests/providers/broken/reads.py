@@ -177,12 +177,12 @@ CATALOGUE.add("pages are counted by offset", swap(MODULE, "page_of", _by_offset)
 # ---- memos
 
 hub(
-    "expired memos are read",
+    "what has expired is not read though it is there",
     "read_memos",
-    "(memo := self._memos[key]).expires_at > now",
-    "(memo := self._memos[key]) is not None",
+    "[:limit]]",
+    "[:limit] if self._memos[key].expires_at > self._now_us()]",
 )
-hub("a memo expires a moment late", "read_memos", ".expires_at > now", ".expires_at >= now")
+hub("a memo is removed a moment late", "_forget_expired", "memo.expires_at <= now", "memo.expires_at < now")
 BELOW = "self._memos.below(prefix, after)"
 for _name, _keys in {
     "memos come in any order": "[key for key in self._memos if key.startswith(prefix) and key > after]",
@@ -196,4 +196,3 @@ for _name, _keys in {
 }.items():
     hub(_name, "read_memos", BELOW, _keys)
 hub("more memos are read than were asked for", "read_memos", "[:limit]", "")
-hub("expired memos count for the limit", "read_memos", "for key in wanted if", "for key in wanted[:limit] if")

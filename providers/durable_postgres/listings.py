@@ -21,6 +21,9 @@ FEW = 1000
 MANY = 50_000
 """So many entries of a tag are joined and sorted faster than the listing is walked to where they begin: in some 0.1 s."""
 
+KEYS, LISTINGS = 'COLLATE "C"', 'COLLATE "POSIX"'
+"""The order of bytes by two names: that of the primary key and of all columns, and that of the indexes for listings."""
+
 # From one kind to the next along the index, whatever the number of instances.
 _KINDS = (
     "WITH RECURSIVE kinds (kind) AS (SELECT min(kind) FROM {schema}.runs UNION ALL"
@@ -42,9 +45,9 @@ class Query:
         self.values.append(value)
         return f"${len(self.values)}::{type_name}"
 
-    def text(self, value: str) -> str:
+    def text(self, value: str, collation: str = KEYS) -> str:
         """Return what stands for a text that is compared as bytes."""
-        return f'({self.value(value, "text")} COLLATE "C")'
+        return f"({self.value(value, 'text')} {collation})"
 
     def number(self, value: int) -> str:
         """Return what stands for a number."""
@@ -69,7 +72,7 @@ def after_prefix(prefix: str) -> str | None:
 def _limit(query: Query, wanted: InstanceFilter, joined: int | None = None) -> None:
     """Let everything hold that a filter asks of a row, but for its statuses. `joined`: the tag whose entries are joined."""
     if wanted.kind is not None:
-        query.terms.append(f"runs.kind = {query.text(wanted.kind)}")
+        query.terms.append(f"runs.kind = {query.text(wanted.kind, KEYS if wanted.prefix else LISTINGS)}")
     if wanted.name is not None:
         query.terms.append(f"runs.name = {query.text(wanted.name)}")
     _limit_prefix(query, wanted.prefix or "")
@@ -119,7 +122,7 @@ async def list_rows(
     if page is not None:
         _begin_after(query, page, wanted, "<" if newest_first else ">")
     direction = "DESC" if newest_first else "ASC"
-    order = f"runs.created_at {direction}, runs.id {direction}"
+    order = f"runs.created_at {direction}, runs.id {LISTINGS} {direction}"
     if few is not None:
         _limit_statuses(query, wanted)
         kinds, ids = query.value([kind for kind, _ in few], "text[]"), query.value([key for _, key in few], "text[]")
@@ -152,7 +155,7 @@ def _walk(query: Query, kinds: Sequence[str], wanted: InstanceFilter, order: str
     statuses = f"unnest({query.value(_statuses(wanted), 'smallint[]')}) AS s (status)"
     one = (
         f"SELECT {SELECTED} FROM {query.schema}.runs"
-        f" WHERE runs.kind = k.kind AND runs.status = s.status AND {query.where} ORDER BY {order}"
+        f" WHERE runs.kind = k.kind {LISTINGS} AND runs.status = s.status AND {query.where} ORDER BY {order}"
     )
     return f"SELECT {SELECTED} FROM {places} CROSS JOIN {statuses} CROSS JOIN LATERAL ({one}) AS runs"
 
@@ -206,7 +209,7 @@ def _singling_out(hub: OpenHub, wanted: InstanceFilter) -> list[tuple[Query, str
         found.append((query, runs))
     if wanted.name is not None and wanted.kind is not None:
         query = Query(hub.schema)
-        query.terms.append(f"kind = {query.text(wanted.kind)} AND name = {query.text(wanted.name)}")
+        query.terms.append(f"kind = {query.text(wanted.kind, LISTINGS)} AND name = {query.text(wanted.name)}")
         found.append((query, runs))
     for name, value in wanted.tags.items():
         query = Query(hub.schema)
@@ -217,7 +220,7 @@ def _singling_out(hub: OpenHub, wanted: InstanceFilter) -> list[tuple[Query, str
 
 def _begin_after(query: Query, page: bytes, wanted: InstanceFilter, comparison: str) -> None:
     created_at, key_id, kind = _last_place_of(page)
-    places, values = "runs.created_at, runs.id", f"{query.number(created_at)}, {query.text(key_id)}"
+    places, values = "runs.created_at, runs.id", f"{query.number(created_at)}, {query.text(key_id, LISTINGS)}"
     if wanted.kind is None:
         places, values = f"{places}, runs.kind", f"{values}, {query.text(kind)}"
     query.terms.append(f"({places}) {comparison} ({values})")

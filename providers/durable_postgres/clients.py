@@ -34,8 +34,8 @@ async def _submit(
         lease.epoch,
         number,
         outgoing.messages,
-        outgoing.others,
-        outgoing.memos,
+        outgoing.others or None,
+        outgoing.memos or None,
         LEASE_US,
         hub.at(),
     )

@@ -160,7 +160,9 @@ class OpenHub:
                 listener.tell(wakeup)
         if self._notifier is None:
             return
-        inbox = -1 if is_lossy else bits({message.partition for message in stored}) & ~self._owned_bits()
+        inbox = -1 if is_lossy else 0
+        if stored and not is_lossy:
+            inbox = bits({message.partition for message in stored}) & ~self._owned_bits()
         what = (
             STATES * (is_change or is_lossy),
             INBOX * bool(inbox),

@@ -58,6 +58,9 @@ def refusal_of_memo(memo: Memo, *, is_careful: bool) -> str | None:
 
 def refusal_of_step(step: Step, *, is_careful: bool) -> str | None:
     """Return why a step cannot be stored, or None. Records have no limit: they are cut into parts."""
+    if not is_careful and not (step.changes or step.queue_adds or step.replaced_by is not None):  # nearly every step
+        state = step.progress.state
+        return _too_large(state) if len(state) > VALUE_BYTES_MAX else None
     values = (step.progress, step.changes, step.queue_adds, step.replaced_by)
     if is_careful:
         indexed = [text for row in step.queue_adds for text in (row.queue, row.name)]

@@ -153,11 +153,17 @@ class Writing:
             if reason is not None:
                 self.refused[index] = reason
         refused = [batch.steps[index] for index in self.refused]
-        kept = [
-            (step, is_told)
-            for index, (step, is_told) in enumerate(zip(batch.steps, changed, strict=True))
-            if index not in self.refused
-        ]
+        self.told: list[InstanceRow] = []
+        """What those who listen are told of the steps' rows, as far as the owner has said how these are left."""
+        kept = []
+        has_rows = len(batch.rows) == len(batch.steps)
+        for index, (step, is_told) in enumerate(zip(batch.steps, changed, strict=True)):
+            if index in self.refused:
+                continue
+            if is_told and has_rows and not step.removes_if_idle:  # of an idle one only the store knows whether it is there
+                self.told.append(batch.rows[index])
+                is_told = False
+            kept.append((step, is_told))
         self.unsent = {index for step in refused for index in step.messages}
         self.outgoing = Outgoing(
             [message for index, message in enumerate(batch.messages) if index not in self.unsent],
@@ -171,7 +177,7 @@ class Writing:
         self._is_rare = False
 
     def arguments(self) -> tuple[Any, ...]:
-        """Return the arguments from `p_partitions` to `p_memos`."""
+        """Return the arguments from `p_partitions` to `p_memos`. None stands for what is empty: it costs nothing to send."""
         steps = [self._value(step, is_told) for step, is_told in zip(self.steps, self._is_told, strict=True)]
         dropped = [(step.run_id, generation) for step in self.steps for generation in step.drop_generations]
         adds = [  # as the batch has them, not as they are locked: so old are they
@@ -181,21 +187,27 @@ class Writing:
             for row in step.queue_adds
         ]
         return (
-            self._partitions,
-            steps,
-            [part for step in self.steps for part in _records_of(step)],
-            [*(sequence for step in self.steps for sequence in step.consumed), *self.batch.consumed],
-            dropped,
-            [task_of(task) for step in self.steps for task in step.queue_drops],
-            [activity_of(row) for row in {row.task: row for row in adds}.values()],
+            self._partitions or None,
+            steps or None,
+            [part for step in self.steps for part in _records_of(step)] or None,
+            [*(sequence for step in self.steps for sequence in step.consumed), *self.batch.consumed] or None,
+            dropped or None,
+            [task_of(task) for step in self.steps for task in step.queue_drops] or None,
+            [activity_of(row) for row in {row.task: row for row in adds}.values()] or None,
             any(step.progress.parked_until > 0 for step in self.steps),
             self._is_rare or bool(dropped),
-            any(self._is_told),
-            self.outgoing.messages,
-            self.outgoing.others,
-            self.outgoing.memos,
-            self.memos,
+            self._is_told_or_changed(),
+            self.outgoing.messages or None,
+            self.outgoing.others or None,
+            self.outgoing.memos or None,
+            self.memos or None,
         )
+
+    def _is_told_or_changed(self) -> bool | None:
+        """Tell whether rows are asked for; None: nor does a step change further columns, so that a lighter statement will do."""
+        if any(self._is_told):
+            return True
+        return False if any(step.changes for step in self.steps) else None
 
     def deliveries(self, sent: Sequence[Delivery]) -> list[Delivery]:
         """Return a delivery for each message of the batch, also for those that were left out."""
@@ -211,8 +223,7 @@ class Writing:
         return any(step.queue_adds and not step.progress.status.is_finished for step in self.steps)
 
     def _refusal(self, step: Step) -> str | None:
-        unknown = sorted(step.changes.keys() - _CHANGEABLE_COLUMNS)
-        if unknown:
+        if step.changes and (unknown := sorted(step.changes.keys() - _CHANGEABLE_COLUMNS)):
             raise StoreError(f"no such columns, or fixed ones: {unknown}")
         reason = refusal.refusal_of_step(step, is_careful=self._is_careful)
         for memo in step.memos:

@@ -164,7 +164,7 @@ async def _commit(
     changes = Changes(anything=is_lossy, activities=writing.has_activities)
     if not is_doubtful:
         changes.messages = outcome.stored
-        changes.rows = [*map(row_of, found["told"] or ()), *outcome.begun]
+        changes.rows = [*writing.told, *map(row_of, found["told"] or ()), *outcome.begun]
         changes.rows += [step.replaced_by for step in writing.steps if step.replaced_by is not None]
         changes.memos = [Memo(*memo) for memo in writing.memos] if is_heard else []
     is_change = any(changed) or outcome.has_replaced or bool(writing.memos)

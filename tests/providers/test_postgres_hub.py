@@ -62,7 +62,45 @@ async def use(provider: Provider) -> None:
     await provider.release(session.lease)
 
 
+async def _lookups(hub: str) -> dict[str, int]:
+    """Return how often each index of the table of runs was looked into; whoever did must have closed its connections."""
+    connection = await asyncpg.connect(hub.partition("?")[0])
+    found = await connection.fetch(
+        "SELECT indexrelname, idx_scan FROM pg_stat_user_indexes WHERE relname = 'runs' AND schemaname = $1",
+        schema.schema_of(hub.partition("hub=")[2]),
+    )
+    await connection.close()
+    return dict(found)
+
+
+async def _run_instances(hub: str, prefix: str, count: int) -> None:
+    """Let instances begin, go on and end, in batches."""
+    provider = connect(hub)
+    await provider.open()
+    session = Session(provider, await provider.lease("worker", b"", worker=True))
+    await provider.take(session.lease, range(64), from_live=True)
+    await session.submit(*(start_of(new_row(f"{prefix}{number}")) for number in range(count)))
+    rows = [await session.load(f"{prefix}{number}") for number in range(count)]
+    await session.commit(*(step_of(row, b"record") for row in rows))
+    rows = [await session.load(f"{prefix}{number}") for number in range(count)]
+    await session.commit(*(end_of(row) for row in rows))
+    await provider.release(session.lease)
+    await provider.close()
+
+
 # ---- the schema
+
+
+async def test_instances_are_found_along_the_primary_key_whatever_is_known_of_the_table(new_hub: str) -> None:
+    """On a new hub, whose indexes all cost the same; and when the server has counted, and has seen nothing unfinished."""
+    await _run_instances(new_hub, "new", 20)
+    connection = await asyncpg.connect(new_hub.partition("?")[0])
+    await connection.execute(f"ANALYZE {schema.schema_of(new_hub.partition('hub=')[2])}.runs")
+    await connection.close()
+    await _run_instances(new_hub, "counted", 20)
+    lookups = await _lookups(new_hub)
+    assert (lookups["runs_listed"], lookups["runs_named"]) == (0, 0)
+    assert lookups["runs_pkey"] >= 160
 
 
 async def test_many_who_open_a_new_hub_at_once_make_it_once(new_hub: str) -> None:
@@ -102,6 +140,21 @@ async def test_an_older_hub_is_brought_to_the_newest_version_under_those_who_use
     with pytest.raises(StoreError, match="newer release"):
         await connect(new_hub).open()
     await older.close()
+
+
+@pytest.mark.parametrize("version", range(1, len(schema.MIGRATIONS)))
+async def test_a_hub_of_each_older_version_is_brought_to_the_newest(
+    new_hub: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:version])
+    older = connect(new_hub)
+    await older.open()
+    await older.close()
+    monkeypatch.undo()
+    newer = connect(new_hub)
+    await newer.open()
+    await use(newer)
+    await newer.close()
 
 
 async def test_a_schema_of_another_program_is_left_alone(postgres_server: PostgresServer, new_hub: str) -> None:

@@ -111,6 +111,8 @@ class Outcome:
 def outcome_of(sent: Sequence[Message], found: asyncpg.Record) -> Outcome:
     """Read the columns `verdicts`, `sequences`, `way_places` and `ways` of an answer; the last two may be missing."""
     outcome = Outcome([], [], [])
+    if not sent:
+        return outcome
     ways = dict(zip(found.get("way_places") or (), found.get("ways") or (), strict=True))
     for place, (message, verdict, sequence) in enumerate(
         zip(sent, found["verdicts"] or (), found["sequences"] or (), strict=True), 1
@@ -148,53 +150,64 @@ class Writing:
         self.batch = batch
         self.refused: dict[int, str] = {}
         self.refused_memos: dict[int, str] = {}
+        self.unsent: set[int] = set()
+        self.told: list[InstanceRow] = []
+        """What those who listen are told of the steps' rows, as far as the owner has said how these are left."""
+        unsent_memos: set[int] = set()
+        kept: list[tuple[Step, bool]] = []
+        places: set[int] = set()
+        has_rows = len(batch.rows) == len(batch.steps)
         for index, step in enumerate(batch.steps):
+            places.add(partition_of(step.key, partitions))
             reason = self._refusal(step)
             if reason is not None:
                 self.refused[index] = reason
-        refused = [batch.steps[index] for index in self.refused]
-        self.told: list[InstanceRow] = []
-        """What those who listen are told of the steps' rows, as far as the owner has said how these are left."""
-        kept = []
-        has_rows = len(batch.rows) == len(batch.steps)
-        for index, (step, is_told) in enumerate(zip(batch.steps, changed, strict=True)):
-            if index in self.refused:
+                self.unsent.update(step.messages)
+                unsent_memos.update(step.memos)
                 continue
-            if is_told and has_rows and not step.removes_if_idle:  # of an idle one only the store knows whether it is there
+            is_told = changed[index]
+            # Of an idle one only the store knows whether it is still there.
+            if is_told and has_rows and not step.removes_if_idle:
                 self.told.append(batch.rows[index])
                 is_told = False
             kept.append((step, is_told))
-        self.unsent = {index for step in refused for index in step.messages}
         self.outgoing = Outgoing(
             [message for index, message in enumerate(batch.messages) if index not in self.unsent],
             is_careful=is_careful,
         )
-        self.memos = self._memos({index for step in refused for index in step.memos})
-        kept.sort(key=_place_of)  # everybody locks rows in this order
+        self.memos = self._memos(unsent_memos) if batch.memos else []
+        if len(kept) > 1:
+            kept.sort(key=_place_of)  # everybody locks rows in this order
         self.steps = [step for step, _ in kept]
         self._is_told = [is_told for _, is_told in kept]
-        self._partitions = sorted({partition_of(step.key, partitions) for step in batch.steps})
+        self._partitions = sorted(places)
         self._is_rare = False
 
     def arguments(self) -> tuple[Any, ...]:
         """Return the arguments from `p_partitions` to `p_memos`. None stands for what is empty: it costs nothing to send."""
-        steps = [self._value(step, is_told) for step, is_told in zip(self.steps, self._is_told, strict=True)]
-        dropped = [(step.run_id, generation) for step in self.steps for generation in step.drop_generations]
-        adds = [  # as the batch has them, not as they are locked: so old are they
-            row
-            for index, step in enumerate(self.batch.steps)
-            if step.queue_adds and index not in self.refused and not step.progress.status.is_finished
-            for row in step.queue_adds
-        ]
+        steps: list[tuple[Any, ...]] = []
+        records: list[tuple[Any, ...]] = []
+        consumed: list[int] = []
+        dropped: list[tuple[str, int]] = []
+        drops: list[tuple[Any, ...]] = []
+        parks = False
+        for step, is_told in zip(self.steps, self._is_told, strict=True):
+            steps.append(self._value(step, is_told))
+            records += _records_of(step)
+            consumed += step.consumed
+            dropped += [(step.run_id, generation) for generation in step.drop_generations]
+            drops += [task_of(task) for task in step.queue_drops]
+            parks = parks or step.progress.parked_until > 0
+        consumed += self.batch.consumed
         return (
             self._partitions or None,
             steps or None,
-            [part for step in self.steps for part in _records_of(step)] or None,
-            [*(sequence for step in self.steps for sequence in step.consumed), *self.batch.consumed] or None,
+            records or None,
+            consumed or None,
             dropped or None,
-            [task_of(task) for step in self.steps for task in step.queue_drops] or None,
-            [activity_of(row) for row in {row.task: row for row in adds}.values()] or None,
-            any(step.progress.parked_until > 0 for step in self.steps),
+            drops or None,
+            self._queue_adds() or None,
+            parks,
             self._is_rare or bool(dropped),
             self._is_told_or_changed(),
             self.outgoing.messages or None,
@@ -203,14 +216,27 @@ class Writing:
             self.memos or None,
         )
 
+    def _queue_adds(self) -> list[tuple[Any, ...]]:
+        if not self.has_activities:
+            return []
+        adds = [  # as the batch has them, not as they are locked: so old are they
+            row
+            for index, step in enumerate(self.batch.steps)
+            if step.queue_adds and index not in self.refused and not step.progress.status.is_finished
+            for row in step.queue_adds
+        ]
+        return [activity_of(row) for row in {row.task: row for row in adds}.values()]
+
     def _is_told_or_changed(self) -> bool | None:
-        """Tell whether rows are asked for; None: nor does a step change further columns, so that a lighter statement will do."""
+        """Tell whether rows are asked for; None: nor does a step change further columns, and a lighter statement will do."""
         if any(self._is_told):
             return True
         return False if any(step.changes for step in self.steps) else None
 
     def deliveries(self, sent: Sequence[Delivery]) -> list[Delivery]:
         """Return a delivery for each message of the batch, also for those that were left out."""
+        if not self.unsent:
+            return list(sent)
         answers = iter(sent)
         return [
             Delivery(Verdict.REFUSED) if index in self.unsent else next(answers)

@@ -10,7 +10,16 @@ import json
 import logging
 import sys
 
-from tests.benchmarks import churn, many_workers, populated, recovering, second_process, starting, waiting
+from tests.benchmarks import (
+    beside_limits,
+    churn,
+    many_workers,
+    populated,
+    recovering,
+    second_process,
+    starting,
+    waiting,
+)
 from tests.benchmarks.measuring import Wanted, measure
 from tests.benchmarks.stores import STORES
 from tests.benchmarks.workloads import WORKLOADS
@@ -21,6 +30,7 @@ MEASURES = dict.fromkeys(WORKLOADS, measure) | {
     "populated": populated.measure,
     "waiting": waiting.measure,
     "churn": churn.measure,
+    "beside_limits": beside_limits.measure,
     **many_workers.MEASURES,
     "import": starting.measure_import,
     "first_result": starting.measure_first_result,

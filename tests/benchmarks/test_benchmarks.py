@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import program, waiting
+from tests.benchmarks import beside_limits, program, waiting
 from tests.benchmarks.__main__ import MEASURES
 from tests.benchmarks.limits import group_commit, single_commit
 from tests.benchmarks.measuring import Wanted, measure_at
@@ -43,6 +43,17 @@ def test_a_recovery_loses_nothing() -> None:
     found = MEASURES["recover"](Wanted("recover", 6, 6, "sqlite", repeat=1))
     assert (found["lost"], found["activities_missing"]) == (0, 0)
     assert found["activities_run_twice"][0] <= 6  # those in flight
+
+
+def test_the_engine_is_measured_beside_its_limits(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside_limits, "LONG_N", 3)
+    monkeypatch.setattr(beside_limits, "COMMITS_S", 0.02)
+    monkeypatch.setattr(beside_limits, "CONCURRENCIES", (2,))
+    place = Place(store_url, "a store", "that of a test")
+    found = beside_limits.measure_beside(Wanted("beside_limits", 3, 2, "sqlite", repeat=1), tmp_path, place)
+    assert found.keys() >= FIELDS | {"step_to_commit", "seq5_2_to_bare"}
 
 
 @pytest.mark.parametrize("workload", ["import", "first_result"])

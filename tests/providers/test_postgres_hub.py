@@ -70,7 +70,7 @@ async def _lookups(hub: str) -> dict[str, int]:
         schema.schema_of(hub.partition("hub=")[2]),
     )
     await connection.close()
-    return dict(found)
+    return {row["indexrelname"]: row["idx_scan"] for row in found}
 
 
 async def _run_instances(hub: str, prefix: str, count: int) -> None:

@@ -132,6 +132,26 @@ class Messages(Promises):
         await session.submit(dataclasses.replace(start_of(new_row("taken")), otherwise=instead))
         assert list(await session.memos()) == ["instead"]
 
+    async def test_starts_of_one_submit_are_each_judged_by_themselves(self, store: Store) -> None:
+        session = await store.worker()
+        taken = await session.start("m")
+        instead: Memo = memo("instead", expires_at=store.now + LATER_US)
+        rows = [new_row(key_id) for key_id in ("z", "m", "a", "z", "new")]
+        starts = [start_of(row) for row in rows]
+        starts[1] = dataclasses.replace(starts[1], otherwise=instead)
+        deliveries = await session.submit(*starts)
+        stored, exists = Verdict.STORED, Verdict.EXISTS
+        assert [delivery.verdict for delivery in deliveries] == [stored, exists, stored, exists, stored]
+        assert [delivery.row for delivery in deliveries if delivery.verdict is exists] == [taken, rows[0]]
+        received = await session.receive()
+        assert [(message.sequence, message.start) for message in received] == [
+            (delivery.sequence, row)
+            for delivery, row in zip(deliveries, rows, strict=True)
+            if delivery.verdict is stored
+        ]
+        assert [await session.load(key_id) for key_id in ("z", "m", "a", "new")] == [rows[0], taken, rows[2], rows[4]]
+        assert list(await session.memos()) == ["instead"]
+
     async def test_a_message_is_stored_in_place_of_an_undeliverable_one(self, store: Store) -> None:
         session = await store.worker()
         await session.start("sender")

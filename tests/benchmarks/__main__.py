@@ -13,6 +13,7 @@ import sys
 from tests.benchmarks import (
     beside_limits,
     churn,
+    idle,
     many_workers,
     populated,
     recovering,
@@ -30,6 +31,7 @@ MEASURES = dict.fromkeys(WORKLOADS, measure) | {
     "populated": populated.measure,
     "waiting": waiting.measure,
     "churn": churn.measure,
+    "idle": idle.measure,
     "beside_limits": beside_limits.measure,
     **many_workers.MEASURES,
     "import": starting.measure_import,

@@ -38,7 +38,7 @@ def measure(workers: int, wanted: Wanted) -> dict[str, Any]:
     if wanted.store != "postgres":
         raise SystemExit("many workers need a server: --store postgres")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=scratch()) as name, STORES[wanted.store](Path(name)) as place:
-        with _workers(workers, place.url) as pids:
+        with serving(workers, place.url) as pids:
             rates, cpu = asyncio.run(_run(wanted, place.url, workers, pids))
         found = medians(rates)
         return line(
@@ -61,18 +61,18 @@ def measure(workers: int, wanted: Wanted) -> dict[str, Any]:
 async def _run(wanted: Wanted, url: str, workers: int, pids: list[int]) -> tuple[list[float], dict[str, float]]:
     rates: list[float] = []
     async with Client(url, program.app) as client:
-        await asyncio.to_thread(_until_balanced, url, workers)
+        await asyncio.to_thread(until_balanced, url, workers)
         await collect(client, "seq5", 200, wanted.concurrency, f"warm-{secrets.token_hex(3)}")
-        before = _cpu(url, pids)
+        before = cpu_s(url, pids)
         for _ in range(wanted.repeat):
             timing = await collect(client, "seq5", wanted.n, wanted.concurrency, secrets.token_hex(3))
             rates.append(wanted.n / timing.seconds)
-        after = _cpu(url, pids)
+        after = cpu_s(url, pids)
     steps = 5 * wanted.n * wanted.repeat
     return rates, {name: round(1e6 * (after[name] - before[name]) / steps, 1) for name in after}
 
 
-def _until_balanced(url: str, workers: int) -> None:
+def until_balanced(url: str, workers: int) -> None:
     until = time.monotonic() + BALANCE_S_MAX
     while tuple(run_sql(url, _OWNERS)[0]) != (workers, 64):
         if time.monotonic() > until:
@@ -80,7 +80,7 @@ def _until_balanced(url: str, workers: int) -> None:
         time.sleep(0.2)
 
 
-def _cpu(url: str, pids: list[int]) -> dict[str, float]:
+def cpu_s(url: str, pids: list[int]) -> dict[str, float]:
     """Return the seconds of CPU that each side has taken so far."""
     [(_, checkpointer)] = run_sql(url, _SERVER)
     server = int(_fields(checkpointer)[1])
@@ -110,7 +110,7 @@ def _seconds(pid: int, *, with_children: bool = False) -> float:
 
 
 @contextlib.contextmanager
-def _workers(count: int, url: str) -> Iterator[list[int]]:
+def serving(count: int, url: str) -> Iterator[list[int]]:
     command = [sys.executable, "-m", __name__, url]
     started = [subprocess.Popen(command, cwd=ROOT) for _ in range(count)]
     try:

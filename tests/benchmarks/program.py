@@ -113,5 +113,10 @@ async def dormant(ctx: OrchestrationContext) -> None:
 
 
 @app.orchestrator
+async def asleep_for_a_year(ctx: OrchestrationContext) -> None:
+    await ctx.create_timer(timedelta(days=365))
+
+
+@app.orchestrator
 async def rec(ctx: OrchestrationContext) -> list[str]:
     return [await ctx.call_activity(slow, f"{ctx.instance_id} {step}") for step in range(5)]

@@ -1,4 +1,7 @@
 -- Version 3: a commit in fewer statements. On a server that has the rows in memory a statement costs more than what it writes.
+--
+-- What the former body of `commit_v1` called, `fence`, `write_steps` and `update_runs`, stays: a commit that waits for this
+-- migration to end goes on in that body.
 
 -- Why a lease that is locked may not write this batch, as an error; nothing where it has written it.
 CREATE FUNCTION refuse_batch(p_lease text, p_epoch bigint, p_number bigint, p_last_epoch bigint, p_last_number bigint)
@@ -166,9 +169,3 @@ BEGIN
         ON CONFLICT (key) DO UPDATE SET data = excluded.data, expires_at = excluded.expires_at;
     END IF;
 END $$;
-
-DROP FUNCTION write_steps(
-    step_v1[], record_v1[], bigint[], generation_v1[], task_v1[], activity_v1[], boolean, boolean, bigint
-);
-DROP FUNCTION update_runs(step_v1[]);
-DROP FUNCTION fence(text, bigint, bigint, bigint[], bigint, bigint);

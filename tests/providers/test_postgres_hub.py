@@ -157,6 +157,27 @@ async def test_a_hub_of_each_older_version_is_brought_to_the_newest(
     await newer.close()
 
 
+async def test_commits_go_on_while_a_hub_is_brought_to_the_newest_version(
+    new_hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+    older, newer = connect(new_hub), connect(new_hub)
+    await older.open()
+    monkeypatch.undo()
+    session = Session(older, await older.lease("worker", b"", worker=True))
+    await session.provider.take(session.lease, range(64), from_live=True)
+    row = await session.start("instance")
+    migrating = asyncio.create_task(newer.open())
+    while not migrating.done():
+        await session.commit(step_of(row, b"record"))
+        row = await session.load("instance")
+    await migrating
+    await session.commit(step_of(row, b"last"))
+    assert len(await session.history(row.run_id)) == row.records + 1
+    await newer.close()
+    await older.close()
+
+
 async def test_a_schema_of_another_program_is_left_alone(postgres_server: PostgresServer, new_hub: str) -> None:
     name = schema.schema_of(new_hub.partition("hub=")[2])
     for table in ("orders", "hub"):

@@ -227,20 +227,24 @@ async def test_a_start_that_is_not_due_can_be_ended_and_never_runs(
         yield
 
     error = OrchestrationCancelledError if steer == "cancel" else OrchestrationTerminatedError
+    due = datetime.now(UTC) + timedelta(seconds=1)  # on a busy machine a worker takes its time to begin
     async with open_store(store_url, own) as client:
-        handle = await client.start(f"notes-{style}", at=timedelta(seconds=0.5), events=[("spare", 1)])
+        handle = await client.start(f"notes-{style}", at=due, events=[("spare", 1)])
         if after_restart:
             await getattr(handle, steer)("changed our mind")
         async with Worker(own, store_url):
             if not after_restart:
                 await getattr(handle, steer)("changed our mind")
             with pytest.raises(error, match="changed our mind"):
-                await handle.result(timeout=0.4)
-            sentinel = await client.start(f"notes-{style}", at=timedelta(seconds=0.6))
+                await handle.result(timeout=10)
+            sentinel = await client.start(f"notes-{style}", at=due + timedelta(seconds=0.1))
             await sentinel.result(timeout=10)
             assert ran == [sentinel.instance_id]
             assert [item.name for item in await handle.dropped()] == ["spare"]
-            assert (await handle.state()).status is (CANCELLED if steer == "cancel" else TERMINATED)
+            state = await handle.state()
+            assert state.status is (CANCELLED if steer == "cancel" else TERMINATED)
+            assert state.completed_at is not None
+            assert state.completed_at < due
 
 
 @pytest.mark.parametrize("style", STYLES)

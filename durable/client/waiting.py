@@ -31,8 +31,9 @@ from durable.provider import InstanceRow, Provider, Status, Wakeup
 logger = logging.getLogger("durable.client")
 
 INTERVAL_FIRST: Final = 0.02
-INTERVAL_MAX: Final = 1.0
-"""The poll bound: no waiter learns later than this what a lost wake-up would have told it."""
+INTERVAL_MAX: Final = 0.9
+"""A little less than the poll bound, one second, in which a waiter learns what a lost wake-up would have told it: a look takes
+its time, and many of them shall not meet what is due a whole second after they began."""
 
 INTERVAL_GROWTH: Final = 1.6
 EARLY_SHARE: Final = 0.25

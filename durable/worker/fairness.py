@@ -1,4 +1,4 @@
-"""Attempts that wait for a slot: the instances take turns, so that a wide fan-out holds up nobody else."""
+"""Who is next: instances take turns at the slots for attempts, and what is due by the clock takes turns with what has come."""
 
 from __future__ import annotations
 
@@ -45,3 +45,32 @@ class TakingTurns(Generic[K, T]):
         """Forget all."""
         self._lines.clear()
         self._count = 0
+
+
+class ReadyLines(Generic[T]):
+    """A queue of two lines, each in order: what is due by the clock, and what something has come for.
+
+    One of each at a time while there are both: a timer does not wait behind a flood of starts, nor an event behind many timers.
+    """
+
+    def __init__(self) -> None:
+        self._due: collections.deque[T] = collections.deque()
+        self._come: collections.deque[T] = collections.deque()
+        self._was_due = False  # the last one
+
+    def __len__(self) -> int:
+        return len(self._due) + len(self._come)
+
+    def append(self, item: T, *, is_due: bool) -> None:
+        """Add an item to the end of its line."""
+        (self._due if is_due else self._come).append(item)
+
+    def pop(self) -> T:
+        """Take the first item of the line whose turn it is."""
+        self._was_due = bool(self._due) and not (self._was_due and self._come)
+        return (self._due if self._was_due else self._come).popleft()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._due.clear()
+        self._come.clear()

@@ -13,7 +13,6 @@ before its pause is over, unless it is steered.
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any
@@ -41,6 +40,7 @@ from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
 from durable.worker.failure_log import log_failed_attempts, log_failed_instance
+from durable.worker.fairness import ReadyLines
 from durable.worker.health import Stalled
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import LiveInstance, OwnerState, Pending
@@ -89,7 +89,7 @@ class Owner:
         )
         self._lives: dict[InstanceKey, LiveInstance] = {}
         self._cache = Cache(max_cached, close=turns.close, forget=self._forget)
-        self._ready: collections.deque[LiveInstance] = collections.deque()
+        self._ready = ReadyLines[LiveInstance]()
         self._backlog = Backlog()
         self._due_times = DueTimes(clock, self._loop, self._come_due)
         self._parking = Parking(clock, self._backlog, self._due_times, find=self._lives.get)
@@ -212,7 +212,7 @@ class Owner:
             live = self._lives[key] = LiveInstance(key, partition_of(key, self._partitions))
         return live
 
-    def _make_ready(self, live: LiveInstance) -> None:
+    def _make_ready(self, live: LiveInstance, *, is_due: bool = False) -> None:
         if live.is_queued or live.is_busy or live.is_loading or live.awaits_read or not live.has_work:
             return
         if live.row is not None and live.row.parked_until and self._parking.is_parked(live):
@@ -220,7 +220,7 @@ class Owner:
         if live.partition in self._keeper.leaving:
             return
         live.is_queued = True
-        self._ready.append(live)
+        self._ready.append(live, is_due=is_due)
         self._pump_soon()
 
     def _pump_soon(self) -> None:
@@ -234,7 +234,7 @@ class Owner:
         until = self._loop.time() + self.attempts.slice_s
         loading: list[LiveInstance] = []
         while self._ready and not self.commits.is_full:
-            live = self._ready.popleft()
+            live = self._ready.pop()
             live.is_queued = False
             if live.is_busy or live.is_loading or self._lives.get(live.key) is not live:
                 continue
@@ -546,7 +546,7 @@ class Owner:
             self.receiver.wake()  # its start is in the store, and is eligible now
             return
         live.wants_turn = True
-        self._make_ready(live)
+        self._make_ready(live, is_due=True)
 
     @property
     def footprint(self) -> dict[str, int]:

@@ -8,7 +8,7 @@ import json
 import operator
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable.errors import LeaseLostError, StoreError
 from durable.provider import (
@@ -51,9 +51,11 @@ _FINISHED = int(Status.COMPLETED)
 
 _READ_LEASE = "SELECT epoch, ownership, commit_number FROM leases WHERE hub = ? AND lease_id = ?"
 _READ_ANSWER = "SELECT commit_answer FROM leases WHERE hub = ? AND lease_id = ?"
+# Also what a commit takes for granted is looked at here: the batches before, what the lease owns, and the hub's clock.
 _FENCE = (
     "UPDATE leases SET expires_at = ?, commit_number = ?, commit_answer = ?"
-    " WHERE hub = ? AND lease_id = ? AND epoch = ? AND commit_number < ?"
+    " WHERE hub = ? AND lease_id = ? AND epoch = ? AND commit_number < ? AND ownership = ?"
+    " AND (SELECT clock_number FROM hubs WHERE hubs.hub = leases.hub) = ?"
 )
 _THE_RUN = "hub = ? AND kind = ? AND id = ? AND place = 0 AND run_id = ? AND generation = ? AND records = ?"
 # A turn that changes none of the indexed columns. What it takes for granted of the others is checked in passing.
@@ -95,6 +97,16 @@ Hint = tuple[int, int | None, int, int]
 """Status, due time, open work and parking of an unfinished instance, as this process wrote them last."""
 
 
+class _View(NamedTuple):
+    """What a commit goes by: the lease's last batch, its count of changes of what it owns, what that is, the hub's clock."""
+
+    lease_id: str
+    number: int
+    ownership: int
+    partitions: frozenset[int]
+    clock_number: int
+
+
 class Commits:
     """The commits of one provider, with what it remembers from the last ones to make the next ones cheap."""
 
@@ -104,28 +116,60 @@ class Commits:
         self._owned = owned
         self._is_heard = is_heard
         self._hints: dict[InstanceKey, Hint] = {}
+        self._view: _View | None = None  # how the last commit has left it
 
     def commit(self, transaction: Transaction, lease: Lease, batch: Batch) -> Committed:
-        """See `durable.provider.Turns.commit`."""
+        """See `durable.provider.Turns.commit`.
+
+        Nothing is read first if the batch follows the last one: the lease is as it was left then, and so is the hub's clock.
+        If not, the update at the end finds that, or one before it, and all is done again from what is read.
+        """
+        believed = None if transaction.is_careful else self._believe(transaction, lease, batch.number)
+        if believed is not None:
+            try:
+                return self._commit(transaction, lease, batch, believed)
+            except LeaseLostError:
+                raise NeedsCare from None
+        seen = self._look(transaction, lease, batch.number)
+        return seen if isinstance(seen, Committed) else self._commit(transaction, lease, batch, seen)
+
+    def _believe(self, transaction: Transaction, lease: Lease, number: int) -> _View | None:
+        """Return what a commit can go by unread, if it is the next one of the lease whose commit was the last."""
+        view, self._view = self._view, None
+        if view is None or number != view.number + 1 or view.lease_id != lease.lease_id:
+            return None
+        return view if transaction.believe() == view.clock_number else None
+
+    def _look(self, transaction: Transaction, lease: Lease, number: int) -> _View | Committed:
+        """Read what a commit goes by; or return the answer to a batch that was committed before."""
         database, place = transaction.database, (self._hub, lease.lease_id)
         row = database.execute(_READ_LEASE, place).fetchone()
         if row is None or row[0] != lease.epoch:
             raise lease_lost(lease)
-        if batch.number <= row[2]:
-            if batch.number < row[2]:
-                raise StoreError(f"batch {batch.number} is older than {row[2]}, the last one: its answer is gone")
+        _, ownership, last = row
+        if number < last:
+            raise StoreError(f"batch {number} is older than {last}, the last one: its answer is gone")
+        if number == last:
             return _decode_answer(database.execute(_READ_ANSWER, place).fetchone()[0])
-        self._check_partitions(batch.steps, self._owned.partitions(database, lease, row[1]))
+        partitions = self._owned.partitions(database, lease, ownership)
+        return _View(lease.lease_id, last, ownership, partitions, transaction.read_clock())
+
+    def _commit(self, transaction: Transaction, lease: Lease, batch: Batch, view: _View) -> Committed:
+        database, number = transaction.database, batch.number
+        self._check_partitions(batch.steps, view.partitions)
         refused = self._refused(batch, is_careful=transaction.is_careful)
         steps = [step for index, step in enumerate(batch.steps) if index not in refused] if refused else batch.steps
         told = self._write_steps(transaction, steps)
         consume(database, self._hub, batch.consumed)
         unsent = [batch.steps[index] for index in refused]
         deliveries, refused_memos = self._send(transaction, batch, unsent, told)
-        committed = Committed(deliveries, transaction.now, refused, refused_memos)
-        answer = (transaction.now + LEASE_US, batch.number, _encode_answer(committed))
-        if database.execute(_FENCE, (*answer, *place, lease.epoch, batch.number)).rowcount != 1:
+        now = transaction.now
+        committed = Committed(deliveries, now, refused, refused_memos)
+        answer = (now + LEASE_US, number, _encode_answer(committed))
+        place = (self._hub, lease.lease_id, lease.epoch, number, view.ownership, view.clock_number)
+        if database.execute(_FENCE, (*answer, *place)).rowcount != 1:
             raise lease_lost(lease)
+        self._view = _View(lease.lease_id, number, view.ownership, view.partitions, view.clock_number)
         return committed
 
     def _check_partitions(self, steps: Sequence[Step], owned: frozenset[int]) -> None:
@@ -211,34 +255,47 @@ class Commits:
             if "tags" in step.changes:  # while the row still has those that are entered
                 drop_tags(database, hub, self._number_of(database, step.key))
         told, changed = self._update_rows(database, steps, is_careful=transaction.is_careful)
-        records = [
-            (hub, step.run_id, generation, record.index, 0, record.data, record.checksum)
-            for step in steps
-            for generation, record in step.appends
-        ]
+        records: list[tuple[Any, ...]] = []
+        consumed: list[int] = []
+        for step in steps:
+            run_id = step.run_id
+            for generation, record in step.appends:
+                records.append((hub, run_id, generation, record.index, 0, record.data, record.checksum))
+            consumed += step.consumed
         if any(len(record[5]) > RECORD_PART_BYTES_MAX for record in records):
             records = [part for record in records for part in _parts(record)]
         database.executemany(_ADD_RECORD, records)
-        consume(database, hub, [sequence for step in steps for sequence in step.consumed])
+        consume(database, hub, consumed)
+        self._write_beside(transaction, steps)
+        if newly_parked:
+            park(database, hub, newly_parked)
+        if changed:
+            free = [step.key for step in changed if (step.replaced_by or step.progress).parked_until == 0]
+            unpark(database, hub, free, transaction.now)
+        dispensable = [step.key for step in steps if step.removes_if_idle]
+        for key in remove_idle(database, hub, dispensable) if dispensable else ():
+            self._hints.pop(key, None)
+        return told
+
+    def _write_beside(self, transaction: Transaction, steps: Sequence[Step]) -> None:
+        """Write what most steps do not have: older generations, queue rows, large payloads, tags, another run."""
+        database, hub = transaction.database, self._hub
+        ended: list[tuple[Any, ...]] = []
         for step in steps:
             if step.drop_generations_below is not None:
                 database.execute(_DROP_HISTORY, (hub, step.run_id, step.drop_generations_below))
             for generation in step.drop_generations:
                 database.execute(_DROP_GENERATION, (hub, step.run_id, generation))
-            if step.queue_drops or step.queue_adds or step.progress.status.is_finished:
+            if step.progress.status >= _FINISHED:
+                ended.append((hub, step.key.kind, step.key.id, step.run_id))  # nothing is left to run
+            elif step.queue_drops or step.queue_adds:
                 self._write_queue(transaction, step)
             if step.changes:
                 self._write_changes_elsewhere(database, step)
             if step.replaced_by is not None:
                 self._replace(transaction, step, step.replaced_by)
-        if newly_parked:
-            park(database, hub, newly_parked)
-        free = [step.key for step in changed if (step.replaced_by or step.progress).parked_until == 0]
-        unpark(database, hub, free, transaction.now)
-        dispensable = [step.key for step in steps if step.removes_if_idle]
-        for key in remove_idle(database, hub, dispensable) if dispensable else ():
-            self._hints.pop(key, None)
-        return told
+        if ended:
+            database.executemany(_DROP_ACTIVITIES, ended)
 
     def _update_rows(
         self, database: sqlite3.Connection, steps: Sequence[Step], *, is_careful: bool
@@ -299,9 +356,6 @@ class Commits:
         database, hub = transaction.database, self._hub
         drops = [(hub, t.key.kind, t.key.id, t.run_id, t.generation, t.task_id) for t in step.queue_drops]
         database.executemany(_DROP_ACTIVITY, drops)
-        if step.progress.status.is_finished:
-            database.execute(_DROP_ACTIVITIES, (hub, step.key.kind, step.key.id, step.run_id))
-            return  # with a run that ends in this very step nothing is left to run
         for row in step.queue_adds:
             task = row.task
             values = (hub, task.key.kind, task.key.id, task.run_id, task.generation, task.task_id, row.partition)
@@ -374,6 +428,8 @@ def decode_deliveries(stored: Sequence[Sequence[int]]) -> list[Delivery]:
 
 
 def _encode_answer(committed: Committed) -> str:
+    if not (committed.deliveries or committed.refused or committed.refused_memos):
+        return f"[{committed.now}, [], [], []]"  # as below, and much sooner
     refused = [list(committed.refused.items()), list(committed.refused_memos.items())]
     return json.dumps([committed.now, encode_deliveries(committed.deliveries), *refused])
 

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from durable.errors import StoreError
 from durable_sqlite import failures
 from durable_sqlite.filelock import WAIT_S_MAX, FileLock, file_of, locked_out, mode_beside
+from durable_sqlite.wal import BYTES_MAX, WalRoom
 
 logger = logging.getLogger("durable.sqlite")
 
 STATEMENTS_CACHED = 256
 CACHE_KIB = 16 * 1024
-WAL_BYTES_KEPT = 64 * 1024 * 1024
 FRAMES_MAX = 4000
 """Pages in the WAL (16 MiB) after which they are copied into the database; SQLite's default of 1,000 copies more often."""
 READ_WAIT_S = 5.0
@@ -114,6 +114,7 @@ class WriteConnection:
         self._commits = 0
         self._file = (0, 0)
         self.database: sqlite3.Connection
+        self._room: WalRoom
 
     # ---- opening and closing, under the lock
 
@@ -131,6 +132,7 @@ class WriteConnection:
             )
             try:
                 prepare(self.database)
+                self._room = WalRoom(self.path)
             except BaseException:
                 self.database.close()
                 raise
@@ -148,6 +150,7 @@ class WriteConnection:
             except StoreError:
                 logger.warning("'%s' is closed without its lock, which another process does not give up", self.path)
             try:
+                self._room.close()
                 self.database.close()
             finally:
                 self._file_lock.close()
@@ -213,6 +216,7 @@ class WriteConnection:
     def commit(self) -> None:
         """Make the transaction durable. If that fails it is undone, as far as anybody can know."""
         began = time.perf_counter()
+        self._room.keep()
         try:
             self.database.execute("COMMIT")
         except sqlite3.Error as error:
@@ -291,7 +295,7 @@ def make_durable(database: sqlite3.Connection, path: str) -> None:
         )
     database.execute("PRAGMA mmap_size = 0")  # an I/O error in mapped memory is a signal that nobody can handle
     database.execute("PRAGMA wal_autocheckpoint = 0")  # see WriteConnection.checkpoint
-    database.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
+    database.execute(f"PRAGMA journal_size_limit = {BYTES_MAX}")
     database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     database.execute("PRAGMA temp_store = MEMORY")  # savepoints keep the pages that they may have to restore
     if sys.platform == "darwin":

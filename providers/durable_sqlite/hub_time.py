@@ -13,19 +13,37 @@ _BEGIN_LEASES_ANEW = "UPDATE leases SET expires_at = ? WHERE hub = ? AND (epoch 
 
 
 class HubTime:
-    """Tells the time of one hub. Each transaction asks anew, for another process may have set the clock."""
+    """Tells the time of one hub.
+
+    Another process may have set the clock: each transaction asks anew, or looks at its end that what it took for granted holds.
+    """
 
     def __init__(self, hub: int, store_now_us: Callable[[], int]) -> None:
         self._hub = hub
         self._store_now_us = store_now_us
+        self._believed: HubClock | None = None
 
     def clock(self, database: sqlite3.Connection) -> HubClock:
         """Return the hub's clock."""
-        return HubClock(*database.execute(_READ, (self._hub,)).fetchone())
+        self._believed = clock = HubClock(*database.execute(_READ, (self._hub,)).fetchone())
+        return clock
 
     def now(self, database: sqlite3.Connection) -> int:
         """Return the hub's time in microseconds since 1970 UTC."""
-        return self.clock(database).time(self._store_now_us())
+        return self.read(database)[0]
+
+    def read(self, database: sqlite3.Connection) -> tuple[int, int]:
+        """Return the hub's time, and the number of its clock."""
+        clock = self.clock(database)
+        return clock.time(self._store_now_us()), clock.number
+
+    def believed(self) -> tuple[int, int] | None:
+        """Return the same by the clock as it was last read, if it was.
+
+        Whoever writes by it must look, in the transaction, that the hub's clock still has that number.
+        """
+        clock = self._believed
+        return None if clock is None else (clock.time(self._store_now_us()), clock.number)
 
     def update(self, database: sqlite3.Connection, change: Callable[[HubClock, int], HubClock]) -> tuple[HubClock, int]:
         """Let the clock become what `change(clock, store's time)` returns; return that, and the hub's time by it."""

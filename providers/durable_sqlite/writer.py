@@ -35,7 +35,6 @@ PAUSE_S_FIRST = 0.0005
 PAUSE_S_MAX = 0.002
 
 
-@dataclasses.dataclass(slots=True)
 class Transaction:
     """What a job works with: the database inside a transaction, the store's time, and what it will have changed.
 
@@ -43,10 +42,40 @@ class Transaction:
     cannot hold, it is undone and run again, with `is_careful`: it is to take nothing for granted and to look at every value.
     """
 
-    database: sqlite3.Connection
-    now: int
-    changes: Changes
-    is_careful: bool = False
+    __slots__ = ("_now", "_time", "changes", "database", "is_careful")
+
+    def __init__(
+        self, database: sqlite3.Connection, time: HubTime, changes: Changes, *, is_careful: bool = False
+    ) -> None:
+        self.database = database
+        self.changes = changes
+        self.is_careful = is_careful
+        self._time = time
+        self._now: int | None = None
+
+    @property
+    def now(self) -> int:
+        """The hub's time, in microseconds since 1970 UTC: one for the whole transaction."""
+        if self._now is None:
+            self._now = self._time.now(self.database)
+        return self._now
+
+    @now.setter
+    def now(self, now: int) -> None:
+        self._now = now
+
+    def believe(self) -> int | None:
+        """Go by the hub's clock as it was last read. Return its number, which the job must find there; None: ask it anew."""
+        believed = self._time.believed()
+        if believed is None:
+            return None
+        self._now, number = believed
+        return number
+
+    def read_clock(self) -> int:
+        """Go by the hub's clock as it is; return its number."""
+        self._now, number = self._time.read(self.database)
+        return number
 
 
 class NeedsCare(Exception):  # noqa: N818 (no error: the job is run again)
@@ -261,8 +290,7 @@ class Writer:
             waiting.error = error
 
     def _transaction(self, changes: Changes, *, is_careful: bool = False) -> Transaction:
-        database = self._connection.database
-        return Transaction(database, self._time.now(database), changes, is_careful)
+        return Transaction(self._connection.database, self._time, changes, is_careful=is_careful)
 
     # ---- in the writer's thread
 

@@ -13,17 +13,17 @@ from tests.benchmarks.counts import UNITS, count
 N = 100
 
 BOUNDS = {  # for each instance, or each activity of one: commits, statements, rows, steps, decoded bytes
-    "seq5": (0.15, 18.5, 15.5, 15, 0),
-    "seq1_latency": (3, 31, 11, 28, 0),
+    "seq5": (0.15, 18.2, 15.5, 15, 0),
+    "seq1_latency": (3, 27, 11, 28, 0),
     "fanout": (0.04, 0.4, 0.15, 2.4, 0),
-    "long": (1.03, 7.5, 3.1, 6, 0),
+    "long": (1.03, 5.5, 3.1, 6, 0),
     "timers": (0.2, 14.5, 7.2, 6.5, 0),
     "events": (0.12, 13.5, 9.2, 10.8, 0),
     "starts": (0.08, 9.8, 7.1, 5.5, 0),
-    "job_tree": (0.16, 2.2, 1.4, 3.1, 0),
+    "job_tree": (0.16, 2.0, 1.4, 3.1, 0),
     # Four permits at a time, so that four share what others share by the hundred; a step is the simulator's own for each
     # call that others share a transaction with.
-    "limited": (0.8, 11.8, 5.3, 6.5, 0),
+    "limited": (0.8, 10.2, 5.3, 6.5, 0),
 }
 
 

@@ -158,6 +158,10 @@ class Recorder:
         """Note that something has happened now."""
         self.log.append(Mark(what, value))
 
+    def wrote(self, path: str, offset: int, data: bytes) -> None:
+        """Note what was written beside SQLite, to a file that it has open."""
+        self.log.append(Written(path, offset, data))
+
     def __enter__(self) -> Recorder:
         self._library.sqlite3_vfs_register(ctypes.byref(self._vfs), 1)
         return self

@@ -18,8 +18,10 @@ from typing import Any
 from unittest import mock
 
 from durable_sqlite import connection as connections
+from durable_sqlite import wal
 from durable_sqlite.connection import WriteConnection
 from durable_sqlite.provider import SqliteProvider
+from durable_sqlite.wal import WalRoom
 
 from durable.provider import Batch, Committed, Delivery, Hub, InstanceKey, Lease, Message, Status, Verdict
 from tests.power_loss.disk import read_files
@@ -30,6 +32,9 @@ DATABASE = "store.db"
 
 FRAMES_MAX = 40
 """A checkpoint after so many pages of the WAL rather than 4,000, so that a short run has dozens of them."""
+
+ROOM_BYTES = 64 * 1024
+"""Room in the WAL's file is made by so much rather than a megabyte, so that it is made again and again between those."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ def record(folder: Path, instances: int, chance: random.Random) -> Recording:
 def _marks(recorder: Recorder) -> Iterator[None]:
     commit_connection, open_store = WriteConnection.commit, SqliteProvider.open
     commit_store, submit_store = SqliteProvider.commit, SqliteProvider.submit
+    keep_room = WalRoom.keep
 
     def commit_and_mark(connection: WriteConnection) -> None:
         state = state_of(connection.database)
@@ -107,7 +113,15 @@ def _marks(recorder: Recorder) -> Iterator[None]:
         recorder.mark("answered", starts)
         return answer
 
+    def keep_and_note(room: WalRoom) -> None:
+        before = room.file_bytes
+        keep_room(room)
+        if room.file_bytes > before:
+            recorder.wrote(room.path, before, bytes(room.file_bytes - before))
+
     with (
+        mock.patch.object(WalRoom, "keep", keep_and_note),
+        mock.patch.object(wal, "ROOM_BYTES", ROOM_BYTES),
         mock.patch.object(WriteConnection, "commit", commit_and_mark),
         mock.patch.object(SqliteProvider, "open", open_and_mark),
         mock.patch.object(SqliteProvider, "commit", commit_and_answer),

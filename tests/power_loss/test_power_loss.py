@@ -46,6 +46,8 @@ def test_a_run_has_what_a_power_cut_could_hurt(tmp_path: Path) -> None:
     wal = str(tmp_path.resolve() / DATABASE) + "-wal"
     began = [entry for entry in log if isinstance(entry, Written) and entry.path == wal and entry.offset == 0]
     assert len(began) > 1, "the WAL begins anew after a checkpoint"
+    rooms = [entry for entry in log if isinstance(entry, Written) and entry.path == wal and not any(entry.data)]
+    assert len(rooms) > 1, "room is made in its file"
     assert len([entry for entry in log if isinstance(entry, Synced) and entry.path != wal]) > 1, "checkpoints"
     answered = [
         promise for entry in log if isinstance(entry, Mark) and entry.what == "answered" for promise in entry.value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import os
 import sqlite3
 import threading
@@ -11,11 +13,12 @@ from typing import Any
 
 import pytest
 from durable_sqlite.filelock import FileLock, is_held
+from durable_sqlite.wal import ROOM_BYTES
 
-from durable.errors import StoreError, StoreUnavailableError
-from durable.provider import InstanceFilter
+from durable.errors import LeaseLostError, StoreError, StoreUnavailableError
+from durable.provider import Belief, InstanceFilter, InstanceRow
 from durable.testing.conformance import Store
-from durable.testing.conformance.store import event_to, new_row, start_of, step_of, wait_for
+from durable.testing.conformance.store import LATER_US, event_to, new_row, start_of, step_of, wait_for
 from tests.providers.sqlite_store import inside, store_at, writer_of
 
 
@@ -93,6 +96,83 @@ async def test_the_wal_is_copied_under_the_lock_and_does_not_grow(
     assert len(checkpoints) > 5
     assert all(checkpoints)
     assert os.path.getsize(f"{path}-wal") < 400 * 4096
+    await store.close()
+
+
+async def test_there_is_room_in_the_wal_before_a_commit_comes_to_its_end(store: Store, path: Path) -> None:
+    """A sync that makes a file longer takes twice as long. Whoever has opened the store: it is made once, not by each."""
+    session, other = await store.worker(), await store.client()
+    row = await session.start("instance")
+    for turn in range(200):
+        await session.commit(step_of(row, bytes(3000)), alone=turn % 2 == 0)
+        await other.submit(event_to("instance", bytes(3000)))
+        row = await session.load("instance")
+    size = os.path.getsize(f"{path}-wal")
+    assert size % ROOM_BYTES == 0
+    ends_at = len(Path(f"{path}-wal").read_bytes().rstrip(bytes(1)))
+    assert size - ROOM_BYTES < ends_at < size
+    await store.close()
+
+
+async def test_a_disk_without_room_for_zeros_may_have_some_for_commits(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_half(descriptor: int, data: bytes, offset: int) -> int:
+        pwrite(descriptor, data[: len(data) // 2], offset)
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", write_half)
+    session = await store.worker()
+    row = await session.start("instance")
+    for _ in range(3):
+        await session.commit(step_of(row, b"record"))
+        row = await session.load("instance")
+    assert os.path.getsize(f"{path}-wal") < ROOM_BYTES // 2, "what was written was given back"
+    await store.close()
+
+
+async def test_a_commit_that_follows_another_reads_nothing(store: Store) -> None:
+    session = await store.worker()
+    row = await session.start("instance")
+    await session.commit(step_of(row, b"record"), alone=True)
+    row = await session.load("instance")
+    statements: list[str] = []
+    writer_of(session.provider).database.set_trace_callback(statements.append)
+    await session.commit(step_of(row, b"record"), alone=True)
+    writer_of(session.provider).database.set_trace_callback(None)
+    assert [statement.split()[0] for statement in statements] == ["BEGIN", "UPDATE", "INSERT", "UPDATE", "COMMIT"]
+    await store.close()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_commit_that_reads_nothing_notices_what_others_have_done_since_the_last(
+    store: Store, alone: bool
+) -> None:
+    session, other = await store.worker(range(63)), await store.worker([63])
+    rows = (new_row(f"instance-{number}") for number in itertools.count())
+    far = next(row for row in rows if row.partition == 63)
+    await session.submit(start_of(far))
+    row = await session.start(next(row for row in rows if row.partition < 63).key.id)
+
+    async def commit(row: InstanceRow) -> int:
+        committed = await session.commit(step_of(row, b"record"), alone=alone)
+        await session.commit(alone=alone)  # so that there is one that the next one follows
+        return committed.now
+
+    await commit(row)
+    before = store.now
+    store.turn_clock(1000 * LATER_US)
+    await other.provider.renew(other.lease, belief=lambda: Belief(0, before))
+    row = await session.load(row.key.id)
+    assert await commit(row) == before, "the clock was set right"
+    await other.provider.release(other.lease)
+    await other.provider.take(session.lease, [63])
+    await commit(await session.load(far.key.id))
+    await other.provider.release(session.lease, [row.partition])
+    row = await session.load(row.key.id)
+    with pytest.raises(LeaseLostError):
+        await commit(row)
     await store.close()
 
 

@@ -108,7 +108,7 @@ def test_what_a_killed_process_was_doing_stops_where_it_was() -> None:
         await client.run(calling)
         assert seen == ["begun", "begun", "done", "left"]
 
-    calls_until_begun = 20
+    calls_until_begun = 18
     fault = Fault(calls_until_begun, FaultKind.CRASH_BEFORE, 1.0)
     outcome = run_schedule(killed, scenario, Schedule(1, faults=(fault,)))
     assert (outcome.error, outcome.violations) == (None, ())

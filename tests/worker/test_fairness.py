@@ -1,14 +1,17 @@
-"""A wide fan-out holds up nobody else: instances take turns in the slots for activities."""
+"""Nobody is held up by many others: instances take turns at the slots for activities, and timers with messages at the owner."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from datetime import timedelta
 
 from durable import App, OrchestrationContext, Worker, when_all
-from durable.worker.fairness import TakingTurns
+from durable.worker.fairness import ReadyLines, TakingTurns
 from tests.worker.lives import becomes_true
 
 WIDTH = 60
+STARTS = 150
 
 
 async def test_an_activity_does_not_wait_for_another_instances_fan_out(store_url: str) -> None:
@@ -55,3 +58,42 @@ def test_lines_take_turns_and_each_keeps_its_order() -> None:
     queue.clear()
     assert not queue
     assert list(queue) == []
+
+
+def test_what_is_due_waits_behind_no_flood_of_what_has_come_and_the_other_way_about() -> None:
+    ready = ReadyLines[str]()
+    for item in ("c1", "c2", "c3"):
+        ready.append(item, is_due=False)
+    taken = [ready.pop()]
+    for item in ("d1", "d2", "d3", "d4"):
+        ready.append(item, is_due=True)
+    assert len(ready) == 6
+    while ready:
+        taken.append(ready.pop())
+    assert taken == ["c1", "d1", "c2", "d2", "c3", "d3", "d4"]
+    ready.append("d5", is_due=True)
+    ready.clear()
+    assert not ready
+
+
+async def test_a_timer_does_not_wait_for_all_the_starts_that_came_before_it_was_due(store_url: str) -> None:
+    app, ran = App(), list[str]()
+
+    @app.orchestrator
+    async def sleeps(ctx: OrchestrationContext) -> None:
+        await ctx.create_timer(timedelta(seconds=0.03))
+        ran.append("timer")
+
+    @app.orchestrator
+    async def takes_a_while(ctx: OrchestrationContext) -> None:
+        began = time.perf_counter()
+        while time.perf_counter() - began < 0.001:  # as much code of users' would
+            pass
+        ran.append("start")
+
+    async with Worker(app, store_url) as worker:
+        timer = await worker.client.start(sleeps)
+        await asyncio.gather(*(worker.client.start(takes_a_while) for _ in range(STARTS)))
+        await timer.result(timeout=10)
+        await worker.client.wait(timeout=10)
+    assert ran.index("timer") < STARTS - 30

@@ -17,6 +17,7 @@ from durable.provider import (
     Batch,
     Committed,
     Delivery,
+    HubClock,
     InstanceKey,
     InstanceRow,
     Lease,
@@ -55,7 +56,7 @@ _READ_ANSWER = "SELECT commit_answer FROM leases WHERE hub = ? AND lease_id = ?"
 _FENCE = (
     "UPDATE leases SET expires_at = ?, commit_number = ?, commit_answer = ?"
     " WHERE hub = ? AND lease_id = ? AND epoch = ? AND commit_number < ? AND ownership = ?"
-    " AND (SELECT clock_number FROM hubs WHERE hubs.hub = leases.hub) = ?"
+    " AND (SELECT clock_correction FROM hubs WHERE hubs.hub = leases.hub) = ?"
 )
 _THE_RUN = "hub = ? AND kind = ? AND id = ? AND place = 0 AND run_id = ? AND generation = ? AND records = ?"
 # A turn that changes none of the indexed columns. What it takes for granted of the others is checked in passing.
@@ -104,7 +105,7 @@ class _View(NamedTuple):
     number: int
     ownership: int
     partitions: frozenset[int]
-    clock_number: int
+    clock: HubClock
 
 
 class Commits:
@@ -124,7 +125,7 @@ class Commits:
         Nothing is read first if the batch follows the last one: the lease is as it was left then, and so is the hub's clock.
         If not, the update at the end finds that, or one before it, and all is done again from what is read.
         """
-        believed = None if transaction.is_careful else self._believe(transaction, lease, batch.number)
+        believed = None if transaction.is_careful else self._believe(lease, batch.number)
         if believed is not None:
             try:
                 return self._commit(transaction, lease, batch, believed)
@@ -133,12 +134,12 @@ class Commits:
         seen = self._look(transaction, lease, batch.number)
         return seen if isinstance(seen, Committed) else self._commit(transaction, lease, batch, seen)
 
-    def _believe(self, transaction: Transaction, lease: Lease, number: int) -> _View | None:
+    def _believe(self, lease: Lease, number: int) -> _View | None:
         """Return what a commit can go by unread, if it is the next one of the lease whose commit was the last."""
         view, self._view = self._view, None
         if view is None or number != view.number + 1 or view.lease_id != lease.lease_id:
             return None
-        return view if transaction.believe() == view.clock_number else None
+        return view
 
     def _look(self, transaction: Transaction, lease: Lease, number: int) -> _View | Committed:
         """Read what a commit goes by; or return the answer to a batch that was committed before."""
@@ -156,6 +157,7 @@ class Commits:
 
     def _commit(self, transaction: Transaction, lease: Lease, batch: Batch, view: _View) -> Committed:
         database, number = transaction.database, batch.number
+        transaction.go_by(view.clock)
         self._check_partitions(batch.steps, view.partitions)
         refused = self._refused(batch, is_careful=transaction.is_careful)
         steps = [step for index, step in enumerate(batch.steps) if index not in refused] if refused else batch.steps
@@ -166,10 +168,10 @@ class Commits:
         now = transaction.now
         committed = Committed(deliveries, now, refused, refused_memos)
         answer = (now + LEASE_US, number, _encode_answer(committed))
-        place = (self._hub, lease.lease_id, lease.epoch, number, view.ownership, view.clock_number)
+        place = (self._hub, lease.lease_id, lease.epoch, number, view.ownership, view.clock.correction)
         if database.execute(_FENCE, (*answer, *place)).rowcount != 1:
             raise lease_lost(lease)
-        self._view = _View(lease.lease_id, number, view.ownership, view.partitions, view.clock_number)
+        self._view = _View(lease.lease_id, number, view.ownership, view.partitions, view.clock)
         return committed
 
     def _check_partitions(self, steps: Sequence[Step], owned: frozenset[int]) -> None:

@@ -21,29 +21,18 @@ class HubTime:
     def __init__(self, hub: int, store_now_us: Callable[[], int]) -> None:
         self._hub = hub
         self._store_now_us = store_now_us
-        self._believed: HubClock | None = None
 
     def clock(self, database: sqlite3.Connection) -> HubClock:
         """Return the hub's clock."""
-        self._believed = clock = HubClock(*database.execute(_READ, (self._hub,)).fetchone())
-        return clock
+        return HubClock(*database.execute(_READ, (self._hub,)).fetchone())
 
     def now(self, database: sqlite3.Connection) -> int:
         """Return the hub's time in microseconds since 1970 UTC."""
-        return self.read(database)[0]
+        return self.by(self.clock(database))
 
-    def read(self, database: sqlite3.Connection) -> tuple[int, int]:
-        """Return the hub's time, and the number of its clock."""
-        clock = self.clock(database)
-        return clock.time(self._store_now_us()), clock.number
-
-    def believed(self) -> tuple[int, int] | None:
-        """Return the same by the clock as it was last read, if it was.
-
-        Whoever writes by it must look, in the transaction, that the hub's clock still has that number.
-        """
-        clock = self._believed
-        return None if clock is None else (clock.time(self._store_now_us()), clock.number)
+    def by(self, clock: HubClock) -> int:
+        """Return the time by the hub's clock as it once was: who writes by it looks whether its correction is still that."""
+        return clock.time(self._store_now_us())
 
     def update(self, database: sqlite3.Connection, change: Callable[[HubClock, int], HubClock]) -> tuple[HubClock, int]:
         """Let the clock become what `change(clock, store's time)` returns; return that, and the hub's time by it."""

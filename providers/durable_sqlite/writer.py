@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from durable.errors import StoreError
 from durable.listeners import Changes
-from durable.provider import Wakeup
+from durable.provider import HubClock, Wakeup
 from durable_sqlite.connection import WriteConnection
 from durable_sqlite.filelock import WAIT_S_MAX, locked_out
 from durable_sqlite.hub_time import HubTime
@@ -57,25 +57,21 @@ class Transaction:
     def now(self) -> int:
         """The hub's time, in microseconds since 1970 UTC: one for the whole transaction."""
         if self._now is None:
-            self._now = self._time.now(self.database)
+            self.go_by(self.read_clock())
+        assert self._now is not None
         return self._now
 
     @now.setter
     def now(self, now: int) -> None:
         self._now = now
 
-    def believe(self) -> int | None:
-        """Go by the hub's clock as it was last read. Return its number, which the job must find there; None: ask it anew."""
-        believed = self._time.believed()
-        if believed is None:
-            return None
-        self._now, number = believed
-        return number
+    def read_clock(self) -> HubClock:
+        """Return the hub's clock."""
+        return self._time.clock(self.database)
 
-    def read_clock(self) -> int:
-        """Go by the hub's clock as it is; return its number."""
-        self._now, number = self._time.read(self.database)
-        return number
+    def go_by(self, clock: HubClock) -> None:
+        """Let it be the time by this clock."""
+        self._now = self._time.by(clock)
 
 
 class NeedsCare(Exception):  # noqa: N818 (no error: the job is run again)

@@ -534,6 +534,7 @@ class Provider(Ownership, Turns, Activities, Clients, Protocol):
     message_bytes_max: int | None
     batch_bytes_max: int | None
     is_fenced_by_lock: bool  # True where a dead worker is known at once (an OS lock), not only after its lease
+    is_remote: bool  # True where a commit is worked on by another process, while turns go on in this one
 
     def listen(self, callback: Callable[[Wakeup], None]) -> Callable[[], None]:
         """Call `callback` in the event loop after changes; return a function that ends it."""

@@ -75,14 +75,14 @@ class SealedProvider:
         self._chain = _Chain(sealer)
         self.message_bytes_max = inner.message_bytes_max
         self.batch_bytes_max = inner.batch_bytes_max
-        self.is_fenced_by_lock = inner.is_fenced_by_lock
+        self.is_fenced_by_lock, self.is_remote = inner.is_fenced_by_lock, inner.is_remote
 
     # ---- ownership
 
     async def open(self) -> Hub:
         hub = await self._inner.open()
         self.message_bytes_max, self.batch_bytes_max = self._inner.message_bytes_max, self._inner.batch_bytes_max
-        self.is_fenced_by_lock = self._inner.is_fenced_by_lock
+        self.is_fenced_by_lock, self.is_remote = self._inner.is_fenced_by_lock, self._inner.is_remote
         return hub
 
     async def close(self) -> None:

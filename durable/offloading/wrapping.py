@@ -155,7 +155,7 @@ class OffloadedProvider:
         self._submit: _Outgoing | None = None
         self.message_bytes_max = inner.message_bytes_max
         self.batch_bytes_max = inner.batch_bytes_max
-        self.is_fenced_by_lock = inner.is_fenced_by_lock
+        self.is_fenced_by_lock, self.is_remote = inner.is_fenced_by_lock, inner.is_remote
 
     # ---- ownership
 
@@ -166,7 +166,7 @@ class OffloadedProvider:
         hub = await self._inner.open()
         self._shelf.partitions = hub.partitions
         self.message_bytes_max, self.batch_bytes_max = self._inner.message_bytes_max, self._inner.batch_bytes_max
-        self.is_fenced_by_lock = self._inner.is_fenced_by_lock
+        self.is_fenced_by_lock, self.is_remote = self._inner.is_fenced_by_lock, self._inner.is_remote
         return hub
 
     async def close(self) -> None:

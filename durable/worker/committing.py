@@ -26,6 +26,9 @@ STEPS_MAX = 1000
 BYTES_MAX = 16 * 1024 * 1024
 """A group commit is closed at this size; the rest goes into the next one."""
 
+HALVED_MIN = 16
+"""A round of fewer turns is not worth a commit more."""
+
 PAUSE_S = 1.0
 """The rest after a store has failed."""
 
@@ -90,6 +93,16 @@ class GroupCommits:
     def is_full(self) -> bool:
         """True when the next commit takes nothing more."""
         return len(self._waiting) >= STEPS_MAX or self._bytes >= BYTES_MAX
+
+    def turns_at_once(self, ready: int) -> int:
+        """Return after how many turns, of so many that are ready, to let a commit begin.
+
+        Half of them, where nothing is on its way and another process works on the commit while the rest run: from then
+        on the halves take turns.
+        """
+        if self._provider.is_remote and ready >= HALVED_MIN and self.is_settled:
+            return ready // 2
+        return STEPS_MAX
 
     @property
     def is_settled(self) -> bool:

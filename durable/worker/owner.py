@@ -231,7 +231,7 @@ class Owner:
     def _pump(self) -> None:
         """Run turns for what is ready: a callback of the loop, never inside a task."""
         self._is_pumping = False
-        until = self._loop.time() + self.attempts.slice_s
+        until, turns = self._loop.time() + self.attempts.slice_s, self.commits.turns_at_once(len(self._ready))
         loading: list[LiveInstance] = []
         while self._ready and not self.commits.is_full:
             live = self._ready.pop()
@@ -243,7 +243,8 @@ class Owner:
                 loading.append(live)
                 continue
             self._turn(live)
-            if self._loop.time() > until:
+            turns -= 1
+            if turns == 0 or self._loop.time() > until:
                 break
         if loading:
             self._spawn(self._loader.load(loading))

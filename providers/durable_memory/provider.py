@@ -43,6 +43,7 @@ class MemoryProvider:
 
     batch_bytes_max: int | None = None
     is_fenced_by_lock = False
+    is_remote = False
 
     def __init__(
         self, store_name: str, hub_name: str, ports: Ports, *, message_bytes_max: int | None, is_kept: bool = True

@@ -46,6 +46,7 @@ class PostgresProvider:
     message_bytes_max: int | None = refusal.VALUE_BYTES_MAX
     batch_bytes_max: int | None = refusal.BATCH_BYTES_MAX
     is_fenced_by_lock = False
+    is_remote = True
 
     def __init__(
         self,

@@ -127,6 +127,7 @@ class SqliteProvider:
     message_bytes_max: int | None = VALUE_BYTES_MAX
     batch_bytes_max: int | None = None
     is_fenced_by_lock = True
+    is_remote = False
 
     def __init__(self, path: str, hub_name: str, ports: Ports, *, may_create: bool) -> None:
         self._path = path

@@ -75,7 +75,7 @@ class Leases(Promises):
         provider = await store.open()
         for limit in (provider.message_bytes_max, provider.batch_bytes_max):
             assert limit is None or (type(limit) is int and limit > 0)
-        assert type(provider.is_fenced_by_lock) is bool
+        assert type(provider.is_fenced_by_lock) is type(provider.is_remote) is bool
 
     async def test_a_hub_is_the_same_for_all_who_open_it(self, store: Store) -> None:
         providers = [store.connect() for _ in range(2)]

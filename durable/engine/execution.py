@@ -172,7 +172,7 @@ class Execution:
         """Close the suspended orchestrator: its `finally` blocks run and have no effect. Safe to call twice."""
         if not self.loop.is_closing:
             run_inside(self.loop, self.loop.close_everything)
-            self.requests.forget()  # what refers to one another is not left to the garbage collector
+        self.requests.forget()  # what refers to one another is not left to the garbage collector
 
     def _finish_record(self, events: int, size_bytes: int) -> None:
         self._events_before += events

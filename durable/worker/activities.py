@@ -330,7 +330,8 @@ class ActivityRunner:
         if attempt.has_left:
             return
         attempt.has_left = True
-        attempt.task = attempt.unentered = None  # which refer to it: a circle would be left to the garbage collector
+        # All of them refer to it: a circle would be left to the garbage collector.
+        attempt.task = attempt.unentered = attempt.context = None
         self.free_slots += 1
         if self.attempts.get(attempt.address) is attempt:
             del self.attempts[attempt.address]

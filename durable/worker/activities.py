@@ -204,10 +204,13 @@ class ActivityRunner:
                 self._loop.call_soon(self._out_of_queue, attempt, context=self._context)
                 return
             self._set_timer(attempt, "queue", left, self._out_of_queue)
+        if not (attempt.is_in_line or self.line.count) and self.free_slots > 0 and self._may_begin():
+            self._begin(attempt)  # nobody waits
+            return
         self.line.append(attempt)
         if not attempt.is_in_line:
             self._fill()
-        elif len(self.line) == 1:  # the first: others that go before it may come with the same commit
+        elif self.line.count == 1:  # the first: others that go before it may come with the same commit
             self._loop.call_soon(self._fill, context=self._context)
 
     def cancel(self, address: TaskAddress) -> None:
@@ -298,7 +301,6 @@ class ActivityRunner:
                     return
                 attempt = self.line.pop()
                 if not attempt.is_settled:
-                    self.free_slots -= 1
                     self._begin(attempt)
         finally:
             self._is_filling = False
@@ -342,6 +344,7 @@ class ActivityRunner:
             self._on_free()
 
     def _begin(self, attempt: Attempt) -> None:
+        self.free_slots -= 1
         _stop_timers(attempt)
         attempt.is_started = True
         attempt.started_us = self._clock.now()

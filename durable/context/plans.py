@@ -139,7 +139,7 @@ class Plans:
             retry_policy=None if definition is None else definition.options.retry_policy,
             options=options,
             what_input=f"input of {kind} '{name}'",
-            read_result=lambda stored: self.read(stored, annotation, what),
+            read_result=functools.partial(self.read, annotation=annotation, what=what),
         )
 
     def read(self, stored: bytes | None, annotation: Any, what: str) -> Any:
@@ -154,7 +154,7 @@ class Plans:
 
     def decode(self, stored: bytes | None, annotation: Any, what: str) -> Any:
         """Return a stored value as the annotation makes it. Raises PayloadError."""
-        plain = NO_VALUE if stored is None else self.unseal(stored)
+        plain = NO_VALUE if stored is None else self._sealer.unseal(stored)
         return decode(plain, annotation, what=what)
 
     def unseal(self, stored: bytes) -> bytes:

@@ -189,7 +189,8 @@ class ActivityCall:
         elif isinstance(event, ev.ActivityFailed):
             error = ActivityTimeoutError if event.is_timeout else ActivityFailedError
             self.task.fail(error(event.details, task_name=self._name, instance_id=self._execution.key.id))
-        self._finish()
+        if self._total_timer is not None:
+            self._finish()
         return None
 
     def _wait(self, wait: timedelta) -> None:

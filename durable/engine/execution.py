@@ -142,7 +142,8 @@ class Execution:
 
         Raises DivergenceError or TurnBudgetExceededError; the execution is then of no further use.
         """
-        self.time_us = max(self.time_us, now, *map(self.timers.due_of, arrivals))
+        dues = map(self.timers.due_of, arrivals) if self.timers.open else ()
+        self.time_us = max(self.time_us, now, *dues)
         self._carried_left = CARRIED_MAX
         left, refused = iter(arrivals), list[tuple[HistoryEvent, str]]()
         self._run(self._take, left, refused)
@@ -150,8 +151,10 @@ class Execution:
 
     def _take(self, arrivals: Iterator[HistoryEvent], refused: list[tuple[HistoryEvent, str]]) -> None:
         carried = self.mailbox.carried
-        self._apply_opening()
-        self._take_left()
+        if self._opening:
+            self._apply_opening()
+        if carried.count or self.requests.recalled:
+            self._take_left()
         while self.outcome is None and (arrival := next(arrivals, None)) is not None:
             reason = refusal(self, arrival)
             if reason is not None:
@@ -209,7 +212,7 @@ class Execution:
         status, self._custom_status = self._custom_status, UNCHANGED
         memos, self._memos, failed = self._memos, (), self.failed_attempts or ()
         self._finish_record(len(self._events), 0)
-        opening = opening_record(outcome, self.started, self.held, self.time_us)
+        opening = None if outcome is None else opening_record(outcome, self.started, self.held, self.time_us)
         if isinstance(outcome, ev.OrchestrationContinuedAsNew) and outcome.carry_over_events:
             self.mailbox.leave(self._held_events())
             self.held = NOTHING_HELD
@@ -551,14 +554,15 @@ class Execution:
     @property
     def next_due(self) -> int | None:
         """When the earliest open timer is due."""
-        return self.timers.next_due
+        return self.timers.next_due if self.timers.open else None
 
     @property
     def goes_on(self) -> bool:
         """True when another turn would have something to do, though nothing arrives."""
         if self.is_suspended or self.outcome is not None:
             return False
-        return bool(self.held) or self.mailbox.carried.has_wanted(self.mailbox.is_awaited)
+        carried = self.mailbox.carried
+        return bool(self.held or (carried.count and carried.has_wanted(self.mailbox.is_awaited)))
 
     @property
     def has_opening(self) -> bool:
@@ -567,7 +571,7 @@ class Execution:
 
     def due_timers(self, now: int, limit: int = 1 << 62) -> list[ev.TimerFired]:
         """Return arrivals for the timers that are due, by due time and then position, at most `limit`."""
-        return [ev.TimerFired(task_id) for task_id in self.timers.due(now, limit)]
+        return [ev.TimerFired(task_id) for task_id in self.timers.due(now, limit)] if self.timers.open else []
 
     @property
     def history_length(self) -> int:
@@ -575,9 +579,8 @@ class Execution:
         return self._events_before + (self._cursor if self.is_replaying else len(self._events))
 
     def derived_id(self, *parts: object) -> str:
-        """Return 32 hexadecimal digits, the same on every replay and nowhere else; parts of a request end with its position."""
-        position = parts[-1] if isinstance(parts[-1], int) else None
-        return self.seeds.derive(*parts, position=position).hex()
+        """Return 32 hexadecimal digits, as `Seeds` derives them."""
+        return self.seeds.derived_id(*parts)
 
     def has_inherited(self, generation: int, task_id: int) -> bool:
         """Tell whether a request is the one that an older generation of this run has made, and this one has taken over."""

@@ -58,7 +58,10 @@ def decode(data: bytes, annotation: Any = ANY, *, what: str = "value", strict_si
         value = unpack_plain(data)
     except Exception as error:  # many kinds, by what is wrong with the bytes; also what constructors of dates raise
         raise PayloadError(f"{what}: cannot be read: {reason_of(error)}") from error
-    return value if annotation is ANY else shape_of(annotation).validate(value, what)
+    if annotation is ANY:
+        return value
+    shape = shape_of(annotation)
+    return value if shape.matches(value) else shape.validate(value, what)
 
 
 def check(value: Any, annotation: Any = ANY, *, what: str = "input") -> bytes:

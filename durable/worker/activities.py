@@ -74,15 +74,20 @@ class Attempt:
         address: TaskAddress,
         partition: int,
         request: ActivityScheduled,
-        idempotency_key: str,
+        make_key: Callable[[], str],
         requested_at: int,
     ) -> None:
         self.runner = runner
         self.address = address
         self.partition = partition
         self.request = request
-        self.idempotency_key = idempotency_key
+        self._make_key = make_key
         self.requested_at = requested_at
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same on every delivery and attempt of one call. Made when it is asked for: few activities do."""
+        return self._make_key()
 
     @property
     def last_heartbeat(self) -> Any:
@@ -339,13 +344,15 @@ class ActivityRunner:
             del self.attempts[attempt.address]
         if self._idle is not None and not self.attempts and not self._idle.done():
             self._idle.set_result(None)
-        self._fill()
+        if self.line.count:
+            self._fill()
         if self.free_slots > 0:
             self._on_free()
 
     def _begin(self, attempt: Attempt) -> None:
         self.free_slots -= 1
-        _stop_timers(attempt)
+        if attempt.timers:
+            _stop_timers(attempt)
         attempt.is_started = True
         attempt.started_us = self._clock.now()
         options = attempt.request.options
@@ -368,7 +375,8 @@ class ActivityRunner:
             self._end(attempt, self._failure(attempt, error))
             self._leave(attempt)
             return
-        tell_of_start(self.spawn, attempt.address, attempt.request)
+        if options.limit is not None:
+            tell_of_start(self.spawn, attempt.address, attempt.request)
         if attempt.is_claimed or attempt.is_in_line:
             self._start_notes.begun(attempt)
         is_named = type(attempt.context).__name__ in definition.signature.context_names
@@ -520,7 +528,8 @@ class ActivityRunner:
 
     def _settle(self, attempt: Attempt) -> None:
         attempt.is_settled = True
-        _stop_timers(attempt)
+        if attempt.timers:
+            _stop_timers(attempt)
         if not attempt.is_started and self.attempts.get(attempt.address) is attempt:
             del self.attempts[attempt.address]
 

@@ -214,7 +214,7 @@ class Claims:
             return
         if row.heartbeat is not None:
             request = _with_heartbeat(request, row.heartbeat)
-        attempt = Attempt(self._runner, row.task, row.partition, request, idempotency_key, requested_at)
+        attempt = Attempt(self._runner, row.task, row.partition, request, lambda: idempotency_key, requested_at)
         attempt.is_claimed = True
         attempt.trace = trace
         attempt.is_repeated = row.deliveries > 1

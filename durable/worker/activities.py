@@ -356,11 +356,11 @@ class ActivityRunner:
         attempt.is_started = True
         attempt.started_us = self._clock.now()
         options = attempt.request.options
-        attempt.beaten_at = self._loop.time()
         if options.timeout is not None:
             attempt.deadline = datetime.fromtimestamp((self._clock.now() + options.timeout) / 1e6, UTC)
             self._set_timer(attempt, "timeout", options.timeout / 1e6, self._out_of_time)
         if options.heartbeat_timeout is not None:
+            attempt.beaten_at = self._loop.time()
             self._watch_beats(attempt)
         try:
             definition = self.app.find_activity(attempt.request.name, attempt.request.version)

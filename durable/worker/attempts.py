@@ -85,7 +85,7 @@ class OwnerAttempts:
             return Placement.QUEUE
         if partition in self._keeper.parting or not self._runner.serves(request.name, request.version):
             return Placement.QUEUE
-        free = self._runner.free_slots - self._runner.waiting - len(self._reserved)
+        free = self._runner.free_slots - self._runner.line.count - len(self._reserved)
         if options.attachment is not None:
             if free < RANKED_FREE_MIN:
                 if not self._has_line_for(request):
@@ -129,7 +129,7 @@ class OwnerAttempts:
     @property
     def slice_s(self) -> float:
         """How long the owner may run turns before those that run here go on."""
-        return SLICE_WITH_LINE_S if self._runner.waiting else SLICE_S
+        return SLICE_WITH_LINE_S if self._runner.line.count else SLICE_S
 
     def start(self, live: LiveInstance, held: Offer) -> None:
         """Run an attempt here, whose request is durable now."""

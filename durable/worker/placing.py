@@ -243,7 +243,7 @@ class Placing:
         """Hold the attempts whose permits have come, or queue them; None if there is none, or it is not the time."""
         execution, state = live.execution, live.state
         is_time = not (live.control or live.begun or row.parked_until or row.status.is_finished)
-        if not (state.permits.counts and is_time) or execution is None:
+        if not is_time or execution is None:
             return None
         granted = [pending for pending in live.normal if isinstance(pending.event, PermitGranted)]
         if not granted:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from durable import events as ev
 from durable.app import App
-from durable.carried import CarriedChange
+from durable.carried import NOTHING_CHANGED, CarriedChange
 from durable.context.handlers import SpoiltExecutionError
 from durable.engine.driver import TurnInterrupted
 from durable.engine.execution import Execution
@@ -192,7 +192,7 @@ class Turns:
             and ending(live, row) is not None
         ):
             return self.steps.end_children(live, row, placing.INLINE_MESSAGES_MAX)
-        let_in = self.placing.let_in(live, row)
+        let_in = self.placing.let_in(live, row) if live.state.permits.counts else None
         if let_in is not None:
             return let_in
         live.wants_turn = False
@@ -492,6 +492,6 @@ def _has_begun(live: LiveInstance, row: InstanceRow) -> bool:
 
 def _leaves_nothing_to_note(state: OwnerState, turn: Turn) -> bool:
     """Tell whether an owner has nothing to note, neither before a turn nor after it: as for most turns."""
-    if state.is_noteworthy or turn.farewells or turn.carried or turn.outcome is not None:
+    if turn.outcome is not None or turn.farewells or turn.carried is not NOTHING_CHANGED or state.is_noteworthy:
         return False
     return len(turn.messages) + len(turn.activities) <= placing.INLINE_MESSAGES_MAX

@@ -249,6 +249,8 @@ class Execution:
 
     def undelivered(self) -> list[HistoryEvent]:
         """Return what found nobody: the buffered events, and a cancel that is still held."""
+        if not (self.mailbox.count or self.held):
+            return []
         return [*self.buffered_events(), *(e for e in self.held if isinstance(e, ev.OrchestrationCancelRequested))]
 
     def _held_events(self) -> list[ev.EventRaised]:

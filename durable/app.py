@@ -325,7 +325,6 @@ class _Catalogue(Generic[D]):
     def __init__(self, kind: type[D]) -> None:
         self._kind = kind
         self._by_name: dict[str, dict[VersionKey, D]] = {}
-        self._exact: dict[tuple[str, str], D] = {}  # by canonical version, which is how requests name it
         self._newest: dict[str, D] = {}
         self._by_function: dict[tuple[int, ...], D] = {}
         self._in_order: list[D] = []
@@ -355,7 +354,6 @@ class _Catalogue(Generic[D]):
         name, function = definition.name, identity_of(definition.function)
         self._in_order.append(definition)
         self._by_name.setdefault(name, {})[definition.version_key] = definition
-        self._exact[name, definition.exact_version] = definition
         if definition.version_key >= self._newest.get(name, definition).version_key:
             self._newest[name] = definition
         first = self._by_function.get(function, definition)
@@ -378,7 +376,7 @@ class _Catalogue(Generic[D]):
         """Return the definition of a name in that version, or in the newest if the version is None."""
         if version is None:
             return self._newest.get(name)
-        return self._exact.get((name, version)) or self._by_name.get(name, {}).get(version_key(version))
+        return self._by_name.get(name, {}).get(version_key(version))
 
     def of(self, function: AnyFunction) -> D | None:
         """Return the definition of this very function; of several, the newest under the name that it was given first."""

@@ -23,6 +23,7 @@ _MINDS_THE_LOOP: Final = {
 }
 """What in asyncio raises when it is given something of another event loop."""
 
+
 class _OwnFiles(dict[str, bool]):
     """By file, whether it belongs to this package or to asyncio, not to the user."""
 

@@ -65,28 +65,22 @@ class Execution:
     # fmt: on
 
     def __init__(self, key: InstanceKey, run_id: str, generation: int, program: Program, ports: Ports) -> None:
-        self.key = key
-        self.run_id = run_id
-        self.generation = generation
+        self.key, self.run_id, self.generation = key, run_id, generation
         self.ports = ports
         self.writer = TaskRef(*key, run_id, generation, 0)  # as whom the code acts: of a prefix, who has written that
         self.started: ev.OrchestrationStarted | None = None
         self.outcome: HistoryEvent | None = None
-        self.time_us = 0
-        self.is_replaying = False
-        self.is_suspended = False
-        self.history_bytes = 0
+        self.time_us = self.history_bytes = 0
+        self.is_replaying = self.is_suspended = False
         self.interruption: str | None = None
-        self.renewals = 0  # how often the run went on after its end, and when it last did
-        self.renewed_us = 0
+        self.renewals = self.renewed_us = 0  # how often the run went on after its end, and when it last did
         self._inherited: list[tuple[TaskRef, int]] = []
         self._patches: dict[str, bool] = {}
         self.matched: HistoryEvent | None = None  # the last recorded request that the code has asked for
         self.is_at_rest = False  # where the code diverged, it asked for nothing
         self.observer: Callable[[HistoryEvent], None] | None = None  # told of each arrival, when the code has seen it
         self.requests = Requests()
-        self.open_activities = self.requests.activities
-        self.open_children = self.requests.children
+        self.open_activities, self.open_children = self.requests.activities, self.requests.children
         self.failed_attempts: list[FailedAttempt] = []
         self.farewells: dict[str, Outgoing] = {}
         self.attachment: bytes | None = None
@@ -97,8 +91,7 @@ class Execution:
         self.program = program
         self.main: asyncio.Task[Any] | None = None
         self._failure: BaseException | None = None
-        self.timers = Timers()
-        self.mailbox = Mailbox()
+        self.timers, self.mailbox = Timers(), Mailbox()
         self.handlers: Handlers | None = None  # what the code has registered for queries and updates
         self.held: deque[HistoryEvent] = NOTHING_HELD
         self._opening: Sequence[HistoryEvent] = ()
@@ -142,8 +135,7 @@ class Execution:
 
         Raises DivergenceError or TurnBudgetExceededError; the execution is then of no further use.
         """
-        dues = map(self.timers.due_of, arrivals) if self.timers.open else ()
-        self.time_us = max(self.time_us, now, *dues)
+        self.time_us = max(self.time_us, now, *(map(self.timers.due_of, arrivals) if self.timers.open else ()))
         self._carried_left = CARRIED_MAX
         left, refused = iter(arrivals), list[tuple[HistoryEvent, str]]()
         self._run(self._take, left, refused)
@@ -151,8 +143,7 @@ class Execution:
 
     def _take(self, arrivals: Iterator[HistoryEvent], refused: list[tuple[HistoryEvent, str]]) -> None:
         carried = self.mailbox.carried
-        if self._opening:
-            self._apply_opening()
+        self._apply_opening()
         if carried.count or self.requests.recalled:
             self._take_left()
         while self.outcome is None and (arrival := next(arrivals, None)) is not None:
@@ -176,6 +167,7 @@ class Execution:
         if not self.loop.is_closing:
             run_inside(self.loop, self.loop.close_everything)
         self.requests.forget()  # what refers to one another is not left to the garbage collector
+        self.mailbox.forget()
 
     def _finish_record(self, events: int, size_bytes: int) -> None:
         self._events_before += events
@@ -563,8 +555,7 @@ class Execution:
         """True when another turn would have something to do, though nothing arrives."""
         if self.is_suspended or self.outcome is not None:
             return False
-        carried = self.mailbox.carried
-        return bool(self.held or (carried.count and carried.has_wanted(self.mailbox.is_awaited)))
+        return bool(self.held) or self.mailbox.carried.has_wanted(self.mailbox.is_awaited)
 
     @property
     def has_opening(self) -> bool:

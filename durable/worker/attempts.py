@@ -16,7 +16,8 @@ from durable.errors import StoreError
 from durable.events import HistoryEvent, InstanceKey
 from durable.messages import dropped_memo, encode_arrivals, heartbeat_key
 from durable.provider import ActivityRow, Memo, Message, Provider, TaskAddress
-from durable.worker.activities import INVALID_S, ActivityRunner, Attempt
+from durable.worker.activities import INVALID_S, ActivityRunner
+from durable.worker.attempt import Attempt
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits

@@ -16,7 +16,7 @@ from durable.middleware import ActivityCall, Around
 from durable.payloads import Sealer
 
 if TYPE_CHECKING:
-    from durable.worker.activities import Attempt
+    from durable.worker.attempt import Attempt
 
 
 class Calling:

@@ -21,7 +21,8 @@ from durable.events import HistoryEvent
 from durable.messages import decode_activity, encode_arrivals
 from durable.payloads import is_sealed
 from durable.provider import ActivityRow, Beat, Lease, Message, Provider, Report, TaskAddress
-from durable.worker.activities import ActivityRunner, Attempt
+from durable.worker.activities import ActivityRunner
+from durable.worker.attempt import Attempt
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.watching import UNWATCHED, Watchers

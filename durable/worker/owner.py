@@ -424,8 +424,7 @@ class Owner:
         """Let out the effects of what is now durable."""
         refused = {id(batch.steps[index]): why for index, why in committed.refused.items()}
         for item in prepared:
-            if item.held:
-                self.attempts.unreserve(item.held)
+            self.attempts.unreserve(item.held)
             is_ours = self._lives.get(item.live.key) is item.live
             why = refused.get(id(item.step)) if item.step is not None else None
             if why is not None:

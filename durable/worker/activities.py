@@ -75,6 +75,7 @@ class ActivityRunner:
         self.sealer = sealer
         self.client = client
         self.attempts: dict[TaskAddress, Attempt] = {}
+        self._found: dict[tuple[str, str | None], ActivityDefinition] = {}
         self.free_slots = slots
         self._clock = clock
         self.slots = slots
@@ -107,10 +108,19 @@ class ActivityRunner:
         asked_at = min((attempt.requested_at for attempt in self.line), default=None)
         return 0.0 if asked_at is None else max(self._clock.now() - asked_at, 0) / 1e6
 
+    def find(self, name: str, version: str | None) -> ActivityDefinition:
+        """Return an activity of the app. Raises UnknownNameError."""
+        found = self._found.get((name, version))
+        if found is None:
+            found = self.app.find_activity(name, version)
+            if version is not None:  # else a newer one may be registered meanwhile
+                self._found[name, version] = found
+        return found
+
     def serves(self, name: str, version: str | None) -> bool:
         """Tell whether the app can run this activity."""
         try:
-            self.app.find_activity(name, version)
+            self.find(name, version)
         except UnknownNameError:
             return False
         return True
@@ -285,7 +295,7 @@ class ActivityRunner:
             attempt.beaten_at = self._loop.time()
             self._watch_beats(attempt)
         try:
-            definition = self.app.find_activity(attempt.request.name, attempt.request.version)
+            definition = self.find(attempt.request.name, attempt.request.version)
             attempt.context = context_for(attempt, definition.signature)
             try:
                 arguments = self._calling.arguments(definition, attempt)
@@ -301,8 +311,8 @@ class ActivityRunner:
             tell_of_start(self.spawn, attempt.address, attempt.request)
         if attempt.is_claimed or attempt.is_in_line:
             self._start_notes.begun(attempt)
-        is_named = type(attempt.context).__name__ in definition.signature.context_names
-        if attempt.context.is_ready or not is_named:  # else nothing asks for what would be got ready
+        # Where nothing names its class, nothing asks for what would be got ready.
+        if attempt.context.is_ready or type(attempt.context).__name__ not in definition.signature.context_names:
             self._call(attempt, definition, arguments)
             return
         attempt.task = self._loop.create_task(attempt.context.prepare(), context=self._context.copy())

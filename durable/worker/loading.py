@@ -96,7 +96,7 @@ class Loader:
                 return live.children is None and not live.outbox
         if not live.is_recovered and row.open_work:
             return True
-        if live.beginning() is not None:
+        if not row.records and live.beginning() is not None:
             return live.begun is None
         return live.execution is None and row.records > 0
 

@@ -79,7 +79,7 @@ class Execution:
         self.matched: HistoryEvent | None = None  # the last recorded request that the code has asked for
         self.is_at_rest = False  # where the code diverged, it asked for nothing
         self.observer: Callable[[HistoryEvent], None] | None = None  # told of each arrival, when the code has seen it
-        self.requests = Requests()
+        self.requests, self.timers, self.mailbox = Requests(), Timers(), Mailbox()
         self.open_activities, self.open_children = self.requests.activities, self.requests.children
         self.failed_attempts: list[FailedAttempt] = []
         self.farewells: dict[str, Outgoing] = {}
@@ -91,7 +91,6 @@ class Execution:
         self.program = program
         self.main: asyncio.Task[Any] | None = None
         self._failure: BaseException | None = None
-        self.timers, self.mailbox = Timers(), Mailbox()
         self.handlers: Handlers | None = None  # what the code has registered for queries and updates
         self.held: deque[HistoryEvent] = NOTHING_HELD
         self._opening: Sequence[HistoryEvent] = ()
@@ -137,7 +136,8 @@ class Execution:
         """
         self.time_us = max(self.time_us, now, *(map(self.timers.due_of, arrivals) if self.timers.open else ()))
         self._carried_left = CARRIED_MAX
-        left, refused = iter(arrivals), list[tuple[HistoryEvent, str]]()
+        refused: list[tuple[HistoryEvent, str]] = []
+        left = iter(arrivals)
         self._run(self._take, left, refused)
         return self._answer(refused, left)
 
@@ -189,7 +189,7 @@ class Execution:
 
     def _answer(self, refused: list[tuple[HistoryEvent, str]], leftover: Iterator[HistoryEvent]) -> Turn:
         record, outcome = Record(self.time_us, tuple(self._events)), self.outcome
-        activities, dropped, sends = list[ev.ActivityScheduled](), list[int](), False
+        activities, dropped, sends = [], [], False
         for event in record.events:
             if isinstance(event, ev.ActivityScheduled):
                 if event.task_id in self.open_activities:

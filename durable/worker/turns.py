@@ -206,7 +206,7 @@ class Turns:
         taken = self._take(live, row)
         if row.status.is_finished:
             return self.steps.ended(live, row, taken)
-        prepared = Prepared(live, taken=taken)
+        prepared = Prepared(live, taken)
         try:
             return self._prepare(live, row, prepared)
         except Exception as error:

@@ -411,34 +411,37 @@ class Turns:
                 status = end_changes(turn.outcome, changes, now)
             state = state_over_the_end(state, turn)
         held_open = 0 if is_over else turn.open_activities - state.queued.count
-        progress = Progress(
-            generation=generation,
-            records=records,
-            chain=chain,
-            status=status,
-            updated_at=now,
-            due_at=None if is_over else turn.next_due,
-            open_work=held_open + (turn.next_generation is not None or turn.goes_on) + (state.cursor is not None),
-            parked_until=0 if is_over else self._due_later(live, row),
-            state=state.encode(),
+        progress = (
+            Progress(  # it and the step in the order of their fields: by their names they would take twice as long
+                generation,
+                records,
+                chain,
+                status,
+                now,
+                None if is_over else turn.next_due,
+                held_open + (turn.next_generation is not None or turn.goes_on) + (state.cursor is not None),
+                0 if is_over else self._due_later(live, row),
+                state.encode(),
+            )
         )
         return self.steps.complete(
             prepared,
             row,
             state,
             Step(
-                key=row.key,
-                run_id=row.run_id,
-                before=(row.generation, row.records),
-                progress=progress,
-                changes=changes,
-                appends=appends,
-                consumed=consumed_by(prepared.taken) or (),
-                drop_generations_below=drop_below,
-                drop_generations=journal.drops,
-                queue_adds=adds,
-                queue_drops=drops,
-                removes_if_idle=turn.is_dispensable and state.cursor is None,
+                row.key,
+                row.run_id,
+                (row.generation, row.records),
+                progress,
+                changes,
+                appends,
+                consumed_by(prepared.taken) or (),
+                drop_below,
+                journal.drops,
+                adds,
+                drops,
+                None,  # nothing takes its place
+                turn.is_dispensable and state.cursor is None,
             ),
         )
 

@@ -125,16 +125,7 @@ class Around:
         self._activity = _overridden(middleware, "activity")
         self._turn = _overridden(middleware, "turn")
         self._client = _overridden(middleware, "client")
-
-    @property
-    def has_activities(self) -> bool:
-        """Whether any of it runs around activities."""
-        return bool(self._activity)
-
-    @property
-    def has_turns(self) -> bool:
-        """Whether any of it runs around turns."""
-        return bool(self._turn)
+        self.has_activities, self.has_turns = bool(self._activity), bool(self._turn)  # any of it runs around those
 
     def activity(self, call: ActivityCall) -> AbstractContextManager[None]:
         """Return what runs around a function."""

@@ -23,17 +23,21 @@ _MINDS_THE_LOOP: Final = {
 }
 """What in asyncio raises when it is given something of another event loop."""
 
-own_files: dict[str, bool] = {}
-"""What `is_own_code` has found, by file."""
+
+class _OwnFiles(dict[str, bool]):
+    """By file, whether it belongs to this package or to asyncio, not to the user."""
+
+    def __missing__(self, filename: str) -> bool:
+        found = self[filename] = filename.startswith(_OWN_CODE)
+        return found
+
+
+own_files: Final = _OwnFiles()
 
 
 def is_own_code(code: CodeType) -> bool:
     """Tell whether a code object belongs to this package or to asyncio, not to the user."""
-    filename = code.co_filename
-    known = own_files.get(filename)
-    if known is None:
-        known = own_files[filename] = filename.startswith(_OWN_CODE)
-    return known
+    return own_files[code.co_filename]
 
 
 def awaiting_location(coroutine: Any) -> str:

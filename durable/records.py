@@ -146,7 +146,7 @@ def _tags_from_plain(plain: Any) -> Any:
 
 
 class _Kind(NamedTuple):
-    """What a field of an event is on the wire: these types exactly; and how it is converted, where it is no plain value."""
+    """What a field of an event is on the wire: these types exactly; and how it is converted, where msgpack does not do that."""
 
     types: frozenset[type]
     encode: Callable[[Any], Any] | None = None
@@ -168,9 +168,9 @@ _KINDS: dict[str, _Kind] = {
     "FailureDetails": _Kind(frozenset({list}), details_to_plain, details_from_plain),
     "FailureDetails | None": _Kind(frozenset({list, NoneType}), details_to_plain, details_from_plain),
     "ActivityOptions": _Kind(frozenset({list}), _options_to_plain, _options_from_plain),
-    "Mapping[str, str] | None": _Kind(frozenset({dict, NoneType}), lambda tags: tags, _tags_from_plain),
-    "TaskRef": _Kind(frozenset({list}), lambda ref: ref, _task_ref_from_plain),
-    "TaskRef | None": _Kind(frozenset({list, NoneType}), lambda ref: ref, _task_ref_from_plain),
+    "Mapping[str, str] | None": _Kind(frozenset({dict, NoneType}), decode=_tags_from_plain),
+    "TaskRef": _Kind(frozenset({list}), decode=_task_ref_from_plain),
+    "TaskRef | None": _Kind(frozenset({list, NoneType}), decode=_task_ref_from_plain),
 }
 """By the annotation of the field, as it is written; a name of `durable.events` may stand behind its module's."""
 
@@ -194,9 +194,8 @@ class _Layout:
         self.get: Callable[[Any], tuple[Any, ...]] = getter if len(names) > 1 else lambda event: (getter(event),)
         self.defaults = tuple(field.default for field in fields)
         self.kinds = [_kind_of(field) for field in fields]
-        self.converters = [
-            (i, kind.encode, kind.decode) for i, kind in enumerate(self.kinds) if kind.encode and kind.decode
-        ]
+        self.encoders = [(index, kind.encode) for index, kind in enumerate(self.kinds) if kind.encode]
+        self.decoders = [(index, kind.decode) for index, kind in enumerate(self.kinds) if kind.decode]
         self.known: set[tuple[type, ...]] = set()  # types of fields that were found right: a few for each class
 
     def pack(self, event: HistoryEvent) -> list[Any]:
@@ -206,7 +205,7 @@ class _Layout:
         while count and found[count - 1] == defaults[count - 1]:  # not `is`: what was read is equal, not the same
             count -= 1
         packed = [event.code, *found[:count]]
-        for index, encode, _ in self.converters:
+        for index, encode in self.encoders:
             if index < count:
                 packed[index + 1] = encode(packed[index + 1])
         return packed
@@ -218,7 +217,7 @@ class _Layout:
             for field, kind in zip(fields, self.kinds, strict=False):  # trailing defaults are left out
                 require(tuple(kind.types), field)
             self.known.add(types)
-        for index, _, decode in self.converters:
+        for index, decode in self.decoders:
             if index < len(fields):
                 fields[index] = decode(fields[index])
         return self.cls(*fields)

@@ -31,6 +31,13 @@ class Seeds:
             text = f"{text}\0{part}"
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
+    def derived_id(self, *parts: object) -> str:
+        """Return 32 hexadecimal digits, the same on every replay and nowhere else; parts of a request end with its position.
+
+        May be asked from any thread, and when the execution is over.
+        """
+        return self.derive(*parts, position=parts[-1] if isinstance(parts[-1], int) else None).hex()
+
     @property
     def mark(self) -> tuple[object, ...]:
         """What differs afterwards if an id or a number was drawn."""

@@ -30,26 +30,26 @@ class Timers:
     A timer that fires while the instance is suspended stays open until it is delivered, but is due no more.
     """
 
-    __slots__ = ("_fired", "_heap", "_open", "_renewed")
+    __slots__ = ("_fired", "_heap", "_renewed", "open")
 
     def __init__(self) -> None:
-        self._open: dict[int, Timer] = {}
+        self.open: dict[int, Timer] = {}
         self._heap: list[tuple[int, int]] = []
         self._fired = NONE_FIRED
         self._renewed: dict[int, int] = {}  # a timeout that began anew, by the one that it was before
 
     def __iter__(self) -> Iterator[int]:
         """Yield the timers that have not fired."""
-        return (task_id for task_id in self._open if task_id not in self._fired)
+        return (task_id for task_id in self.open if task_id not in self._fired)
 
     def add(self, task_id: int, timer: Timer) -> None:
         """Open a timer."""
-        self._open[task_id] = timer
+        self.open[task_id] = timer
         heapq.heappush(self._heap, (timer.due, task_id))
 
     def timeouts(self) -> list[tuple[int, Timer]]:
         """Return the timeouts that are running, each with its span."""
-        return [(task_id, self._open[task_id]) for task_id in self if self._open[task_id].span is not None]
+        return [(task_id, self.open[task_id]) for task_id in self if self.open[task_id].span is not None]
 
     def renew(self, task_id: int, by: int) -> None:
         """Note that one timer stands for another from now on, for whoever gives that one up."""
@@ -63,11 +63,11 @@ class Timers:
 
     def is_waiting(self, task_id: int) -> bool:
         """Tell whether a timer is open and has not fired."""
-        return task_id in self._open and task_id not in self._fired
+        return task_id in self.open and task_id not in self._fired
 
     def due_of(self, arrival: HistoryEvent) -> int:
         """Return when the open timer that an arrival fires is due; 0 for any other arrival."""
-        found = self._open.get(arrival.task_id) if isinstance(arrival, TimerFired) else None
+        found = self.open.get(arrival.task_id) if isinstance(arrival, TimerFired) else None
         return found.due if found is not None else 0
 
     def hold(self, task_id: int) -> None:
@@ -79,12 +79,12 @@ class Timers:
     def remove(self, task_id: int) -> Callable[[], None] | None:
         """Close a timer; return what it was to call."""
         self._fired.discard(task_id)
-        found = self._open.pop(task_id, None)
+        found = self.open.pop(task_id, None)
         return found.fire if found is not None else None
 
     def clear(self) -> None:
         """Close all timers."""
-        self._open.clear()
+        self.open.clear()
         self._heap.clear()
         self._fired = NONE_FIRED
 

@@ -42,6 +42,7 @@ from durable.context.plans import Plans, refusal
 from durable.context.starts import recorded_child, recorded_version, start_request
 from durable.engine.calls import ActivityCall, ChildCall
 from durable.engine.execution import Execution
+from durable.engine.loop import user_place
 from durable.engine.tasks import Task
 from durable.errors import (
     ActivityFailedError,
@@ -280,6 +281,7 @@ class OrchestrationContext(EntityMethods, HandlerMethods, HttpMethods):
             policy=policy,
             total_timeout_us=total_us,
             tags=noted,
+            line="" if execution.is_replaying else user_place(),
         )
         return execution.call(call)
 

@@ -139,27 +139,34 @@ class Plans:
             retry_policy=None if definition is None else definition.options.retry_policy,
             options=options,
             what_input=f"input of {kind} '{name}'",
-            read_result=lambda stored: self.read(stored, annotation, what),
+            read_result=functools.partial(_read, self._sealer, annotation, what),
         )
 
     def read(self, stored: bytes | None, annotation: Any, what: str) -> Any:
         """Return a recorded value. Raises StoredValueError, which stalls, for one that today's code cannot take."""
-        try:
-            return self.decode(stored, annotation, what)
-        except PayloadError as error:
-            raise StoredValueError(
-                f"{error}. It fitted when it was recorded: let the type take such values too, or deploy the change as a new "
-                "version of the orchestrator"
-            ) from error
+        return _read(self._sealer, annotation, what, stored)
 
     def decode(self, stored: bytes | None, annotation: Any, what: str) -> Any:
         """Return a stored value as the annotation makes it. Raises PayloadError."""
-        plain = NO_VALUE if stored is None else self.unseal(stored)
-        return decode(plain, annotation, what=what)
+        return _decode(self._sealer, annotation, what, stored)
 
     def unseal(self, stored: bytes) -> bytes:
         """Return the plain form of what is stored. Raises PayloadError."""
         return self._sealer.unseal(stored)
+
+
+def _read(sealer: Sealer, annotation: Any, what: str, stored: bytes | None) -> Any:
+    try:
+        return _decode(sealer, annotation, what, stored)
+    except PayloadError as error:
+        raise StoredValueError(
+            f"{error}. It fitted when it was recorded: let the type take such values too, or deploy the change as a new "
+            "version of the orchestrator"
+        ) from error
+
+
+def _decode(sealer: Sealer, annotation: Any, what: str, stored: bytes | None) -> Any:
+    return decode(NO_VALUE if stored is None else sealer.unseal(stored), annotation, what=what)
 
 
 def _limit_of(declared: DeclaredOptions) -> Limit | None:

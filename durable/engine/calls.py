@@ -12,7 +12,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from durable import events as ev
-from durable.engine.loop import user_place
 from durable.engine.tasks import Task
 from durable.errors import (
     ActivityFailedError,
@@ -118,6 +117,7 @@ class ActivityCall:
         total_timeout_us: int | None = None,
         tags: Mapping[str, str] | None = None,
         observe: Observe | None = None,
+        line: str = "",
     ) -> None:
         self.task: Task[Any] = Task(execution.loop, f"activity {name}")
         self._execution = execution
@@ -130,6 +130,7 @@ class ActivityCall:
         self._total_timeout_us = total_timeout_us
         self._tags = tags
         self._observe = observe
+        self._line = line  # of the user's code; no further attempt is asked for there
         self._call_id = -1
         self._current: int | None = None  # the open attempt's task id, or the retry timer's
         self._timer: int | None = None
@@ -166,7 +167,7 @@ class ActivityCall:
             self._options,
             self._tags,
             self._last_heartbeat,
-            "" if execution.is_replaying else user_place(),
+            self._line if attempt == 1 else "",
         )
         self._current = task_id
         execution.open_request(execution.emit(request), self)

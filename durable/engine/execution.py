@@ -65,28 +65,22 @@ class Execution:
     # fmt: on
 
     def __init__(self, key: InstanceKey, run_id: str, generation: int, program: Program, ports: Ports) -> None:
-        self.key = key
-        self.run_id = run_id
-        self.generation = generation
+        self.key, self.run_id, self.generation = key, run_id, generation
         self.ports = ports
         self.writer = TaskRef(*key, run_id, generation, 0)  # as whom the code acts: of a prefix, who has written that
         self.started: ev.OrchestrationStarted | None = None
         self.outcome: HistoryEvent | None = None
-        self.time_us = 0
-        self.is_replaying = False
-        self.is_suspended = False
-        self.history_bytes = 0
+        self.time_us = self.history_bytes = 0
+        self.is_replaying = self.is_suspended = False
         self.interruption: str | None = None
-        self.renewals = 0  # how often the run went on after its end, and when it last did
-        self.renewed_us = 0
+        self.renewals = self.renewed_us = 0  # how often the run went on after its end, and when it last did
         self._inherited: list[tuple[TaskRef, int]] = []
         self._patches: dict[str, bool] = {}
         self.matched: HistoryEvent | None = None  # the last recorded request that the code has asked for
         self.is_at_rest = False  # where the code diverged, it asked for nothing
         self.observer: Callable[[HistoryEvent], None] | None = None  # told of each arrival, when the code has seen it
-        self.requests = Requests()
-        self.open_activities = self.requests.activities
-        self.open_children = self.requests.children
+        self.requests, self.timers, self.mailbox = Requests(), Timers(), Mailbox()
+        self.open_activities, self.open_children = self.requests.activities, self.requests.children
         self.failed_attempts: list[FailedAttempt] = []
         self.farewells: dict[str, Outgoing] = {}
         self.attachment: bytes | None = None
@@ -97,8 +91,6 @@ class Execution:
         self.program = program
         self.main: asyncio.Task[Any] | None = None
         self._failure: BaseException | None = None
-        self.timers = Timers()
-        self.mailbox = Mailbox()
         self.handlers: Handlers | None = None  # what the code has registered for queries and updates
         self.held: deque[HistoryEvent] = NOTHING_HELD
         self._opening: Sequence[HistoryEvent] = ()
@@ -142,16 +134,18 @@ class Execution:
 
         Raises DivergenceError or TurnBudgetExceededError; the execution is then of no further use.
         """
-        self.time_us = max(self.time_us, now, *map(self.timers.due_of, arrivals))
+        self.time_us = max(self.time_us, now, *(map(self.timers.due_of, arrivals) if self.timers.open else ()))
         self._carried_left = CARRIED_MAX
-        left, refused = iter(arrivals), list[tuple[HistoryEvent, str]]()
+        refused: list[tuple[HistoryEvent, str]] = []
+        left = iter(arrivals)
         self._run(self._take, left, refused)
         return self._answer(refused, left)
 
     def _take(self, arrivals: Iterator[HistoryEvent], refused: list[tuple[HistoryEvent, str]]) -> None:
         carried = self.mailbox.carried
         self._apply_opening()
-        self._take_left()
+        if carried.count or self.requests.recalled:
+            self._take_left()
         while self.outcome is None and (arrival := next(arrivals, None)) is not None:
             reason = refusal(self, arrival)
             if reason is not None:
@@ -172,7 +166,8 @@ class Execution:
         """Close the suspended orchestrator: its `finally` blocks run and have no effect. Safe to call twice."""
         if not self.loop.is_closing:
             run_inside(self.loop, self.loop.close_everything)
-            self.requests.forget()  # what refers to one another is not left to the garbage collector
+        self.requests.forget()  # what refers to one another is not left to the garbage collector
+        self.mailbox.forget()
 
     def _finish_record(self, events: int, size_bytes: int) -> None:
         self._events_before += events
@@ -194,7 +189,7 @@ class Execution:
 
     def _answer(self, refused: list[tuple[HistoryEvent, str]], leftover: Iterator[HistoryEvent]) -> Turn:
         record, outcome = Record(self.time_us, tuple(self._events)), self.outcome
-        activities, dropped, sends = list[ev.ActivityScheduled](), list[int](), False
+        activities, dropped, sends = [], [], False
         for event in record.events:
             if isinstance(event, ev.ActivityScheduled):
                 if event.task_id in self.open_activities:
@@ -209,29 +204,29 @@ class Execution:
         status, self._custom_status = self._custom_status, UNCHANGED
         memos, self._memos, failed = self._memos, (), self.failed_attempts or ()
         self._finish_record(len(self._events), 0)
-        opening = opening_record(outcome, self.started, self.held, self.time_us)
+        opening = None if outcome is None else opening_record(outcome, self.started, self.held, self.time_us)
         if isinstance(outcome, ev.OrchestrationContinuedAsNew) and outcome.carry_over_events:
             self.mailbox.leave(self._held_events())
             self.held = NOTHING_HELD
-        return Turn(
-            record=record,
-            refused=refused or (),
-            leftover=tuple(leftover),
-            outcome=outcome,
-            carried=self.mailbox.carried.change(),
-            next_generation=opening,
-            next_due=self.next_due,
-            open_activities=len(self.open_activities),
-            is_suspended=self.is_suspended,
-            goes_on=self.goes_on,
-            custom_status=status,
-            memos=memos,
-            is_dispensable=self.is_dispensable and outcome is None and not self.mailbox.count,
-            messages=messages,
-            farewells=dict(self.farewells),
-            activities=activities,
-            dropped_activities=tuple(dropped),
-            failed_attempts=failed,
+        return Turn(  # in the order of its fields: by their names it would take three times as long
+            record,
+            refused or (),
+            tuple(leftover),
+            self.mailbox.carried.change(),
+            outcome,
+            opening,
+            self.next_due,
+            len(self.open_activities),
+            self.is_suspended,
+            self.goes_on,
+            status,
+            memos,
+            self.is_dispensable and outcome is None and not self.mailbox.count,
+            messages,
+            dict(self.farewells),
+            activities,
+            tuple(dropped),
+            failed,
         )
 
     def sender(self) -> Sender:
@@ -246,6 +241,8 @@ class Execution:
 
     def undelivered(self) -> list[HistoryEvent]:
         """Return what found nobody: the buffered events, and a cancel that is still held."""
+        if not (self.mailbox.count or self.held):
+            return []
         return [*self.buffered_events(), *(e for e in self.held if isinstance(e, ev.OrchestrationCancelRequested))]
 
     def _held_events(self) -> list[ev.EventRaised]:
@@ -551,7 +548,7 @@ class Execution:
     @property
     def next_due(self) -> int | None:
         """When the earliest open timer is due."""
-        return self.timers.next_due
+        return self.timers.next_due if self.timers.open else None
 
     @property
     def goes_on(self) -> bool:
@@ -567,7 +564,7 @@ class Execution:
 
     def due_timers(self, now: int, limit: int = 1 << 62) -> list[ev.TimerFired]:
         """Return arrivals for the timers that are due, by due time and then position, at most `limit`."""
-        return [ev.TimerFired(task_id) for task_id in self.timers.due(now, limit)]
+        return [ev.TimerFired(task_id) for task_id in self.timers.due(now, limit)] if self.timers.open else []
 
     @property
     def history_length(self) -> int:
@@ -575,9 +572,8 @@ class Execution:
         return self._events_before + (self._cursor if self.is_replaying else len(self._events))
 
     def derived_id(self, *parts: object) -> str:
-        """Return 32 hexadecimal digits, the same on every replay and nowhere else; parts of a request end with its position."""
-        position = parts[-1] if isinstance(parts[-1], int) else None
-        return self.seeds.derive(*parts, position=position).hex()
+        """Return 32 hexadecimal digits, as `Seeds` derives them."""
+        return self.seeds.derived_id(*parts)
 
     def has_inherited(self, generation: int, task_id: int) -> bool:
         """Tell whether a request is the one that an older generation of this run has made, and this one has taken over."""

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 from durable.errors import TurnBudgetExceededError
-from durable.places import UNKNOWN, awaiting_location, is_own_code, non_durable, own_files, place_of_foreign
+from durable.places import UNKNOWN, awaiting_location, non_durable, own_files, place_of_foreign
 
 STEPS_MAX = 1_000_000
 """Callbacks that one turn may run: an endless `while True: await asyncio.sleep(0)` ends here."""
@@ -162,7 +162,7 @@ class GuardedCoroutine(Coroutine[Any, Any, Any]):
 def user_frame(depth: int = 1) -> FrameType | None:
     """Return the innermost frame on the stack that is the orchestrator's; None if the loop itself is acting."""
     frame: FrameType | None = sys._getframe(depth)
-    while frame is not None and (own_files.get(frame.f_code.co_filename) or is_own_code(frame.f_code)):
+    while frame is not None and own_files[frame.f_code.co_filename]:
         # Below a turn lies the worker, and below that the program that runs it: not who asked.
         frame = None if frame.f_code is _ENTERS or frame.f_code is _RUNS_CALLBACKS else frame.f_back
     return frame

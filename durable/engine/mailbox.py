@@ -68,6 +68,13 @@ class Mailbox:
 
         return withdraw
 
+    def forget(self) -> None:
+        """Forget the waiters: their execution is closed, to which each of them refers."""
+        for waiters in self._waiters.values():
+            for task, _ in waiters:
+                task.when_cancelled(None)
+        self._waiters.clear()
+
     def is_awaited(self, name: str) -> bool:
         """Tell whether an event of that name would go to a waiter at once."""
         return name in self._waiters

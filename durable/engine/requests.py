@@ -73,6 +73,8 @@ class Requests:
 
     def forget(self) -> None:
         """Forget the calls: their execution is closed, to which each of them refers."""
+        for call in self._calls.values():
+            call.task.when_cancelled(None)
         self._calls.clear()
         self.latest = None
 

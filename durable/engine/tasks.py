@@ -70,8 +70,8 @@ class Task(asyncio.Future[T_co]):  # type: ignore[type-var]
         self.finished_order = self._loop.next_ordinal()  # type: ignore[attr-defined]
         return super().cancel(msg)
 
-    def when_cancelled(self, action: Callable[[], None]) -> None:
-        """Run `action` if the task is cancelled while pending. For the engine and features."""
+    def when_cancelled(self, action: Callable[[], None] | None) -> None:
+        """Run `action` if the task is cancelled while pending; None: nothing. For the engine and features."""
         self._on_cancel = action
 
     def succeed(self, value: Any) -> None:

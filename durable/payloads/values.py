@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgpack
 
@@ -16,6 +17,9 @@ from durable.payloads.lowering import SCALARS, TEXT, Lowering, RefusalError, Too
 from durable.payloads.refusals import EncodingError, MisfitError, PayloadError, UnstorableInputError, located, reason_of
 from durable.payloads.scan import check_headers
 from durable.payloads.spelling import SPELLER, same, spell_whole
+
+# For plain scalars only: packing them runs no code of anybody's, so that all threads may share it.
+_pack: Final[Callable[[Any], bytes]] = msgpack.Packer().pack
 
 
 def encode(
@@ -58,7 +62,10 @@ def decode(data: bytes, annotation: Any = ANY, *, what: str = "value", strict_si
         value = unpack_plain(data)
     except Exception as error:  # many kinds, by what is wrong with the bytes; also what constructors of dates raise
         raise PayloadError(f"{what}: cannot be read: {reason_of(error)}") from error
-    return value if annotation is ANY else shape_of(annotation).validate(value, what)
+    if annotation is ANY:
+        return value
+    shape = shape_of(annotation)
+    return value if shape.matches(value) else shape.validate(value, what)
 
 
 def check(value: Any, annotation: Any = ANY, *, what: str = "input") -> bytes:
@@ -90,7 +97,7 @@ def _encode(value: Any, what: str, max_depth: int) -> bytes:
     )
     if flat and max_depth > 0:
         try:
-            return msgpack.packb(value)
+            return _pack(value)
         except (OverflowError, UnicodeEncodeError):
             pass  # an int beyond 64 bits, or a str that is no text: the careful pass below
     return _encode_nested(value, what, max_depth)

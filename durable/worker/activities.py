@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from durable import events as ev
 from durable import payloads
-from durable.activity_context import ActivityContext, context_for, running_activity
+from durable.activity_context import context_for, running_activity
 from durable.app import ActivityDefinition, App
 from durable.errors import FailureDetails, UnknownNameError, qualified_name
-from durable.events import ActivityScheduled, HistoryEvent
+from durable.events import HistoryEvent
 from durable.failures import describe
 from durable.provider import Memo, TaskAddress
+from durable.worker.attempt import Attempt
 from durable.worker.calling import Calling
 from durable.worker.clock import StoreClock
 from durable.worker.failure_log import log_failed_here
@@ -42,80 +43,6 @@ INVALID_S = 0.2
 
 HEARTBEAT_INTERVAL_S = 1.0
 """Heartbeats of one attempt are stored at most this often; the latest one at the end of each such span, or with the outcome."""
-
-
-class Attempt:
-    """One delivery of one attempt. It is also what its `ActivityContext` talks to."""
-
-    is_claimed = False
-    is_repeated = False  # delivered before: it has had its start, so its queue_timeout is met
-    is_in_line = False  # it waits here for a slot, by its priority, and is shown as waiting until it begins
-    expected_s = 0.0  # how long it will take, if that is known, while it waits
-    deadline: datetime | None = None
-    heartbeat_details: bytes | None = None  # the latest beat's, encoded
-    is_cancelled = False
-    is_settled = False
-    is_given_up = False  # the worker stops: it will be delivered again, with the heartbeats that it still gives
-    is_started = False
-    has_left = False  # its slot is free again
-    task: asyncio.Task[None] | None = None
-    unentered: Callable[[object], None] | None = None  # called if the task ends without having begun
-    timers: dict[str, asyncio.TimerHandle] | None = None  # few have any
-    beaten_at = 0.0
-    entered_at: float | None = None  # since when its function runs
-    stored_at: float | None = None
-    started_us: int = 0
-    context: ActivityContext | None = None
-    trace: str | None = None  # of the run that asked for it
-
-    def __init__(
-        self,
-        runner: ActivityRunner,
-        address: TaskAddress,
-        partition: int,
-        request: ActivityScheduled,
-        idempotency_key: str,
-        requested_at: int,
-    ) -> None:
-        self.runner = runner
-        self.address = address
-        self.partition = partition
-        self.request = request
-        self.idempotency_key = idempotency_key
-        self.requested_at = requested_at
-
-    @property
-    def last_heartbeat(self) -> Any:
-        """The details that the previous attempt (or delivery) last beat with, decoded."""
-        stored = self.request.last_heartbeat
-        return None if stored is None else payloads.decode(self.runner.sealer.unseal(stored))
-
-    @property
-    def client(self) -> Client | SyncClient:
-        """A client of the same hub: in the worker's loop the asynchronous one, in a thread its blocking face."""
-        return self.runner.client()
-
-    @property
-    def app(self) -> App:
-        """The app that knows the function."""
-        return self.runner.app
-
-    @property
-    def sealer(self) -> payloads.Sealer:
-        """What payloads go through."""
-        return self.runner.sealer
-
-    def spawn(self, send: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
-        """Send something in the worker's loop. Called from there or from the attempt's thread."""
-        self.runner.call_in_loop(self.runner.spawn, send)
-
-    def heartbeat(self, details: Any = None) -> None:
-        """Note a sign of life. Called from the loop or from the attempt's thread."""
-        encoded = None
-        if details is not None:
-            what = f"heartbeat of activity '{self.request.name}'"
-            encoded = self.runner.sealer.seal(payloads.encode(details, what=what))
-        self.runner.call_in_loop(self.runner.beaten, self, encoded)
 
 
 class ActivityRunner:
@@ -148,6 +75,7 @@ class ActivityRunner:
         self.sealer = sealer
         self.client = client
         self.attempts: dict[TaskAddress, Attempt] = {}
+        self._found: dict[tuple[str, str | None], ActivityDefinition] = {}
         self.free_slots = slots
         self._clock = clock
         self.slots = slots
@@ -180,10 +108,19 @@ class ActivityRunner:
         asked_at = min((attempt.requested_at for attempt in self.line), default=None)
         return 0.0 if asked_at is None else max(self._clock.now() - asked_at, 0) / 1e6
 
+    def find(self, name: str, version: str | None) -> ActivityDefinition:
+        """Return an activity of the app. Raises UnknownNameError."""
+        found = self._found.get((name, version))
+        if found is None:
+            found = self.app.find_activity(name, version)
+            if version is not None:  # else a newer one may be registered meanwhile
+                self._found[name, version] = found
+        return found
+
     def serves(self, name: str, version: str | None) -> bool:
         """Tell whether the app can run this activity."""
         try:
-            self.app.find_activity(name, version)
+            self.find(name, version)
         except UnknownNameError:
             return False
         return True
@@ -204,10 +141,13 @@ class ActivityRunner:
                 self._loop.call_soon(self._out_of_queue, attempt, context=self._context)
                 return
             self._set_timer(attempt, "queue", left, self._out_of_queue)
+        if not (attempt.is_in_line or self.line.count) and self.free_slots > 0 and self._may_begin():
+            self._begin(attempt)  # nobody waits
+            return
         self.line.append(attempt)
         if not attempt.is_in_line:
             self._fill()
-        elif len(self.line) == 1:  # the first: others that go before it may come with the same commit
+        elif self.line.count == 1:  # the first: others that go before it may come with the same commit
             self._loop.call_soon(self._fill, context=self._context)
 
     def cancel(self, address: TaskAddress) -> None:
@@ -298,7 +238,6 @@ class ActivityRunner:
                     return
                 attempt = self.line.pop()
                 if not attempt.is_settled:
-                    self.free_slots -= 1
                     self._begin(attempt)
         finally:
             self._is_filling = False
@@ -330,29 +269,33 @@ class ActivityRunner:
         if attempt.has_left:
             return
         attempt.has_left = True
-        attempt.task = attempt.unentered = None  # which refer to it: a circle would be left to the garbage collector
+        # All of them refer to it: a circle would be left to the garbage collector.
+        attempt.task = attempt.unentered = attempt.context = None
         self.free_slots += 1
         if self.attempts.get(attempt.address) is attempt:
             del self.attempts[attempt.address]
         if self._idle is not None and not self.attempts and not self._idle.done():
             self._idle.set_result(None)
-        self._fill()
+        if self.line.count:
+            self._fill()
         if self.free_slots > 0:
             self._on_free()
 
     def _begin(self, attempt: Attempt) -> None:
-        _stop_timers(attempt)
+        self.free_slots -= 1
+        if attempt.timers:
+            _stop_timers(attempt)
         attempt.is_started = True
         attempt.started_us = self._clock.now()
         options = attempt.request.options
-        attempt.beaten_at = self._loop.time()
         if options.timeout is not None:
             attempt.deadline = datetime.fromtimestamp((self._clock.now() + options.timeout) / 1e6, UTC)
             self._set_timer(attempt, "timeout", options.timeout / 1e6, self._out_of_time)
         if options.heartbeat_timeout is not None:
+            attempt.beaten_at = self._loop.time()
             self._watch_beats(attempt)
         try:
-            definition = self.app.find_activity(attempt.request.name, attempt.request.version)
+            definition = self.find(attempt.request.name, attempt.request.version)
             attempt.context = context_for(attempt, definition.signature)
             try:
                 arguments = self._calling.arguments(definition, attempt)
@@ -364,11 +307,12 @@ class ActivityRunner:
             self._end(attempt, self._failure(attempt, error))
             self._leave(attempt)
             return
-        tell_of_start(self.spawn, attempt.address, attempt.request)
+        if options.limit is not None:
+            tell_of_start(self.spawn, attempt.address, attempt.request)
         if attempt.is_claimed or attempt.is_in_line:
             self._start_notes.begun(attempt)
-        is_named = type(attempt.context).__name__ in definition.signature.context_names
-        if attempt.context.is_ready or not is_named:  # else nothing asks for what would be got ready
+        # Where nothing names its class, nothing asks for what would be got ready.
+        if attempt.context.is_ready or type(attempt.context).__name__ not in definition.signature.context_names:
             self._call(attempt, definition, arguments)
             return
         attempt.task = self._loop.create_task(attempt.context.prepare(), context=self._context.copy())
@@ -516,7 +460,8 @@ class ActivityRunner:
 
     def _settle(self, attempt: Attempt) -> None:
         attempt.is_settled = True
-        _stop_timers(attempt)
+        if attempt.timers:
+            _stop_timers(attempt)
         if not attempt.is_started and self.attempts.get(attempt.address) is attempt:
             del self.attempts[attempt.address]
 

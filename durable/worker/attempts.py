@@ -16,7 +16,8 @@ from durable.errors import StoreError
 from durable.events import HistoryEvent, InstanceKey
 from durable.messages import dropped_memo, encode_arrivals, heartbeat_key
 from durable.provider import ActivityRow, Memo, Message, Provider, TaskAddress
-from durable.worker.activities import INVALID_S, ActivityRunner, Attempt
+from durable.worker.activities import INVALID_S, ActivityRunner
+from durable.worker.attempt import Attempt
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
@@ -85,7 +86,7 @@ class OwnerAttempts:
             return Placement.QUEUE
         if partition in self._keeper.parting or not self._runner.serves(request.name, request.version):
             return Placement.QUEUE
-        free = self._runner.free_slots - self._runner.waiting - len(self._reserved)
+        free = self._runner.free_slots - self._runner.line.count - len(self._reserved)
         if options.attachment is not None:
             if free < RANKED_FREE_MIN:
                 if not self._has_line_for(request):
@@ -129,7 +130,7 @@ class OwnerAttempts:
     @property
     def slice_s(self) -> float:
         """How long the owner may run turns before those that run here go on."""
-        return SLICE_WITH_LINE_S if self._runner.waiting else SLICE_S
+        return SLICE_WITH_LINE_S if self._runner.line.count else SLICE_S
 
     def start(self, live: LiveInstance, held: Offer) -> None:
         """Run an attempt here, whose request is durable now."""
@@ -149,12 +150,12 @@ class OwnerAttempts:
         if not self._keeper.is_valid:
             self._loop.call_later(INVALID_S, self._begin_when_valid, live, address, held)
             return
-        request, idempotency_key, trace, asked_at = held
+        request, make_key, trace, asked_at = held
         if trace is None and live.execution is not None and live.execution.started is not None:
             trace = live.execution.started.trace
-        attempt = Attempt(self._runner, address, row.partition, request, idempotency_key, asked_at or row.updated_at)
+        attempt = Attempt(self._runner, address, row.partition, request, make_key, asked_at or row.updated_at)
         attempt.is_repeated = request.task_id in live.state.deliveries
-        attempt.is_in_line = request.task_id in live.state.in_line
+        attempt.is_in_line = bool(live.state.in_line.firsts) and request.task_id in live.state.in_line
         if trace is not None:
             attempt.trace = trace
         self._runner.start(attempt)

@@ -16,7 +16,7 @@ from durable.middleware import ActivityCall, Around
 from durable.payloads import Sealer
 
 if TYPE_CHECKING:
-    from durable.worker.activities import Attempt
+    from durable.worker.attempt import Attempt
 
 
 class Calling:
@@ -62,14 +62,17 @@ class Calling:
             call.result = result
         return result
 
-    async def call_async(self, attempt: Attempt, definition: ActivityDefinition, arguments: tuple[Any, ...]) -> Any:
-        """Call a coroutine function, and await it."""
+    def call_async(
+        self, attempt: Attempt, definition: ActivityDefinition, arguments: tuple[Any, ...]
+    ) -> Coroutine[Any, Any, Any]:
+        """Call a coroutine function; what is returned is to be awaited."""
         injected = definition.signature.injected
         named = self._provided.arguments(injected) if injected else {}
         if not self._around.has_activities:
-            return await definition.function(*arguments, **named)
+            coroutine: Coroutine[Any, Any, Any] = definition.function(*arguments, **named)
+            return coroutine
         call = _call_of(attempt, definition, arguments)
-        return await _awaited(definition.function(*arguments, **named), call, self._around.activity(call))
+        return _awaited(definition.function(*arguments, **named), call, self._around.activity(call))
 
 
 async def _awaited(coroutine: Coroutine[Any, Any, Any], call: ActivityCall, around: AbstractContextManager[Any]) -> Any:

@@ -21,7 +21,8 @@ from durable.events import HistoryEvent
 from durable.messages import decode_activity, encode_arrivals
 from durable.payloads import is_sealed
 from durable.provider import ActivityRow, Beat, Lease, Message, Provider, Report, TaskAddress
-from durable.worker.activities import ActivityRunner, Attempt
+from durable.worker.activities import ActivityRunner
+from durable.worker.attempt import Attempt
 from durable.worker.clock import StoreClock
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.watching import UNWATCHED, Watchers
@@ -214,7 +215,7 @@ class Claims:
             return
         if row.heartbeat is not None:
             request = _with_heartbeat(request, row.heartbeat)
-        attempt = Attempt(self._runner, row.task, row.partition, request, idempotency_key, requested_at)
+        attempt = Attempt(self._runner, row.task, row.partition, request, lambda: idempotency_key, requested_at)
         attempt.is_claimed = True
         attempt.trace = trace
         attempt.is_repeated = row.deliveries > 1

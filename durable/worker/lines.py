@@ -13,7 +13,7 @@ from durable.events import InstanceKey
 from durable.worker.fairness import TakingTurns
 
 if TYPE_CHECKING:
-    from durable.worker.activities import Attempt
+    from durable.worker.attempt import Attempt
 
 WEIGHT: Final = 0.1
 """Of the latest attempt in what an activity usually takes."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -30,12 +31,20 @@ class Placement(enum.Enum):
 
 
 class Offer(NamedTuple):
-    """An attempt that is to go to the activity queue, or is held. `asked_at`: 0 if the row tells when it was asked for."""
+    """An attempt that is to go to the activity queue, or is held. `asked_at`: 0 if the row tells when it was asked for.
+
+    `make_key` makes its idempotency key, which few activities ask for.
+    """
 
     request: ActivityScheduled
-    idempotency_key: str
+    make_key: Callable[[], str]
     trace: str | None = None
     asked_at: int = 0
+
+
+def key_maker(execution: Execution, request: ActivityScheduled) -> Callable[[], str]:
+    """Return what makes the idempotency key of an attempt, and keeps nothing of its execution but the seeds."""
+    return functools.partial(execution.seeds.derived_id, "activity", request.call_id)
 
 
 @dataclasses.dataclass(slots=True)

@@ -427,7 +427,7 @@ class Owner:
         for item in prepared:
             self.attempts.unreserve(item.held)
             is_ours = self._lives.get(item.live.key) is item.live
-            why = refused.get(id(item.step)) if item.step is not None else None
+            why = refused.get(id(item.step)) if refused else None
             if why is not None:
                 if is_ours:
                     self._stall_refused(item, why)

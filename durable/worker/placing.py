@@ -18,7 +18,7 @@ from durable.outgoing import Outgoing, outcome_messages
 from durable.permits import PermitGranted
 from durable.provider import ActivityRow, InstanceRow, Memo, Message, TaskAddress
 from durable.worker.clock import StoreClock
-from durable.worker.live import LiveInstance, Offer, OwnerState, Placement
+from durable.worker.live import LiveInstance, Offer, OwnerState, Placement, key_maker
 from durable.worker.outbox import Origin, sender_of, to_message
 from durable.worker.permits import all_left, left, needs_permit, refused, wanted
 from durable.worker.queued import QueuedAttempts
@@ -103,14 +103,14 @@ class Placing:
         # Those that were open where a prefix ends are asked for once more: nobody runs them.
         asked = turn.activities if live.begun is None else list(execution.open_activities.values())
         for request in asked:
-            key = execution.derived_id("activity", request.call_id)
+            make_key = key_maker(execution, request)
             is_limited = request.options.limit is not None
             placement = Placement.QUEUE if is_limited else self._placement(live.partition, request)
             state.place(request.task_id, placement)
             if placement is not Placement.QUEUE:
-                held.append(Offer(request, key))
+                held.append(Offer(request, make_key))
             else:
-                offers.append(Offer(request, key, Origin.of(execution.started).trace))
+                offers.append(Offer(request, make_key, Origin.of(execution.started).trace))
                 if needs_permit(request):
                     state.permits.add(request)
         if state.deliveries:
@@ -118,7 +118,7 @@ class Placing:
         return offers, drops, ended
 
     def redelivery(
-        self, live: LiveInstance, requests: Sequence[tuple[ev.ActivityScheduled, str]], state: OwnerState
+        self, live: LiveInstance, requests: Sequence[tuple[ev.ActivityScheduled, Callable[[], str]]], state: OwnerState
     ) -> Prepared:
         """Deliver again what a former owner held: here, or by the queue where this worker does not serve it."""
         row, execution = live.row, live.execution
@@ -126,7 +126,7 @@ class Placing:
         assert execution is not None, "what is open is known from the history"
         held: list[Offer] = []
         offered: list[ActivityRow] = []
-        asked = {request.task_id: (request, idempotency_key) for request, idempotency_key in requests}
+        asked = {request.task_id: (request, make_key) for request, make_key in requests}
         in_line, state.in_line = state.in_line, QueuedAttempts()
         for task_id in execution.open_activities:
             if task_id not in asked:  # it runs here already, or is in the queue
@@ -136,14 +136,14 @@ class Placing:
                 else:
                     state.in_line.skip()
                 continue
-            request, idempotency_key = asked[task_id]
+            request, make_key = asked[task_id]
             placement = self._placement(live.partition, request)
             state.place(task_id, placement)
             if placement is not Placement.QUEUE:
-                held.append(Offer(request, idempotency_key))
+                held.append(Offer(request, make_key))
                 continue
             count, since = state.deliveries.pop(request.task_id, (1, 0))
-            offer = Offer(request, idempotency_key, Origin.of(execution.started).trace)
+            offer = Offer(request, make_key, Origin.of(execution.started).trace)
             queue_row = self.queue_row(row, offer, self._clock.now())
             offered.append(dataclasses.replace(queue_row, deliveries=count - 1, first_claimed_at=since))
         prepared = self._steps.redelivery(live, state, offered)
@@ -160,7 +160,7 @@ class Placing:
             queue=options.queue,
             name=request.name,
             version=request.version,
-            data=encode_activity(request, offer.idempotency_key, now, offer.trace),
+            data=encode_activity(request, offer.make_key(), now, offer.trace),
             priority=options.priority,
             start_by=None if options.queue_timeout is None else now + options.queue_timeout,
         )
@@ -243,7 +243,7 @@ class Placing:
         """Hold the attempts whose permits have come, or queue them; None if there is none, or it is not the time."""
         execution, state = live.execution, live.state
         is_time = not (live.control or live.begun or row.parked_until or row.status.is_finished)
-        if not (state.permits.counts and is_time) or execution is None:
+        if not is_time or execution is None:
             return None
         granted = [pending for pending in live.normal if isinstance(pending.event, PermitGranted)]
         if not granted:
@@ -256,8 +256,7 @@ class Placing:
             request = None if is_stale(pending, row) else execution.open_activities.get(event.task_id)
             if request is None or event.task_id not in state.queued:  # it is over, or has begun
                 continue
-            key = execution.derived_id("activity", request.call_id)
-            offer = Offer(request, key, Origin.of(execution.started).trace, event.asked_at)
+            offer = Offer(request, key_maker(execution, request), Origin.of(execution.started).trace, event.asked_at)
             if self._placement(live.partition, request) is Placement.QUEUE:
                 adds.append(self.queue_row(row, offer, event.asked_at))
             else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from durable.provider import Memo
 
 if TYPE_CHECKING:
-    from durable.worker.activities import Attempt
+    from durable.worker.attempt import Attempt
 
 AFTER_S: Final = 0.05
 """How long an attempt has run when a note says that it has begun: what is over by then needs none."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from durable import events as ev
 from durable.app import App
-from durable.carried import CarriedChange
+from durable.carried import NOTHING_CHANGED, CarriedChange
 from durable.context.handlers import SpoiltExecutionError
 from durable.engine.driver import TurnInterrupted
 from durable.engine.execution import Execution
@@ -192,7 +192,7 @@ class Turns:
             and ending(live, row) is not None
         ):
             return self.steps.end_children(live, row, placing.INLINE_MESSAGES_MAX)
-        let_in = self.placing.let_in(live, row)
+        let_in = self.placing.let_in(live, row) if live.state.permits.counts else None
         if let_in is not None:
             return let_in
         live.wants_turn = False
@@ -206,7 +206,7 @@ class Turns:
         taken = self._take(live, row)
         if row.status.is_finished:
             return self.steps.ended(live, row, taken)
-        prepared = Prepared(live, taken=taken)
+        prepared = Prepared(live, taken)
         try:
             return self._prepare(live, row, prepared)
         except Exception as error:
@@ -305,7 +305,7 @@ class Turns:
         )
         turn = self._turn(row, prepared, execution, given, now)
         live.wants_turn = live.wants_turn or turn.goes_on
-        kept = leave_unreached(prepared, turn) if turn.leftover or turn.outcome is not None else ()
+        kept = leave_unreached(prepared, turn) if turn.leftover else ()
         if begun is not None:
             left = {id(event) for event in turn.leftover if isinstance(event, ev.EventRaised)}
             prepared.carried = [*prepared.carried, *(event for event in begun.arrivals if id(event) in left)]
@@ -365,9 +365,7 @@ class Turns:
         for index, event in enumerate(arrivals):
             if isinstance(event, ev.OrchestrationStarted):
                 definition = self._definition_of(row, row.version)
-                known = dataclasses.replace(
-                    event, version=definition.exact_version, python=PYTHON, code_digest=execution.ports.code_digest
-                )
+                known = _completed_start(event, definition.exact_version, execution.ports.code_digest)
                 arrivals[index] = self._with_trace(row, known) if self.watchers else known
             elif isinstance(event, ev.OrchestrationResumed) and len(execution.held) > ARRIVALS_MAX:
                 arrivals[index] = dataclasses.replace(event, at_most=ARRIVALS_MAX)
@@ -413,34 +411,37 @@ class Turns:
                 status = end_changes(turn.outcome, changes, now)
             state = state_over_the_end(state, turn)
         held_open = 0 if is_over else turn.open_activities - state.queued.count
-        progress = Progress(
-            generation=generation,
-            records=records,
-            chain=chain,
-            status=status,
-            updated_at=now,
-            due_at=None if is_over else turn.next_due,
-            open_work=held_open + (turn.next_generation is not None or turn.goes_on) + (state.cursor is not None),
-            parked_until=0 if is_over else self._due_later(live, row),
-            state=state.encode(),
+        progress = (
+            Progress(  # it and the step in the order of their fields: by their names they would take twice as long
+                generation,
+                records,
+                chain,
+                status,
+                now,
+                None if is_over else turn.next_due,
+                held_open + (turn.next_generation is not None or turn.goes_on) + (state.cursor is not None),
+                0 if is_over else self._due_later(live, row),
+                state.encode(),
+            )
         )
         return self.steps.complete(
             prepared,
             row,
             state,
             Step(
-                key=row.key,
-                run_id=row.run_id,
-                before=(row.generation, row.records),
-                progress=progress,
-                changes=changes,
-                appends=appends,
-                consumed=consumed_by(prepared.taken) or (),
-                drop_generations_below=drop_below,
-                drop_generations=journal.drops,
-                queue_adds=adds,
-                queue_drops=drops,
-                removes_if_idle=turn.is_dispensable and state.cursor is None,
+                row.key,
+                row.run_id,
+                (row.generation, row.records),
+                progress,
+                changes,
+                appends,
+                consumed_by(prepared.taken) or (),
+                drop_below,
+                journal.drops,
+                adds,
+                drops,
+                None,  # nothing takes its place
+                turn.is_dispensable and state.cursor is None,
             ),
         )
 
@@ -490,8 +491,29 @@ def _has_begun(live: LiveInstance, row: InstanceRow) -> bool:
     return execution is None or execution.started is not None or bool(execution.held)
 
 
+def _completed_start(
+    started: ev.OrchestrationStarted, version: str, code_digest: bytes | None
+) -> ev.OrchestrationStarted:
+    """Return a start with what is known where it is taken. Each run has one, and `replace` takes many times as long."""
+    return ev.OrchestrationStarted(
+        started.name,
+        version,
+        started.input,
+        started.seed,
+        PYTHON,
+        started.parent,
+        started.tags,
+        started.scheduled_for,
+        started.end_event,
+        started.depth,
+        started.writer,
+        code_digest,
+        started.trace,
+    )
+
+
 def _leaves_nothing_to_note(state: OwnerState, turn: Turn) -> bool:
     """Tell whether an owner has nothing to note, neither before a turn nor after it: as for most turns."""
-    if state.is_noteworthy or turn.farewells or turn.carried or turn.outcome is not None:
+    if turn.outcome is not None or turn.farewells or turn.carried is not NOTHING_CHANGED or state.is_noteworthy:
         return False
     return len(turn.messages) + len(turn.activities) <= placing.INLINE_MESSAGES_MAX

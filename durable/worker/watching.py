@@ -96,19 +96,16 @@ class Watcher:
         """The outcome of an attempt that ran here, claimed from the queue, is in the store."""
 
 
-class Watchers:
+class Watchers(list[Watcher]):
     """All the watchers of a worker; false if there is none."""
 
     def __init__(self, found: Iterable[object] = ()) -> None:
         """Take those that are watchers."""
-        self._all = [one for one in found if isinstance(one, Watcher)]
-
-    def __bool__(self) -> bool:
-        return bool(self._all)
+        super().__init__(one for one in found if isinstance(one, Watcher))
 
     def _tell(self, call: Callable[[Watcher], Any]) -> list[Any]:
         found = []
-        for one in self._all:
+        for one in self:
             try:
                 found.append(call(one))
             except Exception:
@@ -139,7 +136,7 @@ class Watchers:
 
     def committed(self, commit: Commit) -> None:
         """See `Watcher`."""
-        for index, one in enumerate(self._all):
+        for index, one in enumerate(self):
             notes = [step.notes[index] if step.notes else None for step in commit.steps]
             try:
                 one.committed(commit, notes)
@@ -156,7 +153,7 @@ class Watchers:
 
     def settled(self, task: TaskAddress) -> None:
         """See `Watcher`."""
-        if self._all:
+        if self:
             self._tell(lambda one: one.settled(task))
 
 

@@ -29,8 +29,9 @@ from durable.payloads import Sealer
 from durable.ports import Ports, system_ports
 from durable.provider import Hub, Provider
 from durable.stores import connect
-from durable.worker.activities import ActivityRunner, Attempt
+from durable.worker.activities import ActivityRunner
 from durable.worker.announcement import Announcement
+from durable.worker.attempt import Attempt
 from durable.worker.calling import Calling
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock

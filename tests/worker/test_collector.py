@@ -6,10 +6,12 @@ import asyncio
 import gc
 import os
 import signal
+from datetime import timedelta
 
 import pytest
 
-from durable import App, Worker
+from durable import ActivityContext, ActivityFailedError, App, OrchestrationContext, Worker
+from durable.jobs import Job
 from durable.worker.worker import RARE_COLLECTIONS
 
 
@@ -31,3 +33,73 @@ async def test_the_collector_comes_less_often_while_a_worker_runs_unless_the_pro
         assert gc.get_threshold() == chosen
     finally:
         gc.set_threshold(*before)
+
+
+ENDED = 40
+
+
+@pytest.mark.parametrize("shape", ["sequence", "fan_out", "failure", "timers", "unheard", "job"])
+async def test_what_has_ended_leaves_nothing_to_the_collector(store_url: str, shape: str) -> None:
+    """Of a cached instance that has ended, and of its activities, nothing refers to one another when they are let go."""
+    app = _app_of_shapes()
+
+    async def run(worker: Worker, number: int) -> None:
+        if shape == "job":
+            await (await worker.client.schedule(Job("step", number))).wait(timeout=20)
+        else:
+            await worker.client.run(shape, number, timeout=20)
+
+    async with Worker(app, store_url, max_cached_orchestrations=100) as worker:
+        await run(worker, 0)
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(ENDED):
+                await run(worker, number)
+            found = gc.collect()
+        finally:
+            gc.enable()
+    assert found < ENDED, f"{found} objects of {ENDED} instances"
+
+
+def _app_of_shapes() -> App:
+    app = App()
+
+    @app.activity
+    async def step(ctx: ActivityContext, number: int) -> int:
+        assert ctx.name == "step"
+        return number
+
+    @app.activity
+    def fails() -> None:
+        raise ValueError("no")
+
+    @app.orchestrator
+    async def sequence(ctx: OrchestrationContext, number: int) -> int:
+        return sum([await ctx.call_activity(step, number) for _ in range(3)])
+
+    @app.orchestrator
+    async def fan_out(ctx: OrchestrationContext, number: int) -> int:
+        return sum(await asyncio.gather(*(ctx.call_activity(step, number) for _ in range(3))))
+
+    @app.orchestrator
+    async def failure(ctx: OrchestrationContext, number: int) -> int:
+        try:
+            await ctx.call_activity(fails)
+        except ActivityFailedError:
+            return number
+        return 0
+
+    @app.orchestrator
+    async def timers(ctx: OrchestrationContext, number: int) -> int:
+        await ctx.create_timer(timedelta(0))
+        return number
+
+    @app.orchestrator
+    async def unheard(ctx: OrchestrationContext, number: int) -> int:
+        ctx.wait_for_external_event("never")
+        ctx.call_activity(step, number)
+        await asyncio.sleep(0)
+        return number
+
+    return app

@@ -301,7 +301,7 @@ class Owner:
         elif not live.is_recovered and blind_arrival(live, live.row) is None:
             self._redeliver(live)
         else:
-            self._make_ready(live)
+            self._make_ready(live, is_due=live.wants_turn)
             self._rest_if_idle(live)
 
     def _load_again(self, lives: Sequence[LiveInstance]) -> None:
@@ -347,7 +347,7 @@ class Owner:
         self.attempts.take_back(live)
         found = self._loader.lost_attempts(live, self._clock.now())
         if not found.requests and not found.lost:
-            self._make_ready(live)
+            self._make_ready(live, is_due=live.wants_turn)
             self._rest_if_idle(live)
             return
         row = live.row

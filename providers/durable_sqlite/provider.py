@@ -320,8 +320,9 @@ class SqliteProvider:
     async def submit(self, lease: Lease, number: int, messages: Sequence[Message]) -> Sequence[Delivery]:
         """See `durable.provider.Clients.submit`."""
         opened = self._opened
+        is_alone = len(messages) == 1  # a client puts together what is ready in a round of the loop
         return await opened.writer.write(
-            lambda transaction: opened.clients.submit(transaction, lease, number, messages)
+            lambda transaction: opened.clients.submit(transaction, lease, number, messages), alone=is_alone
         )
 
     async def list_instances(

@@ -315,13 +315,28 @@ async def test_only_what_waits_for_the_disk_leaves_the_loops_thread(store: Store
     await store.close()
 
 
+async def test_a_message_that_is_sent_alone_is_stored_in_the_call_on_a_fast_disk(store: Store) -> None:
+    client = await store.client()
+    await client.submit(start_of(new_row("instance")))
+    writer = writer_of(client.provider)
+    for average, are_here in ((0.0, True), (1.0, False)):
+        writer.commit_s_average = average
+        threads: list[bool] = []
+        here = threading.get_ident()
+        writer.database.set_trace_callback(lambda _: threads.append(threading.get_ident() == here))  # noqa: B023
+        await client.submit(event_to("instance"))
+        assert all(threads) is are_here
+    await store.close()
+
+
 async def test_what_is_ready_together_is_one_transaction(store: Store) -> None:
     session = await store.worker()
     row = await session.start("instance")
     clients = [await store.client(session.provider) for _ in range(5)]
     statements: list[str] = []
     writer_of(session.provider).database.set_trace_callback(statements.append)
-    await asyncio.gather(*(client.submit(event_to("instance")) for client in clients), session.commit(step_of(row)))
+    sent = [event_to("instance"), event_to("instance")]
+    await asyncio.gather(*(client.submit(*sent) for client in clients), session.commit(step_of(row)))
     assert statements.count("COMMIT") == 1
     await store.close()
 

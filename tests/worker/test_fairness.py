@@ -11,7 +11,7 @@ from durable.worker.fairness import ReadyLines, TakingTurns
 from tests.worker.lives import becomes_true
 
 WIDTH = 60
-STARTS = 150
+STARTS = 300
 
 
 async def test_an_activity_does_not_wait_for_another_instances_fan_out(store_url: str) -> None:
@@ -96,4 +96,4 @@ async def test_a_timer_does_not_wait_for_all_the_starts_that_came_before_it_was_
         await asyncio.gather(*(worker.client.start(takes_a_while) for _ in range(STARTS)))
         await timer.result(timeout=10)
         await worker.client.wait(timeout=10)
-    assert ran.index("timer") < STARTS - 30
+    assert ran.index("timer") < STARTS - 100  # reading it back, where it is not cached, takes some rounds of the loop

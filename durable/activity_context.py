@@ -94,6 +94,9 @@ class ActivityPort(Protocol):
 running_activity: Final[ContextVar[ActivityPort]] = ContextVar("running_activity")
 """Set by whoever runs an activity, in the context in which it runs."""
 
+running_context: Final[ContextVar[ActivityContext]] = ContextVar("running_context")
+"""Set beside it: what runs on after the activity has returned still finds its context."""
+
 
 class ActivityContext:
     """The context of one attempt of an activity; the first parameter of an activity annotated with it."""
@@ -204,12 +207,15 @@ class _FieldsAdapter(logging.LoggerAdapter[logging.Logger]):
 
 def current_activity() -> ActivityContext:
     """Return the context of the activity that is running here, also in what it calls. Raises DurableError elsewhere."""
+    context = running_context.get(None)
+    if context is not None:
+        return context
     port = running_activity.get(None)
     if port is None:
         raise DurableError(
             "no activity is running here: current_activity() is for code that an activity calls, in its own task or thread"
         )
-    return port.context or ActivityContext(port)
+    return ActivityContext(port)
 
 
 _features: dict[bytes, type[ActivityContext]] = {}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import msgpack
 
@@ -17,9 +16,6 @@ from durable.payloads.lowering import SCALARS, TEXT, Lowering, RefusalError, Too
 from durable.payloads.refusals import EncodingError, MisfitError, PayloadError, UnstorableInputError, located, reason_of
 from durable.payloads.scan import check_headers
 from durable.payloads.spelling import SPELLER, same, spell_whole
-
-# For plain scalars only: packing them runs no code of anybody's, so that all threads may share it.
-_pack: Final[Callable[[Any], bytes]] = msgpack.Packer().pack
 
 
 def encode(
@@ -97,7 +93,7 @@ def _encode(value: Any, what: str, max_depth: int) -> bytes:
     )
     if flat and max_depth > 0:
         try:
-            return _pack(value)
+            return msgpack.packb(value)
         except (OverflowError, UnicodeEncodeError):
             pass  # an int beyond 64 bits, or a str that is no text: the careful pass below
     return _encode_nested(value, what, max_depth)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from durable import events as ev
 from durable import payloads
-from durable.activity_context import context_for, running_activity
+from durable.activity_context import context_for, running_activity, running_context
 from durable.app import ActivityDefinition, App
 from durable.errors import FailureDetails, UnknownNameError, qualified_name
 from durable.events import HistoryEvent
@@ -371,7 +371,7 @@ class ActivityRunner:
         if begun is None and (attempt.is_settled or not self._may_begin()):
             self._put_back(attempt)
             return
-        running_activity.set(attempt)
+        _enter(attempt)
         attempt.entered_at = self._loop.time()
         try:
             result = await (self._calling.call_async(attempt, definition, arguments) if begun is None else begun)
@@ -388,7 +388,7 @@ class ActivityRunner:
         if attempt.is_settled or not self._may_begin():  # until a thread came to it
             self.call_in_loop(self._put_back, attempt)
             return
-        running_activity.set(attempt)
+        _enter(attempt)
         attempt.entered_at = self._loop.time()
         try:
             result = self._calling.call(attempt, definition, arguments)
@@ -543,3 +543,10 @@ def _stop_timers(attempt: Attempt) -> None:
 def _latest_heartbeat(attempt: Attempt) -> bytes | None:
     """Return what the next attempt shall see: also the beat of an earlier delivery of this one, if it gave none itself."""
     return attempt.heartbeat_details or attempt.request.last_heartbeat
+
+
+def _enter(attempt: Attempt) -> None:
+    """Let what the function calls find its context, in the task or thread in which it runs."""
+    assert attempt.context is not None, "made before the function is called"
+    running_activity.set(attempt)
+    running_context.set(attempt.context)

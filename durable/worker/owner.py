@@ -277,7 +277,7 @@ class Owner:
             self._parking.rest(live)
         self._cache.keep(live)
         if live.has_work:
-            self._make_ready(live)
+            self._make_ready(live, is_due=live.wants_turn)
         elif live.execution is None and live.is_idle:
             self._forget(live)
 

@@ -365,7 +365,9 @@ class Turns:
         for index, event in enumerate(arrivals):
             if isinstance(event, ev.OrchestrationStarted):
                 definition = self._definition_of(row, row.version)
-                known = _completed_start(event, definition.exact_version, execution.ports.code_digest)
+                known = dataclasses.replace(
+                    event, version=definition.exact_version, python=PYTHON, code_digest=execution.ports.code_digest
+                )
                 arrivals[index] = self._with_trace(row, known) if self.watchers else known
             elif isinstance(event, ev.OrchestrationResumed) and len(execution.held) > ARRIVALS_MAX:
                 arrivals[index] = dataclasses.replace(event, at_most=ARRIVALS_MAX)
@@ -489,27 +491,6 @@ def _has_begun(live: LiveInstance, row: InstanceRow) -> bool:
         return False
     execution = live.execution
     return execution is None or execution.started is not None or bool(execution.held)
-
-
-def _completed_start(
-    started: ev.OrchestrationStarted, version: str, code_digest: bytes | None
-) -> ev.OrchestrationStarted:
-    """Return a start with what is known where it is taken. Each run has one, and `replace` takes many times as long."""
-    return ev.OrchestrationStarted(
-        started.name,
-        version,
-        started.input,
-        started.seed,
-        PYTHON,
-        started.parent,
-        started.tags,
-        started.scheduled_for,
-        started.end_event,
-        started.depth,
-        started.writer,
-        code_digest,
-        started.trace,
-    )
 
 
 def _leaves_nothing_to_note(state: OwnerState, turn: Turn) -> bool:

@@ -137,6 +137,9 @@ async def list_rows(
             f" WHERE tags.tag = {query.number(tag)} AND {query.where}"
         )
     elif wanted.name is not None and wanted.kind is not None and not wanted.status:
+        query.terms.append(
+            f"runs.kind = {query.text(wanted.kind, LISTINGS)}"
+        )  # a prefix alone would not walk the index
         statement = f"SELECT {SELECTED} FROM {hub.schema}.runs WHERE {query.where}"
     else:
         all_kinds = [wanted.kind] if wanted.kind is not None else await _kinds(hub)

@@ -34,6 +34,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 
 SERVER_VERSION_MIN = 140_000
 
+LOCK_WAIT = "500ms"
+"""So long a migration waits for a table, and all who commit wait behind it."""
+
 _PLAIN_NAME = re.compile(r"[a-z0-9_]{1,40}")
 # Not `to_regclass`: that may answer from before the lock was waited for.
 _HAS_HUB = (
@@ -99,6 +102,8 @@ async def migrate(connection: Connection, hub_name: str, place: str, partitions:
     schema = schema_of(hub_name)
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", lock_number(schema))
+        # Whoever comes after a script that waits for a table waits too: rather give up soon, and try again as after a deadlock.
+        await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
         row = await find_hub(connection, hub_name, place)
         if row is not None and row.version == len(MIGRATIONS):
             return row

@@ -228,10 +228,13 @@ class Writing:
         return [activity_of(row) for row in {row.task: row for row in adds}.values()]
 
     def _is_told_or_changed(self) -> bool | None:
-        """Tell whether rows are asked for; None: nor does a step change further columns, and a lighter statement will do."""
+        """Tell whether rows are asked for.
+
+        None: nor does a step change further columns, or end its run, and a lighter statement will do.
+        """
         if any(self._is_told):
             return True
-        return False if any(step.changes for step in self.steps) else None
+        return False if any(step.changes or step.progress.status.is_finished for step in self.steps) else None
 
     def deliveries(self, sent: Sequence[Delivery]) -> list[Delivery]:
         """Return a delivery for each message of the batch, also for those that were left out."""

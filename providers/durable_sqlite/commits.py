@@ -134,6 +134,11 @@ class Commits:
         seen = self._look(transaction, lease, batch.number)
         return seen if isinstance(seen, Committed) else self._commit(transaction, lease, batch, seen)
 
+    def forget(self) -> None:
+        """Something was undone: what is remembered may be of a state that never was."""
+        self._view = None
+        self._owned.forget()
+
     def _believe(self, lease: Lease, number: int) -> _View | None:
         """Return what a commit can go by unread, if it is the next one of the lease whose commit was the last."""
         view, self._view = self._view, None

@@ -71,6 +71,10 @@ class Owned:
             self._known = {lease.lease_id: known}  # a provider serves one worker; more would only be slower
         return known[1]
 
+    def forget(self) -> None:
+        """A change was undone: its count will be that of another one."""
+        self._known = {}
+
 
 class Ownership:
     """The ownership calls of one provider, each inside a transaction, and the OS locks of its own workers."""

@@ -61,7 +61,6 @@ _listeners = ListenersOfProcess()
 class _Found(NamedTuple):
     """A file that was opened, and the hub in it."""
 
-    real_path: str
     write: WriteConnection
     read: ReadConnection
     hub: int
@@ -73,7 +72,7 @@ class _Opened:
 
     def __init__(self, hub_name: str, ports: Ports, found: _Found) -> None:
         path, hub = found.write.path, found.hub
-        self.place = (found.real_path, hub_name)
+        self.place = (path, hub_name)
         self.process = os.getpid()
         self.partitions = found.partitions
         self.write = found.write
@@ -86,6 +85,7 @@ class _Opened:
         self.hub = hub
         self.ownership = Ownership(hub, path, self.time)
         self.commits = Commits(hub, found.partitions, Owned(hub), lambda: bool(_listeners.at(self.place)))
+        self.writer.on_undone = self.commits.forget
         self.activities = Activities(hub, self.ownership)
         self.clients = Clients(hub)
         self.reads = Reads(hub)
@@ -159,18 +159,19 @@ class SqliteProvider:
 
     def _connect(self) -> _Found:
         hubs: list[tuple[int, int]] = []
+        path = os.path.realpath(self._path)  # what lies beside it is found by whoever opens it, by whatever name
 
         def prepare(database: sqlite3.Connection) -> None:
-            schema.check_origin(database, self._path)
-            make_durable(database, self._path)
+            schema.check_origin(database, path)
+            make_durable(database, path)
             schema.migrate(database)
             hubs.append(schema.find_hub(database, self._hub_name, PARTITIONS))
 
-        _prepare_file(self._path, may_create=self._may_create)
-        write = WriteConnection(self._path)
+        _prepare_file(path, may_create=self._may_create)
+        write = WriteConnection(path)
         write.open(prepare)
         try:
-            return _Found(os.path.realpath(self._path), write, ReadConnection.open(self._path), *hubs[0])
+            return _Found(write, ReadConnection.open(path), *hubs[0])
         except BaseException:
             write.close()
             raise

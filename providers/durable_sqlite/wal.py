@@ -17,6 +17,9 @@ BYTES_MAX = 64 * 1024 * 1024
 """A longer file is cut to this by SQLite (`journal_size_limit`), and is not made longer here."""
 
 
+_ZEROS = memoryview(bytes(ROOM_BYTES))  # there before there is no memory left for it
+
+
 class WalRoom:
     """Keeps the WAL of one database longer than what is in it. The caller is the one writer of the moment."""
 
@@ -40,12 +43,15 @@ class WalRoom:
 
         Never raises: a disk that has no room for zeros may still have some for frames.
         """
-        size = self.file_bytes
-        missing = -size % ROOM_BYTES
-        if not missing or size >= BYTES_MAX or self._descriptor is None:
+        try:
+            size = self.file_bytes
+            missing = -size % ROOM_BYTES
+            if not missing or size >= BYTES_MAX or self._descriptor is None:
+                return
+        except OSError:
             return
         try:
-            os.pwrite(self._descriptor, bytes(missing), size)
+            os.pwrite(self._descriptor, _ZEROS[:missing], size)
         except OSError:
             self._give_back(size)
 

@@ -107,6 +107,7 @@ class Writer:
         self._is_idle: asyncio.Future[None] | None = None  # for `close`
         self._give_up_at: float | None = None
         self._pause_s = PAUSE_S_FIRST
+        self.on_undone: Callable[[], None] = lambda: None  # something that a job has done does not hold
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         if threaded:
@@ -178,7 +179,7 @@ class Writer:
         is_checkpoint_due = False
         try:
             if self._run([waiting]):
-                self._connection.commit()
+                self._commit()
                 is_checkpoint_due = self._connection.is_checkpoint_due
         finally:
             if is_checkpoint_due:
@@ -254,6 +255,7 @@ class Writer:
                 for waiting in group:
                     self._run_under_savepoint(waiting)
         except sqlite3.Error as error:  # some errors end the whole transaction, and the savepoints with it
+            self.on_undone()
             for waiting in group:
                 waiting.error = waiting.error or self._connection.failure_of(error)
         if all(waiting.error is not None for waiting in group):
@@ -282,8 +284,17 @@ class Writer:
         except sqlite3.Error as error:
             waiting.error = self._connection.failure_of(error)
             waiting.error.__cause__ = error
+            self.on_undone()
         except BaseException as error:  # noqa: BLE001 (the caller's to handle; here it means that nothing is kept)
             waiting.error = error
+            self.on_undone()
+
+    def _commit(self) -> None:
+        try:
+            self._connection.commit()
+        except BaseException:
+            self.on_undone()
+            raise
 
     def _transaction(self, changes: Changes, *, is_careful: bool = False) -> Transaction:
         return Transaction(self._connection.database, self._time, changes, is_careful=is_careful)
@@ -304,7 +315,7 @@ class Writer:
 
     def _commit_in_thread(self, group: list[_Waiting]) -> None:
         try:
-            self._connection.commit()
+            self._commit()
         except Exception as error:  # noqa: BLE001 (for those who wait)
             for waiting in group:
                 waiting.error = waiting.error or error
@@ -319,7 +330,7 @@ class Writer:
             return
         try:
             if self._run(group):
-                self._connection.commit()
+                self._commit()
         except Exception as error:  # noqa: BLE001 (for who waits)
             group[0].error = error
         self._end_in_thread(group)

@@ -178,6 +178,37 @@ async def test_commits_go_on_while_a_hub_is_brought_to_the_newest_version(
     await older.close()
 
 
+async def test_a_migration_that_must_wait_for_a_reader_holds_up_nobody(
+    postgres_server: PostgresServer, new_hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dump or a long count, say: commits queue behind what the migration wants, for as long as it waits."""
+    monkeypatch.setattr(schema, "LOCK_WAIT", "50ms")
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+    older, newer = connect(new_hub), connect(new_hub)
+    await older.open()
+    monkeypatch.undo()
+    monkeypatch.setattr(schema, "LOCK_WAIT", "50ms")
+    session = Session(older, await older.lease("worker", b"", worker=True))
+    await session.provider.take(session.lease, range(64), from_live=True)
+    row = await session.start("instance")
+    reader = await asyncpg.connect(new_hub.partition("?")[0])
+    reading = reader.transaction()
+    await reading.start()
+    await reader.execute(f"SELECT count(*) FROM {schema.schema_of(new_hub.partition('hub=')[2])}.runs")
+    migrating = asyncio.create_task(newer.open())
+    began = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() < began + 0.5:
+        await asyncio.wait_for(session.commit(step_of(row, b"record")), 5)
+        row = await session.load("instance")
+    assert not migrating.done()
+    await reading.rollback()
+    await reader.close()
+    await migrating
+    await session.commit(step_of(row, b"last"))
+    await newer.close()
+    await older.close()
+
+
 async def test_a_schema_of_another_program_is_left_alone(postgres_server: PostgresServer, new_hub: str) -> None:
     name = schema.schema_of(new_hub.partition("hub=")[2])
     for table in ("orders", "hub"):

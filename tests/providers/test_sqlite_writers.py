@@ -27,6 +27,21 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
 
 
+async def test_a_file_is_the_same_by_whatever_name_it_is_opened(path: Path, tmp_path: Path) -> None:
+    """Whoever lives, and whoever writes, is known by files beside it."""
+    store, link = store_at(path), tmp_path / "elsewhere" / "link.db"
+    living = await store.worker(range(32))
+    link.parent.mkdir()
+    link.symlink_to(path)
+    by_link = store_at(link)
+    other = await by_link.worker(())
+    assert not await other.provider.take(other.lease, range(32))
+    assert {found.name for found in link.parent.iterdir()} == {"link.db"}
+    await by_link.close()
+    await living.commit()
+    await store.close()
+
+
 @pytest.fixture
 def store(path: Path) -> Store:
     return store_at(path)
@@ -312,6 +327,27 @@ async def test_only_what_waits_for_the_disk_leaves_the_loops_thread(store: Store
     assert elsewhere == ["COMMIT"]
     await session.provider.purge([(row.key, row.run_id)])  # few statements that may take long
     assert len(elsewhere) > 2
+    await store.close()
+
+
+async def test_what_was_taken_in_a_transaction_that_was_undone_is_not_taken_for_owned(store: Store) -> None:
+    """The next change of what the lease owns has the same number as the one that was undone."""
+    session, other = await store.worker(range(32)), await store.worker([63])
+    rows = {row.partition: row for row in (new_row(f"instance-{number}") for number in range(2000))}
+    await session.submit(start_of(rows[0]))
+    await session.submit(start_of(rows[32]))
+    near, far = await session.load(rows[0].key.id), await session.load(rows[32].key.id)
+    writer = writer_of(session.provider)
+    database = writer.database
+    writer.database = _Failing(database, sqlite3.SQLITE_FULL)  # type: ignore[assignment]
+    taken = session.provider.take(session.lease, [32, 33])
+    failed = await asyncio.gather(taken, session.commit(step_of(near, b"record")), return_exceptions=True)
+    writer.database = database
+    assert all(isinstance(error, StoreError) for error in failed)
+    assert await other.provider.take(other.lease, [32]) == {32}
+    assert await session.provider.take(session.lease, [32, 33]) == {33}
+    with pytest.raises(LeaseLostError):
+        await session.commit(step_of(far, b"of another"))
     await store.close()
 
 

@@ -155,6 +155,31 @@ async def _later(function: Any) -> Any:
     return function()
 
 
+async def test_what_runs_on_after_its_activity_still_finds_its_context() -> None:
+    class Mine(ActivityContext):
+        """A program's own."""
+
+    app, left = App(), list[asyncio.Task[bool]]()
+
+    async def runs_on(context: Mine) -> bool:
+        await goes_on.wait()
+        return current_activity() is context
+
+    @app.activity
+    async def leaves_a_task(context: Mine) -> None:
+        left.append(asyncio.create_task(runs_on(context)))
+
+    @app.orchestrator
+    async def main(ctx: OrchestrationContext) -> None:
+        await ctx.call_activity(leaves_a_task)
+
+    goes_on = asyncio.Event()
+    async with Worker(app, "memory://") as worker:
+        await worker.client.run(main)
+        goes_on.set()
+        assert await left[0]
+
+
 async def test_elsewhere_there_is_no_current_activity() -> None:
     app = App()
 

@@ -15,6 +15,7 @@ from durable.provider import (
     Beat,
     Expects,
     Report,
+    Status,
     TaskAddress,
 )
 from durable.testing.conformance.store import (
@@ -402,6 +403,12 @@ class Activities(Promises):
         await session.commit(step_of(row, queue_drops=[added.task], queue_adds=[added]))
         [claimed] = await session.claim()
         assert claimed.deliveries == 1
+
+    async def test_a_run_that_ends_leaves_no_attempt_in_the_queue_whatever_else_is_written(self, store: Store) -> None:
+        session = await store.worker()
+        await _queued(session, 2)
+        await session.commit(step_of(await session.load("caller"), b"end", status=Status.FAILED))
+        assert not await session.claim()
 
 
 def _refused_report(session: Session, task: TaskAddress, fault: str) -> Report:

@@ -152,6 +152,14 @@ class Messages(Promises):
         assert [await session.load(key_id) for key_id in ("z", "m", "a", "new")] == [rows[0], taken, rows[2], rows[4]]
         assert list(await session.memos()) == ["instead"]
 
+    async def test_of_many_starts_with_the_same_ids_the_first_ones_begin(self, store: Store) -> None:
+        session = await store.worker()
+        first = [new_row(f"id-{7 * number % 30}") for number in range(30)]
+        again = [new_row(f"id-{11 * number % 30}") for number in range(30)]
+        deliveries = await session.submit(*map(start_of, (*first, *again)))
+        assert [delivery.verdict for delivery in deliveries] == [Verdict.STORED] * 30 + [Verdict.EXISTS] * 30
+        assert [await session.load(row.key.id) for row in first] == first
+
     async def test_a_message_is_stored_in_place_of_an_undeliverable_one(self, store: Store) -> None:
         session = await store.worker()
         await session.start("sender")

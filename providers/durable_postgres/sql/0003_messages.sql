@@ -7,7 +7,7 @@ DECLARE
     begun text[];
     are_all boolean;
 BEGIN
-    -- In the order of their keys, in which everybody locks.
+    -- In the order of their keys, in which everybody locks; of several with one id the first one begins.
     WITH put AS (
         INSERT INTO runs
         SELECT
@@ -17,7 +17,10 @@ BEGIN
             (m.start).failure, (m.start).stall_reason, (m.start).completed_at, (m.start).parent_kind,
             (m.start).parent_id, (m.start).parent_run_id, (m.start).parent_task, NULL, (m.start).due_at,
             (m.start).open_work, (m.start).parked_until, (m.start).state, (m.start).slow_turns, (m.start).slow_since
-        FROM unnest(p_messages) AS m ORDER BY m.kind COLLATE "C", m.id COLLATE "C"
+        FROM unnest(p_messages) WITH ORDINALITY AS m (
+            kind, id, partition, data, priority, visible_at, run_id, expects, start, refused, other_refused, other_message,
+            other_memo, in_place_of, place
+        ) ORDER BY m.kind COLLATE "C", m.id COLLATE "C", m.place
         ON CONFLICT (kind, id) DO NOTHING RETURNING run_id
     )
     SELECT array_agg(run_id) INTO begun FROM put;

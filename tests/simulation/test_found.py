@@ -79,3 +79,14 @@ def test_the_answer_to_an_update_arrives_while_the_hubs_time_is_ten_years_ahead(
     )
     schedule = Schedule(20268438, workers=2, faults=faults, is_cached=False, latency_s_max=0.0001)
     _check("updates_in_order_over_generations", schedule)
+
+
+def test_a_clock_that_is_set_back_by_an_hour_makes_a_timer_late_by_no_more() -> None:
+    """That is followed as an adjustment: who took over from a worker that still went by the old time waited for the hour."""
+    faults = (
+        Fault(1, FaultKind.CLOCK_JUMP, 36000.0),
+        Fault(11, FaultKind.CLOCK_JUMP, -3600.0),
+        Fault(36, FaultKind.CRASH_AFTER, 0.1),
+        Fault(72, FaultKind.CRASH_AFTER, 0.1),
+    )
+    _check("races", Schedule(30115649, workers=2, faults=faults, latency_s_max=0.05))

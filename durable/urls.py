@@ -14,6 +14,9 @@ from typing import NamedTuple
 from durable.errors import StoreError
 
 _SHOWN_CHARACTERS_MAX = 200
+PART_CHARACTERS_MAX = 4096
+"""No file's path is longer on Linux, and no name of a hub, a server or a database needs to be."""
+
 _CREDENTIALS = re.compile(r"//[^/?#]*@")
 _UNWRITTEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|^\s|\s$")
 """Characters that no URL has; in a path or a name they are written with `%`, if they may stand there at all."""
@@ -47,6 +50,10 @@ def split_store_url(url: str, known_options: Collection[str]) -> StoreUrl:
     for text in (authority, path, *(value for _, value in pairs)):
         if "\0" in text:
             raise StoreError(f"{shown(url)} has a NUL, which no name may have")
+        if len(text) > PART_CHARACTERS_MAX:
+            raise StoreError(
+                f"{shown(url)} has a part of {len(text):,} characters; the most is {PART_CHARACTERS_MAX:,}"
+            )
     options: dict[str, str] = {}
     for name, value in pairs:
         if name not in known_options:

@@ -160,7 +160,7 @@ def test_what_an_owner_noted_is_kept_as_it_is_if_it_cannot_be_read() -> None:
         ("memory://a/b", "is no memory store"),
         ("memory://[", "is no URL"),
         ("memory://x?message_bytes_max=²", "a number of bytes"),
-        ("memory://x?message_bytes_max=" + "9" * 5_000, "a number of bytes"),
+        ("memory://x?message_bytes_max=" + "9" * 4_000, "a number of bytes"),
         ("sqlite://user:secret@host/a.db", "names no file"),
     ],
 )

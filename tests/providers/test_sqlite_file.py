@@ -53,6 +53,12 @@ def test_an_unknown_option_is_an_error_that_names_the_known_ones(query: str) -> 
         durable_sqlite.connect(f"sqlite:///x.db?{query}", system_ports())
 
 
+@pytest.mark.parametrize("url", [f"sqlite:///{'[' * 4098}", f"sqlite:///x.db?hub={'a' * 4097}"])
+def test_a_name_that_nothing_has_is_refused_for_its_length(url: str) -> None:
+    with pytest.raises(StoreError, match="characters; the most is 4,096"):
+        durable_sqlite.connect(url, system_ports())
+
+
 def test_a_wrong_mode_is_an_error() -> None:
     with pytest.raises(StoreError, match="mode is rw"):
         durable_sqlite.connect("sqlite:///x.db?mode=ro", system_ports())

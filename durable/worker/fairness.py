@@ -1,4 +1,4 @@
-"""Who is next: instances take turns at the slots for attempts, and what is due by the clock takes turns with what has come."""
+"""Who is next: instances take turns at the slots for attempts, and what is due goes before most of what has come."""
 
 from __future__ import annotations
 
@@ -47,16 +47,21 @@ class TakingTurns(Generic[K, T]):
         self._count = 0
 
 
+DUE_IN_A_ROW = 10
+"""So many turns of what is due pass one turn of what has come: that still gets a tenth of them."""
+
+
 class ReadyLines(Generic[T]):
     """A queue of two lines, each in order: what is due by the clock, and what something has come for.
 
-    One of each at a time while there are both: a timer does not wait behind a flood of starts, nor an event behind many timers.
+    While there are both, ten of what is due go before one of the other: a timer does not wait behind a flood of starts or of
+    outcomes, nor an event without end behind more timers than can be served.
     """
 
     def __init__(self) -> None:
         self._due: collections.deque[T] = collections.deque()
         self._come: collections.deque[T] = collections.deque()
-        self._was_due = False  # the last one
+        self._in_a_row = 0  # of what is due
 
     def __len__(self) -> int:
         return len(self._due) + len(self._come)
@@ -67,8 +72,11 @@ class ReadyLines(Generic[T]):
 
     def pop(self) -> T:
         """Take the first item of the line whose turn it is."""
-        self._was_due = bool(self._due) and not (self._was_due and self._come)
-        return (self._due if self._was_due else self._come).popleft()
+        if self._due and (self._in_a_row < DUE_IN_A_ROW or not self._come):
+            self._in_a_row += 1
+            return self._due.popleft()
+        self._in_a_row = 0
+        return self._come.popleft()
 
     def clear(self) -> None:
         """Forget all."""

@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 
 from durable import App, OrchestrationContext, Worker, when_all
-from durable.worker.fairness import ReadyLines, TakingTurns
+from durable.worker.fairness import DUE_IN_A_ROW, ReadyLines, TakingTurns
 from tests.worker.lives import becomes_true
 
 WIDTH = 60
@@ -65,13 +65,14 @@ def test_what_is_due_waits_behind_no_flood_of_what_has_come_and_the_other_way_ab
     for item in ("c1", "c2", "c3"):
         ready.append(item, is_due=False)
     taken = [ready.pop()]
-    for item in ("d1", "d2", "d3", "d4"):
+    due = [f"d{number}" for number in range(DUE_IN_A_ROW + 2)]
+    for item in due:
         ready.append(item, is_due=True)
-    assert len(ready) == 6
+    assert len(ready) == len(due) + 2
     while ready:
         taken.append(ready.pop())
-    assert taken == ["c1", "d1", "c2", "d2", "c3", "d3", "d4"]
-    ready.append("d5", is_due=True)
+    assert taken == ["c1", *due[:DUE_IN_A_ROW], "c2", *due[DUE_IN_A_ROW:], "c3"]
+    ready.append("late", is_due=True)
     ready.clear()
     assert not ready
 

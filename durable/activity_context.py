@@ -63,11 +63,6 @@ class ActivityPort(Protocol):
         ...
 
     @property
-    def context(self) -> ActivityContext | None:
-        """The context that was made for the attempt."""
-        ...
-
-    @property
     def started_us(self) -> int:
         """When it began, by the store's clock, in microseconds since 1970 UTC."""
         ...
@@ -208,14 +203,11 @@ class _FieldsAdapter(logging.LoggerAdapter[logging.Logger]):
 def current_activity() -> ActivityContext:
     """Return the context of the activity that is running here, also in what it calls. Raises DurableError elsewhere."""
     context = running_context.get(None)
-    if context is not None:
-        return context
-    port = running_activity.get(None)
-    if port is None:
+    if context is None:
         raise DurableError(
             "no activity is running here: current_activity() is for code that an activity calls, in its own task or thread"
         )
-    return ActivityContext(port)
+    return context
 
 
 _features: dict[bytes, type[ActivityContext]] = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from durable.activity_context import ActivityContext, current_activity, running_activity
+from durable.activity_context import ActivityContext, current_activity, running_context
 from durable.errors import DurableError
 from durable.events import ActivityScheduled, InstanceKey
 from durable.provider import TaskAddress
@@ -28,7 +28,6 @@ class FakePort:
     last_heartbeat: Any = None
     is_cancelled: bool = False
     client: Any = None
-    context: Any = None
     beats: list[Any] = dataclasses.field(default_factory=list)
 
     def heartbeat(self, details: Any = None) -> None:
@@ -88,7 +87,8 @@ def test_the_current_activity_is_that_of_the_task_or_thread(port: FakePort) -> N
         current_activity()
 
     async def activity(number: int) -> int:
-        running_activity.set(dataclasses.replace(port, request=dataclasses.replace(port.request, attempt=number)))
+        request = dataclasses.replace(port.request, attempt=number)
+        running_context.set(ActivityContext(dataclasses.replace(port, request=request)))
         await asyncio.sleep(0)
         return current_activity().attempt
 
@@ -98,7 +98,7 @@ def test_the_current_activity_is_that_of_the_task_or_thread(port: FakePort) -> N
     assert asyncio.run(both()) == [1, 2]
 
     def in_thread() -> str:
-        running_activity.set(port)
+        running_context.set(ActivityContext(port))
         return current_activity().name
 
     assert contextvars.copy_context().run(in_thread) == "pay"

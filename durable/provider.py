@@ -189,6 +189,9 @@ class Step:
     it is removed with its history, its memos and its ended runs, as by `purge`, though it is unfinished; else it stays as this
     step leaves it. `messages` and `memos` are indexes, in the batch, of those that this step sends: if it is refused they
     are left out, and with a memo that the store refuses it is. A step clears `slow_turns` and `slow_since`.
+    `begins`: the run begins with this step, and nothing was stored of it before; the row, as the step leaves it, is all that is
+    written of `progress` and `changes`. `before` is (0, 0) then, and it consumes, drops, parks, replaces and removes nothing.
+    If the id is in use, whoever has it, such a step is refused.
     """
 
     key: InstanceKey
@@ -206,6 +209,7 @@ class Step:
     removes_if_idle: bool = False
     messages: Sequence[int] = ()
     memos: Sequence[int] = ()
+    begins: InstanceRow | None = None
 
 
 @value_object
@@ -230,9 +234,9 @@ class Batch:
 class Committed:
     """The answer to a commit: a delivery per message, in order; the store's time; and the steps that were taken out.
 
-    `refused`: index of a step that the store cannot hold (its limits, bad text) and why. Such a step is left out with
-    everything in it and sent by it (a delivery of REFUSED stands for each of its messages, and no `otherwise` is
-    written); the rest is committed. `refused_memos`: the same for memos of no step, by their index.
+    `refused`: index of a step that the store cannot hold (its limits, bad text; an id in use, where it begins a run) and why.
+    Such a step is left out with everything in it and sent by it (a delivery of REFUSED stands for each of its messages, and no
+    `otherwise` is written); the rest is committed. `refused_memos`: the same for memos of no step, by their index.
     """
 
     deliveries: Sequence[Delivery]

@@ -254,6 +254,9 @@ class _Chain:
             appends=[(number, record._replace(data=self._seal(record.data))) for number, record in step.appends],
             queue_adds=[self._sealed_activity(row) for row in step.queue_adds],
             replaced_by=None if step.replaced_by is None else self.sealed_row(step.replaced_by),
+            begins=None
+            if step.begins is None
+            else dataclasses.replace(self.sealed_row(step.begins), state=progress.state),
         )
 
     def _sealed_activity(self, row: ActivityRow) -> ActivityRow:

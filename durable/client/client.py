@@ -22,7 +22,7 @@ from durable.client.bulk import (
     limited,
     steering,
 )
-from durable.client.connection import Connection
+from durable.client.connection import Connection, Direct
 from durable.client.faces import face_of
 from durable.client.filters import Filters, Statuses, check_limit, selection
 from durable.client.handle import Handle, check_reason
@@ -98,6 +98,7 @@ class Client:
         self._sealer = sealer or Sealer()
         self._around = Around(middleware)
         self._shared_hub: Hub | None = None
+        self.direct: Direct | None = None
         self._connection: Connection | None = None
         self._entered = 0
 
@@ -111,11 +112,16 @@ class Client:
         *,
         sealer: Sealer | None = None,
         around: Around | None = None,
+        direct: Direct | None = None,
     ) -> Client:
-        """Return a client of a provider that somebody else, such as a worker, has just opened and will close."""
+        """Return a client of a provider that somebody else, such as a worker, has just opened and will close.
+
+        `direct`: who may begin runs at once in this process.
+        """
         client = cls(provider, app, ports=ports, sealer=sealer)
         client._shared_hub = hub
         client._around = around or client._around
+        client.direct = direct
         return client
 
     @staticmethod
@@ -140,7 +146,9 @@ class Client:
         if self._connection is None:
             try:
                 hub = self._shared_hub or await self._provider.open()
-                self._connection = Connection(self._provider, hub, self._app, self._ports, self._sealer, self._around)
+                self._connection = Connection(
+                    self._provider, hub, self._app, self._ports, self._sealer, self._around, self.direct
+                )
             except BaseException:
                 self._entered -= 1
                 if self._shared_hub is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from durable.app import App
 from durable.client.answers import Answers
@@ -42,12 +43,32 @@ _OPERATIONS = {
 }
 
 
+class Direct(Protocol):
+    """A worker in this process, of the same store, that may begin runs for which no start was stored."""
+
+    def begin(self, message: Message) -> asyncio.Future[bool] | None:
+        """Begin a run, or return None; the future tells whether it has begun, durably. If not, nothing of it was stored."""
+        ...
+
+    def on_its_way(self, key: InstanceKey) -> asyncio.Future[bool] | None:
+        """Return the future of the start of this id that is on its way there, if one is."""
+        ...
+
+
 class Connection:
     """An open hub as a client uses it. Made in a running event loop; ends with `close`, which leaves the provider open."""
 
     def __init__(
-        self, provider: Provider, hub: Hub, app: App | None, ports: Ports, sealer: Sealer, around: Around
+        self,
+        provider: Provider,
+        hub: Hub,
+        app: App | None,
+        ports: Ports,
+        sealer: Sealer,
+        around: Around,
+        direct: Direct | None = None,
     ) -> None:
+        self.direct = direct
         self.provider = provider
         self.app = app
         self.ports = ports
@@ -86,9 +107,21 @@ class Connection:
         name = None if message.start is None else message.start.name
         call = ClientCall(operation, message.target.id, name)
         with self.around.client(call):
-            delivery = await self.submitter.submit(message if call.trace is None else traced(message, call.trace))
+            delivery = await self._delivered(message if call.trace is None else traced(message, call.trace))
             call.verdict = delivery.verdict.name
             return delivery
+
+    async def _delivered(self, message: Message) -> Delivery:
+        """Store a message; but a start with which a run begins in this very process need not be stored before it has."""
+        if self.direct is not None:
+            earlier = self.direct.on_its_way(message.target)
+            if earlier is not None:  # what is sent later comes later
+                await asyncio.wait([earlier])
+            begun = self.direct.begin(message)
+            if begun is not None and await begun:
+                self.waiters.has_neighbour()
+                return Delivery(Verdict.STORED)
+        return await self.submitter.submit(message)
 
     async def send(
         self,

@@ -192,8 +192,9 @@ class Waiters:
         register.append(watch)
         is_fresh = is_fresh and run_id not in self._ended
         is_near = self._loop.time() - self._heard_at < INTERVAL_MAX  # whoever runs instances is in this process
-        first = INTERVAL_MAX if is_near else INTERVAL_FIRST
-        self._look_in(first if is_fresh else 0.0, watch)
+        if is_fresh and is_near:
+            watch.interval = INTERVAL_MAX
+        self._look_in(watch.interval if is_fresh else 0.0, watch)
         try:
             yield watch
         finally:
@@ -238,11 +239,15 @@ class Waiters:
             self._must_look_at_all = True
             self._schedule(max(self._loop.time(), self._rest_until))
 
+    def has_neighbour(self) -> None:
+        """Note that whoever runs instances is in this process: what becomes of them will be heard."""
+        self._heard_at = self._loop.time()
+
     def _offer(self, row: InstanceRow, watch: Watch) -> None:
         watch.offer(row)
         if row.status is not Status.PENDING:
             watch.interval = INTERVAL_MAX  # its owner is in this process, so that more will be heard of it
-            self._heard_at = self._loop.time()
+            self.has_neighbour()
             watch.look_at = self._heard_at + INTERVAL_MAX
 
     def _remember_ended(self, run_id: str) -> None:
@@ -336,9 +341,12 @@ class Waiters:
                 watch.fail(error)
             return
         for watch in due:
+            is_heard_of = (
+                watch.latest is None and watch.interval == INTERVAL_MAX
+            )  # looked at for the first time, so late
             row = rows[watch.key, watch.run_id]
             if row is None:
                 gone = "was purged" if watch.latest else "is not there"
                 watch.fail(InstanceNotFoundError(f"instance '{watch.key.id}' {gone}"))
-            elif watch.offer(row):
+            elif watch.offer(row) and not is_heard_of:
                 watch.interval = INTERVAL_FIRST

@@ -366,7 +366,7 @@ class OffloadedProvider:
                 return True
             if step.changes and any(len(step.changes.get(column) or b"") > above for column in COLUMNS):
                 return True
-            if step.replaced_by is not None and _size(step.replaced_by) > above:
+            if any(row is not None and _size(row) > above for row in (step.replaced_by, step.begins)):
                 return True
         return any(_starts_with_more(message, above) for message in messages)
 
@@ -492,7 +492,7 @@ class _Placing:
     def step(self, step: Step, index: int) -> Step:
         names: list[str] = []
         self._out.by_step[index] = names
-        changes = dict(step.changes)
+        changes = dict(step.changes) if step.begins is None else {}  # else the row has them
         for column in COLUMNS:
             if changes.get(column):
                 changes[column] = self._placed(step.key, Place(step.run_id, column=column), changes[column], names)
@@ -502,7 +502,8 @@ class _Placing:
             for place in [Place(step.run_id, number, record.index)]
         ]
         replaced_by = None if step.replaced_by is None else self._row(step.replaced_by, names)
-        return dataclasses.replace(step, changes=changes, appends=appends, replaced_by=replaced_by)
+        begins = None if step.begins is None else self._row(step.begins, names)
+        return dataclasses.replace(step, changes=changes, appends=appends, replaced_by=replaced_by, begins=begins)
 
     def message(self, message: Message, index: int) -> Message:
         names: list[str] = []

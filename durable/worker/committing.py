@@ -34,7 +34,10 @@ PAUSE_S = 1.0
 
 
 class GroupCommits:
-    """Writes for one owner. `on_written(prepared, batch, committed)` and `on_refused(prepared)` are called in the loop."""
+    """Writes for one owner. Called in the loop: `on_written(prepared, batch, committed)`, `on_refused(prepared, unknown)`.
+
+    `unknown` is the error after which nobody can say that the batch was not written; None where it was not.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class GroupCommits:
         clock: StoreClock,
         *,
         on_written: Callable[[Sequence[Prepared], Batch, Committed], None],
-        on_refused: Callable[[Sequence[Prepared]], None],
+        on_refused: Callable[[Sequence[Prepared], StoreError | None], None],
         is_alone: Callable[[], bool],
         watchers: Watchers = UNWATCHED,
     ) -> None:
@@ -120,9 +123,9 @@ class GroupCommits:
 
     def forget(self) -> None:
         """Drop what is not yet on its way: the lease is lost."""
-        self._waiting.clear()
-        self._bytes = 0
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
         self._memos.clear()
+        self._on_refused(waiting, None)
 
     async def run(self) -> None:
         """Commit until cancelled."""
@@ -137,7 +140,7 @@ class GroupCommits:
         memos, self._memos = list(self._memos.values()), {}
         lease = self._keeper.lease
         if lease is None:
-            self._on_refused(prepared)
+            self._on_refused(prepared, None)
             return
         notes, self._notes = self._notes, {}
         memos += notes.values()
@@ -151,14 +154,14 @@ class GroupCommits:
         except LeaseLostError as error:
             logger.warning("a commit was refused: %s", error)
             self._notes, self._refused = notes | self._notes, lease
-            self._refuse(prepared)
+            self._refuse(prepared, error.__cause__ if isinstance(error.__cause__, StoreUnavailableError) else None)
             self._keeper.lost(lease)
             return
         except StoreError as error:
             logger.error("the store failed: %s", error)
             self._keeper.trouble = str(error)
             self._notes, self._refused = notes | self._notes, lease
-            self._refuse(prepared)
+            self._refuse(prepared, error)
             self._keeper.lost(lease)
             await asyncio.sleep(PAUSE_S)
             return
@@ -173,19 +176,26 @@ class GroupCommits:
             self._watchers.committed(_told(prepared, batch, committed, self._clock.monotonic() - asked_at))
         self._on_written(prepared, batch, committed)
 
-    def _refuse(self, prepared: Sequence[Prepared]) -> None:
+    def _refuse(self, prepared: Sequence[Prepared], unknown: StoreError | None) -> None:
         if self._watchers:
             self._watchers.refused(sum(item.step is not None for item in prepared))
-        self._on_refused(prepared)
+        self._on_refused(prepared, unknown)
 
     async def _written(self, lease: Lease, batch: Batch) -> tuple[Committed, float]:
-        """Commit a batch; while its outcome is unknown, ask again under the same number. Returns also since when."""
+        """Commit a batch; while its outcome is unknown, ask again under the same number. Returns also since when.
+
+        The cause of a LeaseLostError after which it stays unknown is a StoreUnavailableError.
+        """
         pause, asked_first_at = 0.05, self._clock.monotonic()
+        doubt: StoreUnavailableError | None = None
         while True:
             asked_at = self._clock.monotonic()
             try:
                 committed = await self._provider.commit(lease, batch)
+            except LeaseLostError as error:
+                raise error from doubt
             except StoreUnavailableError as error:
+                doubt = error
                 if not self._keeper.is_valid or self._keeper.lease is not lease:
                     raise LeaseLostError(f"the store did not answer for the length of a lease: {error}") from error
                 logger.warning("a commit has no answer yet (%s); it is asked for again", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
 import functools
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from durable.engine.execution import Execution
+from durable.errors import StoreUnavailableError
 from durable.events import ActivityScheduled, HistoryEvent, InstanceKey, OrchestrationForked, OrchestrationRewound
 from durable.outgoing import Outgoing
 from durable.provider import InstanceRow, Message, Priority, RecordRow, StoredMessage, TaskAddress
@@ -279,6 +281,26 @@ def _farewell_from_plain(plain: list[Any]) -> Outgoing:
     return Outgoing(InstanceKey(instance_id, kind), unpacked, run_id, generation)
 
 
+class DirectStart:
+    """A start on its way: `future` tells whether its run has begun, or it is given back; `met`: what its turn met then."""
+
+    __slots__ = ("future", "met")
+
+    def __init__(self, future: asyncio.Future[bool]) -> None:
+        self.future = future
+        self.met: BaseException | None = None
+
+    def settle(self, *, has_begun: bool) -> None:
+        """Tell."""
+        if not self.future.done():
+            self.future.set_result(has_begun)
+
+    def fail(self, why: BaseException | str) -> None:
+        """Tell that nobody knows."""
+        if not self.future.done():
+            self.future.set_exception(StoreUnavailableError(f"it is unknown whether this was stored: {why}"))
+
+
 class LiveInstance:
     """One owned instance: its row as last committed, its engine while cached, and what waits for its next turn."""
 
@@ -288,6 +310,7 @@ class LiveInstance:
         "begun",
         "children",
         "control",
+        "direct",
         "ending",
         "execution",
         "has_heard",
@@ -315,6 +338,7 @@ class LiveInstance:
         self.partition = partition
         self.row: InstanceRow | None = None
         self.execution: Execution | None = None
+        self.direct: DirectStart | None = None  # until its first step is durable: its start is nowhere else
         self.begun: Begun | None = None  # until the first turn of a generation that begins with a prefix is durable
         self.state = OwnerState()
         # Lists, taken from in front by the hundred: a deque would take 600 bytes of each instance that merely waits.
@@ -343,7 +367,7 @@ class LiveInstance:
     @property
     def runs_activities(self) -> bool:
         """True while activities run here for it, or their outcomes wait for its next turn: another owner would repeat them."""
-        return bool(self.held) or any(pending.message is None for pending in self.normal)
+        return bool(self.held) or (self.direct is None and any(pending.message is None for pending in self.normal))
 
     @property
     def is_idle(self) -> bool:

@@ -13,32 +13,31 @@ before its pause is over, unless it is steered.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any
 
-from durable.errors import DurableError, HistoryDamagedError, StoreError
+from durable.errors import DurableError, StoreError
 from durable.events import InstanceKey
-from durable.messages import decode_arrivals, dropped_memo
 from durable.provider import (
     Batch,
     Committed,
     InstanceRow,
-    Priority,
     Provider,
-    StoredMessage,
     TaskAddress,
-    Wakeup,
     partition_of,
 )
 from durable.records import Record
 from durable.worker.activities import ActivityRunner
+from durable.worker.arrivals import Arrivals
 from durable.worker.attempts import OwnerAttempts
 from durable.worker.backlog import Backlog
 from durable.worker.cache import Cache
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
+from durable.worker.direct import DirectStarts, is_first_step
 from durable.worker.failure_log import log_failed_attempts, log_failed_instance
 from durable.worker.fairness import ReadyLines
 from durable.worker.health import Stalled
@@ -77,6 +76,7 @@ class Owner:
         self._claims = claims
         self._partitions = partitions
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # a turn sees nothing of who started its instance
         self._loader = Loader(
             provider,
             turns,
@@ -94,7 +94,6 @@ class Owner:
         self._due_times = DueTimes(clock, self._loop, self._come_due)
         self._parking = Parking(clock, self._backlog, self._due_times, find=self._lives.get)
         self.stalled = Stalled()
-        self._heard = 0  # the number of the last wake-up
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_pumping = self._is_draining = False
         self.commits = GroupCommits(
@@ -107,17 +106,7 @@ class Owner:
             watchers=turns.watchers,
         )
         self._unserved = Unserved(keeper, clock, self.commits.add_memo)
-        self.receiver = Receiver(
-            provider,
-            keeper,
-            clock,
-            self._backlog,
-            self._due_times,
-            parking=self._parking,
-            accept=self._accept,
-            on_read=self._read,
-            unserved=self._unserved,
-        )
+        self.receiver, self.arrivals, self.direct = self._intake(claims)
         self.attempts = OwnerAttempts(
             provider,
             keeper,
@@ -130,81 +119,49 @@ class Owner:
             spawn=self._spawn,
         )
 
-    # ---- arrivals
+    def _intake(self, claims: Claims) -> tuple[Receiver, Arrivals, DirectStarts]:
+        """Make what takes in: from the store, and from a client of this process."""
+        keeper, clock = self._keeper, self._clock
+        receiver = Receiver(
+            self._provider,
+            keeper,
+            clock,
+            self._backlog,
+            self._due_times,
+            parking=self._parking,
+            accept=lambda message: self.arrivals.accept(message),
+            on_read=self._read,
+            unserved=self._unserved,
+        )
+        arrivals = Arrivals(
+            keeper,
+            receiver,
+            self._backlog,
+            claims,
+            clock,
+            self.commits,
+            self._lives,
+            live_at=self._live,
+            make_ready=self._make_ready,
+            abandon=self._abandon,
+        )
+        direct = DirectStarts(
+            keeper,
+            receiver,
+            self._lives,
+            live_at=self._live,
+            make_ready=self._make_ready,
+            count_waiting=lambda: len(self._ready) + self.commits.count,
+        )
+        return receiver, arrivals, direct
 
-    def hear(self, wakeup: Wakeup) -> None:
-        """Take a wake-up of the store.
-
-        After one that was lost its messages must not overtake those of the lost one; one that comes again brings nothing new.
-        """
-        if wakeup.number != self._heard + 1:
-            self._backlog.fall_behind(self._keeper.owned)
-            self.receiver.wake()
-        if wakeup.number > self._heard:
-            self._heard = wakeup.number
-            for message in wakeup.messages:
-                if message.partition in self._keeper.owned:
-                    self._accept(message, is_fresh=True)
-        if wakeup.leases:
-            self._keeper.wake()
-        if wakeup.anything or wakeup.inbox:
-            self.receiver.wake()
-        if wakeup.activities or wakeup.anything:
-            self._claims.offered()
-
-    def _accept(self, message: StoredMessage, *, is_fresh: bool = False) -> None:
-        """Queue a message on its instance, once. `is_fresh`: it was stored just now, and not read."""
-        if self.receiver.knows(message) or message.partition in self._keeper.leaving:
-            return
-        if is_fresh and self.receiver.leaves_in_store(message):
-            if message.start is not None and message.target in self._lives:
-                self._lives[message.target].is_row_stale = True
-            return
-        self.receiver.held.add(message.sequence)
-        if self.receiver.is_for_others(message):
-            return
-        live = self._live(message.target)
-        is_unread = live.row is None or live.is_row_stale or live.is_loading
-        live.has_heard = live.has_heard or (is_fresh and is_unread)
-        try:
-            generation, events = decode_arrivals(message.data)
-        except HistoryDamagedError as error:
-            logger.error("a message to '%s' is damaged and was dropped: %s", message.target.id, error)
-            self._discard(live, message, str(error))
-            return
-        start, run_id = message.start, message.run_id
-        is_control = message.priority is Priority.CONTROL
-        if start is not None and not is_control:
-            run_id = start.run_id
-            if live.row is None and is_fresh and live.is_idle:  # just created: nothing can have changed it since
-                live.row = start
-                live.is_recovered, live.has_heard = True, False
-            elif live.row is None or (live.row.run_id, live.row.generation) != (run_id, start.generation):
-                live.is_row_stale = True  # a former run, or generation, has ended, as far as the store knows
-        queue = live.control if is_control else live.normal
-        last = len(events) - 1
-        for index, event in enumerate(events):
-            queue.append(Pending(event, message, run_id, generation, index == last))
-        if not events:
-            self._discard(live, message, "it holds nothing that this version knows")
-        live.skips_pause = live.skips_pause or is_control
-        self._make_ready(live)
+    # ---- the ready queue
 
     def _read(self) -> None:
         """Messages were received, or memory is full of them: go on with what has waited for its own."""
         for live in self._parking.was_read(is_full=self.receiver.is_full):
             if self._lives.get(live.key) is live:
                 self._make_ready(live)
-
-    def _discard(self, live: LiveInstance, message: StoredMessage, reason: str) -> None:
-        """Consume a message that nobody can read, and say so."""
-        run_id = message.run_id or (live.row.run_id if live.row else "unknown")
-        memo = dropped_memo(run_id, "message", str(message.sequence), reason, self._clock.now())
-        prepared = Prepared(live, consumed=[message.sequence])
-        prepared.add_memos([memo])
-        self.commits.add(prepared)
-
-    # ---- the ready queue
 
     def _live(self, key: InstanceKey) -> LiveInstance:
         live = self._lives.get(key)
@@ -226,7 +183,7 @@ class Owner:
     def _pump_soon(self) -> None:
         if not self._is_pumping:
             self._is_pumping = True
-            self._loop.call_soon(self._pump)
+            self._loop.call_soon(self._pump, context=self._context)
 
     def _pump(self) -> None:
         """Run turns for what is ready: a callback of the loop, never inside a task."""
@@ -237,6 +194,9 @@ class Owner:
             live = self._ready.pop()
             live.is_queued = False
             if live.is_busy or live.is_loading or self._lives.get(live.key) is not live:
+                continue
+            if live.direct is not None and live.is_row_stale:
+                self._abandon(live)
                 continue
             if self._loader.is_needed(live):
                 live.is_loading = True
@@ -253,10 +213,18 @@ class Owner:
 
     def _turn(self, live: LiveInstance) -> None:
         live.skips_pause = False
+        met = self.direct.met(live)
+        if met is not None:
+            self._stall(live, met)
+            return
         if live.normal and self._turns.is_ahead_of_its_start(live):
             self._parking.release(live)
         prepared = self._turns.prepare(live)
-        if prepared is None:
+        if live.direct is not None and not is_first_step(prepared):
+            self.attempts.unreserve(prepared.held if prepared is not None else ())
+            self.direct.give_back(live)
+            self._abandon(live)
+        elif prepared is None:
             self._rest(live)
         else:
             self._add(prepared)
@@ -358,13 +326,21 @@ class Owner:
 
     # ---- losing
 
-    def _drop(self, prepared: Sequence[Prepared]) -> None:
-        """Forget the instances of a batch that was not written; what they had taken is read again."""
+    def _drop(self, prepared: Sequence[Prepared], unknown: StoreError | None) -> None:
+        """Forget the instances of a batch that was not written; what they had taken is read again.
+
+        `unknown`: why nobody can say that it was not.
+        """
         for item in prepared:
             self.attempts.unreserve(item.held)
+            if item.live.direct is not None and unknown is not None:
+                item.live.direct.fail(unknown)
+            item.live.is_busy = False
             self._abandon(item.live)
 
     def _abandon(self, live: LiveInstance) -> None:
+        if live.direct is not None and not live.is_busy:  # if it is, its commit will tell
+            live.direct.settle(has_begun=False)
         self._turns.close(live.drop_execution())
         if self._lives.get(live.key) is not live:
             return  # it was lost before: its messages may be in other hands by now
@@ -428,16 +404,13 @@ class Owner:
             self.attempts.unreserve(item.held)
             is_ours = self._lives.get(item.live.key) is item.live
             why = refused.get(id(item.step)) if refused else None
+            if item.live.direct is not None:
+                self._tell_start(item.live, has_begun=why is None)
+            elif why is not None and is_ours:
+                self._stall_refused(item, why)
             if why is not None:
-                if is_ours:
-                    self._stall_refused(item, why)
                 continue
-            consumed = item.consumed if item.step is None else item.step.consumed
-            if consumed:
-                again = [message.in_place_of for message in item.messages]  # of these another stands there now
-                for sequence in consumed:
-                    if sequence not in again:
-                        self.receiver.settle(sequence)
+            self._settle(item)
             if not is_ours:
                 continue
             if item.step is not None:
@@ -450,6 +423,25 @@ class Owner:
         if self._ready:  # a full commit made them wait
             self._pump_soon()
         self.receiver.worked_off()
+
+    def _settle(self, item: Prepared) -> None:
+        """Note what was consumed."""
+        consumed = item.consumed if item.step is None else item.step.consumed
+        if consumed:
+            again = [message.in_place_of for message in item.messages]  # of these another stands there now
+            for sequence in consumed:
+                if sequence not in again:
+                    self.receiver.settle(sequence)
+
+    def _tell_start(self, live: LiveInstance, *, has_begun: bool) -> None:
+        """Tell the client of its start. What has come for another run of that id meanwhile is read again."""
+        assert live.direct is not None
+        live.direct.settle(has_begun=has_begun)
+        live.direct = None
+        if not has_begun and self._lives.get(live.key) is live:
+            self._backlog.fall_behind([live.partition])
+            self._abandon(live)
+            self.receiver.wake()
 
     def _stall_refused(self, item: Prepared, why: str) -> None:
         """The store cannot hold what a turn asks for: the instance stalls, and is tried again."""
@@ -592,6 +584,8 @@ class Owner:
         """Forget all instances, and close what their orchestrators were in the middle of."""
         for live in list(self._lives.values()):
             self._turns.close(live.drop_execution())
+            if live.direct is not None:
+                live.direct.fail("the worker has stopped")
         self._lives.clear()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -155,6 +155,8 @@ class Steps:
 
     def complete(self, prepared: Prepared, row: InstanceRow, state: OwnerState, step: Step) -> Prepared:
         after = row.after(step.progress, step.changes)
+        if prepared.live.direct is not None:
+            step = dataclasses.replace(step, begins=after, drop_generations_below=None)
         prepared.step = step
         prepared.row = after
         prepared.state = state

@@ -217,6 +217,9 @@ class Turns:
             live.outbox.clear()
             live.ending = None
             self.close(live.drop_execution())
+            if live.direct is not None:  # it stalls once its start is stored
+                live.direct.met = error
+                return None
             return self._asking.refuse_spoiling(live, row, error) or self.steps.stall(live, error)
 
     def _take(self, live: LiveInstance, row: InstanceRow) -> list[Pending]:

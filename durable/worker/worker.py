@@ -352,9 +352,6 @@ class _Parts:
         sealer = Sealer()
         self._provider, self._watchers = provider, watchers
         self.clock = StoreClock(ports.monotonic, hub.now)
-        self.client = Client.sharing(provider, hub, app, ports, around=around)
-        self.portal = GuestPortal(is_threaded=ports.may_start_threads)
-        self.blocking_client = blocking_face(self.client, self.portal)
         self._loop = asyncio.get_running_loop()
         self.watch: TurnWatch = Watchdog(self._mark_slow) if ports.may_start_threads else Unwatched()
         announcement = Announcement.of(served_by(app), settings.queues, orchestrations=settings.orchestrations)
@@ -405,6 +402,9 @@ class _Parts:
             partitions=hub.partitions,
             max_cached=settings.max_cached,
         )
+        self.client = Client.sharing(provider, hub, app, ports, around=around, direct=self.owner.direct)
+        self.portal = GuestPortal(is_threaded=ports.may_start_threads)
+        self.blocking_client = blocking_face(self.client, self.portal)
         self._retention = Retention(app, provider, self.keeper, self.clock) if settings.orchestrations else None
         self._unlisten: Callable[[], None] | None = None
 
@@ -430,7 +430,7 @@ class _Parts:
     async def begin(self) -> None:
         """Take a lease, listen, and find what is unfinished."""
         self.watch.start()
-        self._unlisten = self._provider.listen(self.owner.hear)
+        self._unlisten = self._provider.listen(self.owner.arrivals.hear)
         await self.client.__aenter__()
         await self.keeper.begin()
 

@@ -311,6 +311,8 @@ class MemoryHub:
             self._check_step(lease, step)
             if reason := refusal_of_step(step, [batch.memos[memo] for memo in step.memos], bytes_max):
                 refused[index] = reason
+            elif step.begins is not None and step.key in self._instances:
+                refused[index] = f"the id '{step.key.id}' is in use"
         now = self._now_us()
         row.expires_at = now + LEASE_US
         steps = [step for index, step in enumerate(batch.steps) if index not in refused]
@@ -344,6 +346,8 @@ class MemoryHub:
     def _check_step(self, lease: Lease, step: Step) -> None:
         row = self._instances.get(step.key)
         is_ours = self._owners[partition_of(step.key, len(self._owners))] == lease.lease_id
+        if is_ours and step.begins is not None:  # whether its id is free is asked for where steps are refused
+            return
         if not is_ours or row is None or row.run_id != step.run_id or row.status.is_finished:
             raise LeaseLostError(f"instance '{step.key.id}', run {step.run_id}, is not this lease's to write")
         if (row.generation, row.records) != step.before:
@@ -367,7 +371,7 @@ class MemoryHub:
             self._queue[activity.task] = QueueEntry(activity, self._next_number())
         progress = {name: getattr(step.progress, name) for name in PROGRESS_COLUMNS}
         marks = {"slow_turns": 0, "slow_since": 0}
-        row = dataclasses.replace(self._instances[step.key], **(progress | marks | dict(step.changes)))
+        row = step.begins or dataclasses.replace(self._instances[step.key], **(progress | marks | dict(step.changes)))
         self._put(row)
         if row.status.is_finished:
             for task in [task for task in self._queue if task.key == step.key and task.run_id == step.run_id]:

@@ -39,7 +39,7 @@ def refusal_of_memo(memo: Memo, bytes_max: int | None) -> Refusal | None:
 
 def refusal_of_step(step: Step, memos: Sequence[Memo], bytes_max: int | None) -> str | None:
     """Return why a step with these memos cannot be stored, or None. Records have no limit: they may be cut into parts."""
-    written = (step.progress, step.changes, step.queue_adds, step.replaced_by, memos)
+    written = (step.progress, step.changes, step.queue_adds, step.replaced_by, step.begins, memos)
     refusal = _refusal_of(written, bytes_max)
     return None if refusal is None else refusal.reason
 

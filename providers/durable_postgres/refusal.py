@@ -58,14 +58,16 @@ def refusal_of_memo(memo: Memo, *, is_careful: bool) -> str | None:
 
 def refusal_of_step(step: Step, *, is_careful: bool) -> str | None:
     """Return why a step cannot be stored, or None. Records have no limit: they are cut into parts."""
-    if not is_careful and not (step.changes or step.queue_adds or step.replaced_by is not None):  # nearly every step
+    is_usual = not (step.changes or step.queue_adds or step.replaced_by is not None or step.begins is not None)
+    if is_usual and not is_careful:  # nearly every step
         state = step.progress.state
         return _too_large(state) if len(state) > VALUE_BYTES_MAX else None
-    values = (step.progress, step.changes, step.queue_adds, step.replaced_by)
+    values = (step.progress, step.changes, step.queue_adds, step.replaced_by, step.begins)
     if is_careful:
         indexed = [text for row in step.queue_adds for text in (row.queue, row.name)]
         return _why_too_long(indexed) or _why_not(_leaves(values))
-    usual = values if step.queue_adds or step.replaced_by is not None else (step.progress.state, step.changes)
+    has_rows = step.queue_adds or step.replaced_by is not None or step.begins is not None
+    usual = values if has_rows else (step.progress.state, step.changes)
     for leaf in _leaves(usual):
         if isinstance(leaf, (str, bytes)) and len(leaf) > VALUE_BYTES_MAX:
             return _too_large(leaf)

@@ -29,6 +29,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     ("0002_named.sql",),
     ("0003_lookups.sql", "0003_messages.sql", "0003_commit.sql", "0001_settings.sql"),
+    ("0004_begin.sql", "0001_settings.sql"),
 )
 """The files that lead from each version to the next; the first entry leads from an empty schema to version 1."""
 

@@ -7,7 +7,7 @@ is found out here and left out, each item by itself.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -143,11 +143,23 @@ def outcome_of(sent: Sequence[Message], found: asyncpg.Record) -> Outcome:
 
 
 class Writing:
-    """A batch as the arguments of `commit_v1`, without what the store refuses: `refused` and `refused_memos` name that."""
+    """A batch as the arguments of `commit_v1`, without what the store refuses: `refused` and `refused_memos` name that.
 
-    def __init__(self, batch: Batch, partitions: int, changed: Sequence[bool], *, is_careful: bool) -> None:
+    `in_use`: the steps, by index, that begin runs whose ids are in use. `begun` are the indexes of the others that begin some.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        partitions: int,
+        changed: Sequence[bool],
+        in_use: Collection[int] = (),
+        *,
+        is_careful: bool,
+    ) -> None:
         self._is_careful = is_careful
         self.batch = batch
+        self.begun: list[int] = []
         self.refused: dict[int, str] = {}
         self.refused_memos: dict[int, str] = {}
         self.unsent: set[int] = set()
@@ -159,13 +171,18 @@ class Writing:
         has_rows = len(batch.rows) == len(batch.steps)
         for index, step in enumerate(batch.steps):
             places.add(partition_of(step.key, partitions))
-            reason = self._refusal(step)
+            reason = f"the id '{step.key.id}' is in use" if index in in_use else self._refusal(step)
             if reason is not None:
                 self.refused[index] = reason
                 self.unsent.update(step.messages)
                 unsent_memos.update(step.memos)
                 continue
             is_told = changed[index]
+            if step.begins is not None:
+                self.begun.append(index)
+                if is_told:
+                    self.told.append(step.begins)
+                continue
             # Of an idle one only the store knows whether it is still there.
             if is_told and has_rows and not step.removes_if_idle:
                 self.told.append(batch.rows[index])
@@ -179,6 +196,7 @@ class Writing:
         if len(kept) > 1:
             kept.sort(key=_place_of)  # everybody locks rows in this order
         self.steps = [step for step, _ in kept]
+        self.written = [*self.steps, *(batch.steps[index] for index in self.begun)]
         self._is_told = [is_told for _, is_told in kept]
         self._partitions = sorted(places)
         self._is_rare = False
@@ -206,7 +224,7 @@ class Writing:
             consumed or None,
             dropped or None,
             drops or None,
-            self._queue_adds() or None,
+            (self._queue_adds() or None) if steps else None,
             parks,
             self._is_rare or bool(dropped),
             self._is_told_or_changed(),
@@ -214,6 +232,15 @@ class Writing:
             self.outgoing.others or None,
             self.outgoing.memos or None,
             self.memos or None,
+        )
+
+    def begins(self) -> tuple[Any, ...]:
+        """Return the arguments that come before those of `commit_v1` where runs begin, for `begin_and_commit_v1`."""
+        steps = [self.batch.steps[index] for index in self.begun]
+        return (
+            [run_of(step.begins) for step in steps if step.begins is not None],
+            [record for step in steps for record in _records_of(step)],
+            None if self.steps else self._queue_adds() or None,
         )
 
     def _queue_adds(self) -> list[tuple[Any, ...]]:
@@ -249,7 +276,7 @@ class Writing:
     @property
     def has_activities(self) -> bool:
         """True where attempts were added that somebody may claim."""
-        return any(step.queue_adds and not step.progress.status.is_finished for step in self.steps)
+        return any(step.queue_adds and not step.progress.status.is_finished for step in self.written)
 
     def _refusal(self, step: Step) -> str | None:
         if step.changes and (unknown := sorted(step.changes.keys() - _CHANGEABLE_COLUMNS)):

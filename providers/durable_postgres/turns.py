@@ -7,6 +7,8 @@ import itertools
 import operator
 from collections.abc import Collection, Iterable, Sequence
 
+import asyncpg
+
 from durable.errors import LeaseLostError, StoreError
 from durable.listeners import Changes
 from durable.provider import (
@@ -152,12 +154,18 @@ async def _commit(
     told = changed if is_heard else [False] * len(changed)
     writing = Writing(batch, hub.partitions, told, is_careful=is_careful)
     doubts = hub.doubts()
-    found = await hub.write(
-        "commit_v1", lease.lease_id, lease.epoch, batch.number, *writing.arguments(), LEASE_US, hub.at()
-    )
+    in_use: set[int] = set()
+    while True:
+        found = await _write(hub, lease, writing)
+        if not found.get("in_use"):
+            break
+        in_use.update(writing.begun[place - 1] for place in found["in_use"])
+        writing = Writing(batch, hub.partitions, told, in_use, is_careful=is_careful)
+        if found["is_repeated"]:
+            break
     if len(found["verdicts"] or ()) != len(writing.outgoing.messages):
         return None
-    hub.wrote(writing.steps)
+    hub.wrote(writing.written)
     outcome = outcome_of(writing.outgoing.sent, found)
     is_doubtful = found["is_repeated"] or doubts != hub.doubts()
     is_lossy = is_doubtful or outcome.has_others
@@ -171,6 +179,14 @@ async def _commit(
     hub.tell(changes, is_change=is_change, is_lossy=is_lossy, stored=outcome.stored)
     deliveries = writing.deliveries(outcome.deliveries)
     return Committed(deliveries, found["now"], writing.refused, writing.refused_memos)
+
+
+async def _write(hub: OpenHub, lease: Lease, writing: Writing) -> asyncpg.Record:
+    """Write what is left of a batch, unless it was written before or an id is in use."""
+    arguments = (lease.lease_id, lease.epoch, writing.batch.number, *writing.arguments(), LEASE_US, hub.at())
+    if writing.begun:
+        return await hub.write("begin_and_commit_v1", *writing.begins(), *arguments)
+    return await hub.write("commit_v1", *arguments)
 
 
 async def mark_slow(hub: OpenHub, lease: Lease, key: InstanceKey, run_id: str) -> None:

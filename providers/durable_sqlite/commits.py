@@ -77,6 +77,7 @@ _ADD_ACTIVITY = (
     " priority, visible_at, start_by, deliveries, first_claimed_at, heartbeat)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_IS_IN_USE = "SELECT 1 FROM runs WHERE hub = ? AND kind = ? AND id = ? AND place = 0"
 _READ_OWNER = "SELECT lease_id FROM partitions WHERE hub = ? AND partition = ?"
 _MARK_SLOW = (
     "UPDATE runs SET slow_turns = slow_turns + 1,"
@@ -164,7 +165,7 @@ class Commits:
         database, number = transaction.database, batch.number
         transaction.go_by(view.clock)
         self._check_partitions(batch.steps, view.partitions)
-        refused = self._refused(batch, is_careful=transaction.is_careful)
+        refused = self._refused(database, batch, is_careful=transaction.is_careful)
         steps = [step for index, step in enumerate(batch.steps) if index not in refused] if refused else batch.steps
         told = self._write_steps(transaction, steps)
         consume(database, self._hub, batch.consumed)
@@ -186,7 +187,7 @@ class Commits:
             if partition_of(step.key, self._partitions) not in owned:
                 raise LeaseLostError(f"the partition of instance '{step.key.id}' is not this lease's")
 
-    def _refused(self, batch: Batch, *, is_careful: bool) -> dict[int, str]:
+    def _refused(self, database: sqlite3.Connection, batch: Batch, *, is_careful: bool) -> dict[int, str]:
         refused: dict[int, str] = {}
         for index, step in enumerate(batch.steps):
             if step.changes and step.changes.keys() - _CHANGEABLE_COLUMNS:
@@ -195,6 +196,10 @@ class Commits:
             reason = refusal.refusal_of_step(step) if is_careful else refusal.why_too_large(step)
             for memo in step.memos:
                 reason = reason or refusal.refusal_of_memo(batch.memos[memo], is_careful=is_careful)
+            if step.begins is not None and is_careful and not reason:
+                place = (self._hub, step.key.kind, step.key.id)
+                if database.execute(_IS_IN_USE, place).fetchone() is not None:
+                    reason = f"the id '{step.key.id}' is in use"
             if reason:
                 refused[index] = reason
         return refused
@@ -259,7 +264,7 @@ class Commits:
         database, hub = transaction.database, self._hub
         newly_parked = self._newly_parked(database, steps)
         for step in steps:
-            if "tags" in step.changes:  # while the row still has those that are entered
+            if "tags" in step.changes and step.begins is None:  # while the row still has those that are entered
                 drop_tags(database, hub, self._number_of(database, step.key))
         told, changed = self._update_rows(database, steps, is_careful=transaction.is_careful)
         records: list[tuple[Any, ...]] = []
@@ -294,10 +299,12 @@ class Commits:
             for generation in step.drop_generations:
                 database.execute(_DROP_GENERATION, (hub, step.run_id, generation))
             if step.progress.status >= _FINISHED:
+                if step.begins is not None:
+                    continue
                 ended.append((hub, step.key.kind, step.key.id, step.run_id))  # nothing is left to run
             elif step.queue_drops or step.queue_adds:
                 self._write_queue(transaction, step)
-            if step.changes:
+            if step.changes and step.begins is None:
                 self._write_changes_elsewhere(database, step)
             if step.replaced_by is not None:
                 self._replace(transaction, step, step.replaced_by)
@@ -320,6 +327,13 @@ class Commits:
             status = int(progress.status)
             hint = (status, progress.due_at, progress.open_work, progress.parked_until)
             known = hints.get(key)
+            if step.begins is not None:
+                self._begin(database, step.begins, is_careful=is_careful)
+                if is_heard:
+                    told.append(key)
+                if status < _FINISHED:
+                    hints[key] = hint
+                continue
             values = (progress.generation, progress.records, progress.chain, progress.updated_at, progress.state)
             where = (hub, key.kind, key.id, step.run_id, *step.before)
             if known == hint and not step.changes and not is_careful:
@@ -343,6 +357,15 @@ class Commits:
                     f"one of {len(rows)} instances was written by somebody else, or has ended; nothing was written"
                 )
         return told, changed
+
+    def _begin(self, database: sqlite3.Connection, row: InstanceRow, *, is_careful: bool) -> None:
+        """Create a run. That an id is in use shows here; which one it is, when all is done again."""
+        try:
+            insert_run(database, self._hub, CURRENT, row)
+        except sqlite3.IntegrityError:
+            if is_careful:
+                raise
+            raise NeedsCare from None
 
     def _newly_parked(self, database: sqlite3.Connection, steps: Sequence[Step]) -> set[InstanceKey]:
         found = set()

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from durable.provider import Memo, Message, Step, Verdict
+from durable.provider import InstanceRow, Memo, Message, Step, Verdict
 
 VALUE_BYTES_MAX = 64 * 1024 * 1024
 """The largest value: a whole turn's worth (`reliability.md`, decision 10). SQLite itself would take 1,000,000,000 bytes."""
@@ -23,12 +23,12 @@ _INTEGER_MAX = 2**63 - 1
 
 def is_message_too_large(message: Message) -> bool:
     """Tell whether a value of a message is over the limit."""
-    start = message.start
-    if start is not None:
-        payloads = (start.input, start.output, start.custom_status, start.failure, start.state)
-        if any(payload is not None and len(payload) > VALUE_BYTES_MAX for payload in payloads):
-            return True
-    return len(message.data) > VALUE_BYTES_MAX
+    payloads = () if message.start is None else _payloads_of(message.start)
+    return any(payload is not None and len(payload) > VALUE_BYTES_MAX for payload in (message.data, *payloads))
+
+
+def _payloads_of(row: InstanceRow) -> tuple[bytes | None, ...]:
+    return row.input, row.output, row.custom_status, row.failure, row.state
 
 
 def refusal_of_message(message: Message) -> Verdict | None:
@@ -67,13 +67,15 @@ def why_too_large(step: Step) -> str | None:
         not step.changes
         and not step.queue_adds
         and step.replaced_by is None
+        and step.begins is None
         and len(step.progress.state) <= VALUE_BYTES_MAX
     ):
         return None
+    begins = step.begins
     if step.queue_adds or step.replaced_by is not None:
-        leaves = _leaves((step.progress.state, step.changes, step.queue_adds, step.replaced_by))
+        leaves = _leaves((step.progress.state, step.changes, step.queue_adds, step.replaced_by, begins))
     else:
-        leaves = itertools.chain((step.progress.state,), step.changes.values())
+        leaves = itertools.chain((step.progress.state,), step.changes.values(), _payloads_of(begins) if begins else ())
     for leaf in leaves:
         if isinstance(leaf, (str, bytes)) and len(leaf) > VALUE_BYTES_MAX:
             return _too_large(leaf)
@@ -82,7 +84,7 @@ def why_too_large(step: Step) -> str | None:
 
 def refusal_of_step(step: Step) -> str | None:
     """Return why a step cannot be stored, or None. Looks at every value: not for the usual path."""
-    return _why_not(_leaves((step.progress, step.changes, step.queue_adds, step.replaced_by)))
+    return _why_not(_leaves((step.progress, step.changes, step.queue_adds, step.replaced_by, step.begins)))
 
 
 def _too_large(leaf: str | bytes) -> str:

@@ -34,6 +34,8 @@ from durable.worker import loading, placing, steps, turns
 from durable.worker.activities import ActivityRunner
 from durable.worker.claims import Claims
 from durable.worker.committing import GroupCommits
+from durable.worker.direct import DirectStarts
+from durable.worker.live import DirectStart
 from durable.worker.owner import Owner
 from durable.worker.receiving import Receiver
 from durable.worker.timers import DueTimes
@@ -623,3 +625,42 @@ def every_third_answer_is_left_out(patch: Patch) -> None:
 @planted("I3: whoever asks polls underneath", *UPDATES)
 def whoever_asks_only_listens(patch: Patch) -> None:
     patch.setattr(answers.Answers, "_schedule", nothing)
+
+
+# ---- starts by the worker's own client
+
+
+@planted("I1: a start that has returned is durable", "one_after_the_other", "wide", "many_at_once")
+def a_start_returns_before_its_commit(patch: Patch) -> None:
+    def make(original: Any) -> Any:
+        def begin(starts: Any, message: Any) -> Any:
+            future = original(starts, message)
+            if future is not None:
+                starts._lives[message.target].direct.settle(has_begun=True)
+            return future
+
+        return begin
+
+    replace(patch, DirectStarts, "begin", make)
+
+
+@planted("I2: an id is given once", "an_id_used_again_after_the_end")
+def what_is_given_back_is_nobodys(patch: Patch) -> None:
+    def make(original: Any) -> Any:
+        return lambda start, *, has_begun: original(start, has_begun=True)
+
+    replace(patch, DirectStart, "settle", make)
+
+
+@planted("I2: an id is given once", "an_id_used_again_after_the_end", "many_at_once")
+def an_id_in_use_is_begun_again(patch: Patch) -> None:
+    def make(original: Any) -> Any:
+        def commit(hub: Any, lease: Any, batch: Any, bytes_max: Any) -> Any:
+            for step in batch.steps:
+                if step.begins is not None:
+                    hub._instances.pop(step.key, None)
+            return original(hub, lease, batch, bytes_max)
+
+        return commit
+
+    replace(patch, memory.MemoryHub, "commit", make)

@@ -11,6 +11,7 @@ import pytest
 from durable.testing.conformance import GROUPS, Conformance
 from tests.providers.broken import (
     activities,
+    beginnings,
     clock,
     commits,
     concurrency,
@@ -25,7 +26,20 @@ from tests.providers.broken import (
 from tests.providers.broken.running import cases_of, first_finding
 from tests.providers.broken.variants import Variant
 
-MODULES = (instances, messages, commits, leases, clock, activities, timers, reads, concurrency, limits, wakeups)
+MODULES = (
+    instances,
+    beginnings,
+    messages,
+    commits,
+    leases,
+    clock,
+    activities,
+    timers,
+    reads,
+    concurrency,
+    limits,
+    wakeups,
+)
 VARIANTS: list[Variant] = [variant for module in MODULES for variant in module.CATALOGUE.variants]
 
 

@@ -164,7 +164,7 @@ async def test_a_new_owner_of_a_stalled_instance_lets_nothing_go_ahead_of_what_t
                 owner.receiver.wake()
                 await becomes_true(lambda count=count: reads >= count)
             await handle.raise_event("item", 21)
-            await becomes_true(lambda: owner._heard > 0)
+            await becomes_true(lambda: owner.arrivals._heard > 0)
             monkeypatch.setattr(Parking, "loaded", loaded)  # without a cache it is read again for each turn
             is_loaded = False
             owner._pump_soon()

@@ -76,9 +76,9 @@ async def test_a_turn_whose_commit_is_refused_keeps_no_slot(store_url: str, monk
             return await commit(lease, batch)
 
         monkeypatch.setattr(worker._provider, "commit", refused_once)
-        handle = await worker.client.start("asks", 5)
+        starting = asyncio.create_task(worker.client.start("asks", 5))
         await becomes_true(lambda: not is_first)
         assert reserved(worker) == 5
         gate.set()
-        assert await handle.result(timeout=20) == 10
+        assert await (await starting).result(timeout=20) == 10
         assert reserved(worker) == 0

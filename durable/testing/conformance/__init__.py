@@ -21,12 +21,24 @@ import pytest
 
 # So that a failing assertion shows its values. Before the modules are imported.
 _MODULES = (
-    *("activities", "clock", "commits", "concurrency", "instances", "leases", "limits", "messages", "reads", "store"),
-    *("timers", "wakeups"),
+    *(
+        "activities",
+        "beginnings",
+        "clock",
+        "commits",
+        "concurrency",
+        "instances",
+        "leases",
+        "limits",
+        "messages",
+        "reads",
+    ),
+    *("store", "timers", "wakeups"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 
 from durable.testing.conformance.activities import Activities  # noqa: E402
+from durable.testing.conformance.beginnings import Beginnings  # noqa: E402
 from durable.testing.conformance.clock import HubClocks  # noqa: E402
 from durable.testing.conformance.commits import Commits  # noqa: E402
 from durable.testing.conformance.concurrency import Concurrency  # noqa: E402
@@ -44,6 +56,7 @@ __all__ = ["GROUPS", "Clock", "Conformance", "Connect", "Promises", "Session", "
 GROUPS: Mapping[str, type[Promises]] = MappingProxyType(
     {
         "instances": Instances,
+        "beginnings": Beginnings,
         "messages": Messages,
         "commits": Commits,
         "leases": Leases,
@@ -60,6 +73,17 @@ GROUPS: Mapping[str, type[Promises]] = MappingProxyType(
 
 
 class Conformance(
-    Instances, Messages, Commits, Leases, HubClocks, Activities, Timers, Reads, Concurrency, Limits, Wakeups
+    Instances,
+    Beginnings,
+    Messages,
+    Commits,
+    Leases,
+    HubClocks,
+    Activities,
+    Timers,
+    Reads,
+    Concurrency,
+    Limits,
+    Wakeups,
 ):
     """All promises. Subclass it under a name that pytest collects, and say how to `connect`."""

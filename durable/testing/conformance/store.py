@@ -241,6 +241,12 @@ def step_of(row: InstanceRow, *records: bytes, **fields: Any) -> Step:
     return Step(row.key, row.run_id, progress=Progress(**progress), **given)
 
 
+def beginning_of(row: InstanceRow, *records: bytes, **fields: Any) -> Step:
+    """Return the step with which a run begins, as `step_of` and `end_of` would write it if its start had been stored."""
+    step = (end_of if fields.get("status", Status.RUNNING).is_finished else step_of)(row, *records, **fields)
+    return dataclasses.replace(step, begins=row.after(step.progress, step.changes))
+
+
 def end_of(row: InstanceRow, *records: bytes, **fields: Any) -> Step:
     """Return the step that completes a run."""
     changes = {"output": b"output", "completed_at": row.updated_at + 1} | fields.pop("changes", {})

@@ -125,3 +125,11 @@ def draw_schedule(
         is_deaf=chosen.random() < 0.1,
         latency_s_max=chosen.choice((0.0001, 0.002, 0.05)),
     )
+
+
+def mixed(seed: int, number: int) -> int:
+    """Return well mixed bits that depend on both and on nothing else (the finaliser of splitmix64)."""
+    bits = (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return bits ^ (bits >> 31)

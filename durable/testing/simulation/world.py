@@ -28,10 +28,11 @@ from durable.provider import Provider, TaskAddress, Wakeup
 from durable.stores import connect
 from durable.testing.simulation.bounds import kept_in_memory, left_of
 from durable.testing.simulation.checking import note_answers, note_rows
-from durable.testing.simulation.faults import Fault, FaultKind, Schedule
+from durable.testing.simulation.faults import Fault, FaultKind, Schedule, mixed
 from durable.testing.simulation.loop import Process, SimulatedLoop, current_process
 from durable.testing.simulation.machines import Machine, Role
 from durable.testing.simulation.monitor import LEASE_S, Monitor
+from durable.testing.simulation.neighbours import Neighbours
 from durable.testing.simulation.overhearing import Overheard
 from durable.testing.simulation.store import GatedProvider
 from durable.testing.simulation.telling import of_commit, of_submit
@@ -110,6 +111,7 @@ class World:
         self._is_over = False  # nobody starts again
         self.is_at_rest = False  # nothing will ever happen again by itself
         self.machines: dict[Process, Machine] = {}
+        self._neighbours = Neighbours(lambda: self.machines.values())
         self._all: list[Process] = []
         self._workers: list[Worker] = []
         self._url = url
@@ -217,11 +219,14 @@ class World:
         return 2 if self.schedule.seed % 4 == 3 else 10_000
 
     def client(self, name: str = "client") -> tuple[Process, Client]:
-        """Return a client of its own, not yet opened, and the process that it is to be used in."""
+        """Return a client, not yet opened, and its process; in half of the schedules it counts as a part of a worker's."""
         process = self._process(name)
         machine = Machine(process, name, connect(self._url, self.ports), 0, Role(), is_worker=False)
         self.machines[process] = machine
-        return process, Client(self._gated(machine), self._apps[0], ports=self.ports)
+        client = Client(self._gated(machine), self._apps[0], ports=self.ports)
+        if mixed(self.schedule.seed, 0) >> 40 & 1:
+            client.direct = self._neighbours
+        return process, client
 
     def _gated(self, machine: Machine) -> Provider:
         return cast("Provider", GatedProvider(machine.inner, machine.process, self))
@@ -230,6 +235,7 @@ class World:
         """`kill -9`: its code stops; its connections and locks are the operating system's to close."""
         machine.process.kill()
         self.kills += machine.is_worker
+        self._neighbours.lose(machine)
         self.machines.pop(machine.process, None)
         _ = self.loop.spawn(self.root, machine.inner.close())
 
@@ -316,7 +322,7 @@ class World:
         if name in CHANGES:
             self.changes += 1
             faults += self._faults.pop((self.changes, True), [])
-        bits = _mixed(self.schedule.seed, number)
+        bits = mixed(self.schedule.seed, number)
         latency = self.schedule.latency_s_max * (bits & 0xFFFF) / 0xFFFF
         is_late = bool(bits & 0x10000)  # the answer takes its time, not the question
         await asyncio.sleep(0 if is_late else latency)
@@ -453,6 +459,7 @@ class World:
 
     async def _stop(self, machine: Machine, seconds: float) -> None:
         machine.process.is_stopped = True
+        self._neighbours.lose(machine)
         self._later(seconds, lambda: self._go_on(machine))
         await asyncio.sleep(0)  # until then
 
@@ -585,14 +592,6 @@ def _can_strike(machine: Machine, name: str, fault: Fault) -> bool:
 
 async def _run_inline(function: Callable[[], Any]) -> Any:
     return function()
-
-
-def _mixed(seed: int, number: int) -> int:
-    """Return well mixed bits that depend on both and on nothing else (the finaliser of splitmix64)."""
-    bits = (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return bits ^ (bits >> 31)
 
 
 def _digest(answer: object) -> str:

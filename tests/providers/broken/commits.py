@@ -95,7 +95,7 @@ hub("the answer to a commit has no deliveries", "commit", "Committed(deliveries,
 
 # ---- what a step writes
 
-hub("further columns are not written", "_apply", "(progress | marks | dict(step.changes))", "(progress | marks)")
+hub("further columns are not written", "_apply", "progress | marks | dict(step.changes)", "progress | marks")
 hub(
     "a column cannot be emptied",
     "_apply",

@@ -37,8 +37,8 @@ CATALOGUE.add(
     text(
         MODULE,
         "refusal_of_step",
-        "step.replaced_by, memos)",
-        "step.replaced_by, memos, [record.data for _, record in step.appends])",
+        "step.begins, memos)",
+        "step.begins, memos, [record.data for _, record in step.appends])",
     ),
 )
 hub(

@@ -1,0 +1,107 @@
+"""Starts that a client of this very process makes: their runs begin with their first step.
+
+Theory of operation. A start is a message like any other: a client stores it, the owner hears of it, takes a turn and commits
+that. Where the client is this worker's own the turn can come first, for a turn has no effect: then one commit creates the run
+as its first turn leaves it, and the start returns when that is durable. Whatever stands in the way, at whatever point, gives
+the start back to the client, which stores it as a message. So what is rare, or goes wrong, has one path.
+
+Invariant: before its first step is durable nothing of such a run is in the store, and none of its effects is let out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from durable.errors import HistoryDamagedError
+from durable.events import InstanceKey
+from durable.messages import decode_arrivals
+from durable.payloads import is_sealed
+from durable.provider import Expects, Message
+from durable.worker.leasing import LeaseKeeper
+from durable.worker.live import DirectStart, LiveInstance, Pending
+from durable.worker.receiving import Receiver
+from durable.worker.steps import Prepared
+
+WAITING_MAX = 1000
+"""Turns that wait, or are being written, at which starts are stored as messages: those can wait without a caller."""
+
+
+class DirectStarts:
+    """The owner's side. `make_ready` takes a new instance; `count_waiting` tells how many turns wait or are being written."""
+
+    def __init__(
+        self,
+        keeper: LeaseKeeper,
+        receiver: Receiver,
+        lives: Mapping[InstanceKey, LiveInstance],
+        *,
+        live_at: Callable[[InstanceKey], LiveInstance],
+        make_ready: Callable[[LiveInstance], None],
+        count_waiting: Callable[[], int],
+    ) -> None:
+        self._keeper = keeper
+        self._receiver = receiver
+        self._lives = lives
+        self._live_at = live_at
+        self._make_ready = make_ready
+        self._count_waiting = count_waiting
+        self._loop = asyncio.get_running_loop()
+        self._met: dict[str, BaseException] = {}  # by run id, of those that were given back for it
+
+    def begin(self, message: Message) -> asyncio.Future[bool] | None:
+        """Begin the run that a message brings; None where it is to be stored as any other.
+
+        The future tells whether it has begun: if not, nothing of it was stored, and the message is to be. Raises
+        StoreUnavailableError where nobody knows.
+        """
+        row = message.start
+        if row is None or not self._takes(message):
+            return None
+        try:
+            generation, events = decode_arrivals(message.data)
+        except HistoryDamagedError:
+            return None
+        live = self._live_at(row.key)
+        live.row, live.is_recovered = row, True
+        live.normal = [Pending(event, None, row.run_id, generation) for event in events]
+        live.direct = DirectStart(self._loop.create_future())
+        self._make_ready(live)
+        return live.direct.future
+
+    def give_back(self, live: LiveInstance) -> None:
+        """Note what a turn has met, so that it is not taken again for nothing once its start is stored."""
+        if live.direct is not None and live.direct.met is not None and live.row is not None:
+            self._met[live.row.run_id] = live.direct.met
+            if len(self._met) > WAITING_MAX:  # of clients that went away
+                del self._met[next(iter(self._met))]
+
+    def met(self, live: LiveInstance) -> BaseException | None:
+        """Return what the first turn of a run has met that was to begin here, once."""
+        return self._met.pop(live.row.run_id, None) if self._met and live.row is not None else None
+
+    def on_its_way(self, key: InstanceKey) -> asyncio.Future[bool] | None:
+        """Return the future of a start of this id that has not been told of: what is sent after it is stored after it."""
+        live = self._lives.get(key)
+        return None if live is None or live.direct is None else live.direct.future
+
+    def _takes(self, message: Message) -> bool:
+        """Tell whether a start can begin here, and now: a new id, due at once, and nothing to be read before it."""
+        start, keeper, receiver = message.start, self._keeper, self._receiver
+        if start is None or message.expects is not Expects.ABSENT or is_sealed(message.data):
+            return False
+        if start.scheduled_at > start.created_at or start.parked_until or message.visible_at:
+            return False
+        if message.partition not in keeper.owned or message.partition in keeper.leaving:
+            return False
+        if receiver.is_draining or receiver.is_full or message.target in self._lives:
+            return False
+        return self._count_waiting() < WAITING_MAX
+
+
+def is_first_step(prepared: Prepared | None) -> bool:
+    """Tell whether a run can begin with what its first turn comes to; else the store is to have it first."""
+    step = None if prepared is None else prepared.step
+    if step is None or step.begins is None:
+        return False
+    return not (step.removes_if_idle or step.drop_generations or step.consumed or step.queue_drops)

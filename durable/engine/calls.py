@@ -57,39 +57,36 @@ class Call(Protocol):
 
 
 class Attempts:
-    """The attempts of one call, and what its policy says of a further one.
+    """The attempts of one call, and what its policy says of a further one. What has a call derives from it.
 
     A call that was open where the run goes on after its end may have as many once more, from the one that is open.
     """
 
+    task: Task[Any]
+
     def __init__(self, execution: Execution, policy: RetryPolicy | None) -> None:
-        self.began_us = execution.time_us
+        self._began_us = execution.time_us
         self._execution = execution
         self._policy = policy
-        self._number = 0
+        self._number = 0  # of the attempt that began last, from 1
         self._former = 0  # those that count no more
         self._renewals = execution.renewals
 
-    def begin(self) -> int:
-        """Return the number of the attempt that begins now, from 1."""
-        self._number += 1
-        return self._number
-
-    def next_wait(self, details: FailureDetails, task: Task[Any]) -> timedelta | None:
+    def next_wait(self, details: FailureDetails) -> timedelta | None:
         """Ask the policy how long to wait for the next attempt; what its own `handle` raises becomes the call's failure."""
         execution = self._execution
         if self._renewals != execution.renewals:
-            self._renewals, self._former, self.began_us = execution.renewals, self._number - 1, execution.renewed_us
-        elapsed = timedelta(microseconds=execution.time_us - self.began_us)
+            self._renewals, self._former, self._began_us = execution.renewals, self._number - 1, execution.renewed_us
+        elapsed = timedelta(microseconds=execution.time_us - self._began_us)
         count = self._number - self._former
         try:
             return next_wait(self._policy, details, count, elapsed, execution.seeds.stream("jitter"))
         except StopIteration as error:  # no future takes one: as a generator would
             stopped = RuntimeError("handle of a RetryPolicy raised StopIteration: " + str(error))
             stopped.__cause__ = error
-            task.fail(stopped)
+            self.task.fail(stopped)
         except Exception as error:  # noqa: BLE001 (user code in the policy)
-            task.fail(error)
+            self.task.fail(error)
         return None
 
     def failed(self, name: str, details: FailureDetails, wait: timedelta | None) -> FailedAttempt:
@@ -98,7 +95,7 @@ class Attempts:
         return FailedAttempt(name, self._number - self._former, attempts_max, details, wait)
 
 
-class ActivityCall:
+class ActivityCall(Attempts):
     """One call of an activity.
 
     `decode` makes the task's result of the recorded payload; `observe` sees the outcome event of the last attempt first.
@@ -119,14 +116,13 @@ class ActivityCall:
         observe: Observe | None = None,
         line: str = "",
     ) -> None:
-        self.task: Task[Any] = Task(execution.loop, f"activity {name}")
-        self._execution = execution
+        super().__init__(execution, policy)
+        self.task = Task(execution.loop, f"activity {name}")
         self._name = name
         self._version = version
         self._plain = plain
         self._options = options
         self._decode = decode
-        self._attempts = Attempts(execution, policy)
         self._total_timeout_us = total_timeout_us
         self._tags = tags
         self._observe = observe
@@ -143,7 +139,7 @@ class ActivityCall:
         self.task.task_id = self._call_id
         self.task.when_cancelled(self._give_up)
         if self._total_timeout_us is not None:
-            due = self._attempts.began_us + self._total_timeout_us
+            due = self._began_us + self._total_timeout_us
             self._total_timer = self._execution.set_timer(due, TimerPurpose.TOTAL, self._out_of_time)
 
     def _schedule(self) -> None:
@@ -151,7 +147,7 @@ class ActivityCall:
         if execution.is_over:
             return
         self._timer = None
-        attempt = self._attempts.begin()
+        attempt = self._number = self._number + 1
         task_id = execution.new_task_id()
         if attempt == 1:
             self._call_id = task_id
@@ -177,8 +173,8 @@ class ActivityCall:
         self._current = None
         if isinstance(event, ev.ActivityFailed):
             self._last_heartbeat = event.last_heartbeat or self._last_heartbeat
-            wait = self._attempts.next_wait(event.details, self.task)
-            self._execution.failed_attempts.append(self._attempts.failed(self._name, event.details, wait))
+            wait = self.next_wait(event.details)
+            self._execution.failed_attempts.append(self.failed(self._name, event.details, wait))
             if self.task.done():
                 return self._finish()
             if wait is not None:
@@ -190,7 +186,8 @@ class ActivityCall:
         elif isinstance(event, ev.ActivityFailed):
             error = ActivityTimeoutError if event.is_timeout else ActivityFailedError
             self.task.fail(error(event.details, task_name=self._name, instance_id=self._execution.key.id))
-        self._finish()
+        if self._total_timer is not None:
+            self._finish()
         return None
 
     def _wait(self, wait: timedelta) -> None:
@@ -222,7 +219,7 @@ class ActivityCall:
             self._total_timer = None
 
 
-class ChildCall:
+class ChildCall(Attempts):
     """One child orchestration; `make(attempt, task_id)` builds the request of an attempt."""
 
     def __init__(
@@ -235,12 +232,11 @@ class ChildCall:
         policy: RetryPolicy | None = None,
         observe: Observe | None = None,
     ) -> None:
-        self.task: Task[Any] = Task(execution.loop, f"child {name}")
-        self._execution = execution
+        super().__init__(execution, policy)
+        self.task = Task(execution.loop, f"child {name}")
         self._name = name
         self._make = make
         self._decode = decode
-        self._attempts = Attempts(execution, policy)
         self._observe = observe
         self._current: int | None = None
         self._timer: int | None = None
@@ -256,17 +252,17 @@ class ChildCall:
         if execution.is_over:
             return
         self._timer = None
-        attempt = self._attempts.begin()
+        self._number += 1
         task_id = execution.new_task_id()
         self._current = task_id
-        execution.open_request(execution.emit(self._make(attempt, task_id)), self)
+        execution.open_request(execution.emit(self._make(self._number, task_id)), self)
 
     def settle(self, event: HistoryEvent) -> None:
         """Take a child's outcome: the result, another attempt, or the failure."""
         self._current = None
         is_refused = isinstance(event, ev.SubOrchestrationFailed) and event.is_refused
         if isinstance(event, ev.SubOrchestrationFailed) and not is_refused:
-            wait = self._attempts.next_wait(event.details, self.task)
+            wait = self.next_wait(event.details)
             if self.task.done():
                 return
             if wait is not None:

@@ -127,14 +127,16 @@ class Execution:
             if event.is_request:
                 self._diverge(event, None)
             self._cursor += 1
-            self._apply(event)
+            self._close_and_apply(event)
 
     def turn(self, arrivals: Sequence[HistoryEvent], now: int) -> Turn:
         """Apply arrivals and answer what must become durable. `now` is the store's time in microseconds.
 
         Raises DivergenceError or TurnBudgetExceededError; the execution is then of no further use.
         """
-        self.time_us = max(self.time_us, now, *(map(self.timers.due_of, arrivals) if self.timers.open else ()))
+        self.time_us = max(self.time_us, now)
+        if self.timers.open:
+            self.time_us = max(self.time_us, *map(self.timers.due_of, arrivals), 0)
         self._carried_left = CARRIED_MAX
         refused: list[tuple[HistoryEvent, str]] = []
         left = iter(arrivals)
@@ -264,23 +266,28 @@ class Execution:
             else:
                 return
             self._events.append(event)
-            self._apply(event)
+            self._close_and_apply(event)
 
     def _apply_opening(self) -> None:
         opening, self._opening = self._opening, ()
         for index, arrival in enumerate(opening):
-            self._apply(arrival)
+            self._close_and_apply(arrival)
             if self.outcome is not None:  # the rest is for the next generation, not for who still waits in this one
                 self.held = deque([*self.held, *opening[index + 1 :]])
                 return
 
-    def _apply(self, event: HistoryEvent) -> None:
-        """Take an arrival in: settle what is open, then hand it to the code, or hold it while suspended."""
-        if isinstance(event, ev.AnswerKept):
-            self.requests.keep(event)
-            return
+    def _close_and_apply(self, event: HistoryEvent) -> None:
         if isinstance(event, ev.Answer):
             self.requests.close(event)
+        self._apply(event)
+
+    def _apply(self, event: HistoryEvent) -> None:
+        """Take in an arrival, whose request is closed: hand it to the code, or hold it while suspended."""
+        if isinstance(event, ev.Answer):
+            pass  # as most are
+        elif isinstance(event, ev.AnswerKept):
+            self.requests.keep(event)
+            return
         elif isinstance(event, ev.OrchestrationSuspended):
             self.is_suspended = True
             return

@@ -16,9 +16,9 @@ EVENTS_BUFFERED_MAX = 100_000
 
 
 def refusal(execution: Execution, event: HistoryEvent) -> str | None:
-    """Say why an arrival is refused; None if it answers something open."""
+    """Say why an arrival is refused; None if it answers something open, of which that is noted."""
     if isinstance(event, ev.Answer):
-        return None if execution.requests.is_open(event) else event.late
+        return None if execution.requests.close(event) else event.late
     check = CHECKS.get(type(event))
     return None if check is None else check(execution, event)
 

@@ -41,15 +41,15 @@ class Requests:
         found[request.task_id] = request
         self._calls[request.task_id] = call
 
-    def is_open(self, answer: ev.Answer) -> bool:
-        """Tell whether the request that is answered waits for that."""
-        return answer.task_id in self._like(answer)
-
-    def close(self, answer: ev.Answer) -> None:
-        """Note that a request has its answer, which may be delivered later: another one is refused."""
-        self._like(answer).pop(answer.task_id, None)
+    def close(self, answer: ev.Answer) -> bool:
+        """Note that a request has its answer, which may be delivered later. False for what answers nothing open."""
+        of_children = self.children if isinstance(answer, _OF_CHILDREN) else self.others
+        found: dict[int, Any] = self.activities if isinstance(answer, _OF_ATTEMPTS) else of_children
+        if found.pop(answer.task_id, None) is None:
+            return False
         if self._kept and isinstance(answer, ev.ActivityFailed | ev.SubOrchestrationFailed):
             self._kept = {mark: kept for mark, kept in self._kept.items() if kept.unless != answer.task_id}
+        return True
 
     def keep(self, answer: ev.AnswerKept) -> None:
         """Keep what a call has returned in an older generation, for when it is asked for again."""
@@ -77,8 +77,3 @@ class Requests:
             call.task.when_cancelled(None)
         self._calls.clear()
         self.latest = None
-
-    def _like(self, answer: ev.Answer) -> dict[int, Any]:
-        if isinstance(answer, _OF_ATTEMPTS):
-            return self.activities
-        return self.children if isinstance(answer, _OF_CHILDREN) else self.others

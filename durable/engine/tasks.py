@@ -93,9 +93,6 @@ class Task(asyncio.Future[T_co]):  # type: ignore[type-var]
         """True once somebody was told how it ended, or if it has not failed."""
         return not self._log_traceback
 
-    def __await__(self) -> Generator[Any, Any, T_co]:
-        return super().__await__()
-
     def __iter__(self) -> Generator[Task[Any], Any, T_co]:  # type: ignore[override]
         result: T_co = yield self
         return result

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import functools
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -177,9 +178,10 @@ def revive(code: int, data: bytes) -> Any:
     return reviver(data)
 
 
-def unpack_plain(data: bytes) -> Any:
-    """Unpack msgpack whose depth and lengths are known to be bounded. Raises anything for garbage.
+unpack_plain: Callable[[bytes], Any] = functools.partial(
+    msgpack.unpackb, strict_map_key=False, ext_hook=revive, timestamp=3
+)
+"""Unpacks msgpack whose depth and lengths are known to be bounded. Raises anything for garbage.
 
-    The standard timestamp (extension -1) is read as an aware datetime: other languages write it.
-    """
-    return msgpack.unpackb(data, strict_map_key=False, ext_hook=revive, timestamp=3)
+The standard timestamp (extension -1) is read as an aware datetime: other languages write it.
+"""

@@ -28,24 +28,26 @@ ANY: Any = Any
 # cache anew after so many.
 CACHED_SHAPES_MAX = 4096
 
-# Types of which msgpack brings the very same, and for which pydantic would change nothing.
+# Types of which msgpack brings the very same, and for which pydantic would change nothing; first those that it has itself.
+_CARRIED: frozenset[type] = frozenset({str, int, float, bool, bytes, type(None)})
 _EXACT: frozenset[type] = frozenset(
-    {str, int, float, bool, bytes, type(None)}
-    | {datetime.datetime, datetime.date, datetime.time, datetime.timedelta, uuid.UUID}
+    _CARRIED | {datetime.datetime, datetime.date, datetime.time, datetime.timedelta, uuid.UUID}
 )
 
 
 class Shape:
     """What one annotation accepts.
 
-    `matches(value)` tells cheaply that a value arrives as it is, by its types alone; False says nothing.
+    `matches(value)` tells cheaply that a value arrives as it is, by its types alone; False says nothing. `scalar`: the one
+    type that does, where the annotation is a type that msgpack itself carries; else None.
     """
 
-    __slots__ = ("_validation", "annotation", "matches")
+    __slots__ = ("_validation", "annotation", "matches", "scalar")
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
         self.matches = _exact_match(annotation) or _never
+        self.scalar: type | None = annotation if isinstance(annotation, type) and annotation in _CARRIED else None
         self._validation: Validation | None = None
 
     def validate(self, value: Any, what: str) -> Any:

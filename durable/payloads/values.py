@@ -32,8 +32,15 @@ def encode(
     `what` names the value in error texts. Raises EncodingError (a TypeError) with the path for what cannot be stored,
     LimitExceededError for what is too large or too deep, and, with an annotation, MisfitError.
     """
-    shape = None if annotation is ANY else shape_of(annotation)
-    if shape is None or shape.matches(value):
+    shape = shape_of(annotation)
+    if type(value) is shape.scalar and max_depth > 0:  # as most are: no more is asked than msgpack asks
+        try:
+            packed: bytes = msgpack.packb(value)
+            if len(packed) <= max_bytes:
+                return packed
+        except (OverflowError, UnicodeEncodeError):
+            pass  # `_encode` says why
+    if shape.matches(value):
         return _within(max_bytes, _encode(value, what, max_depth), what)
     try:
         data = _within(max_bytes, _encode(value, what, max_depth), what)
@@ -54,14 +61,15 @@ def decode(data: bytes, annotation: Any = ANY, *, what: str = "value", strict_si
     if strict_size and len(data) > PAYLOAD_BYTES_MAX:
         raise PayloadError(f"{what}: a payload of {len(data)} bytes, over the limit of {PAYLOAD_BYTES_MAX} bytes")
     try:
-        check_headers(data, DEPTH_MAX)
+        if len(data) > DEPTH_MAX:  # it takes a byte for each level
+            check_headers(data, DEPTH_MAX)
         value = unpack_plain(data)
     except Exception as error:  # many kinds, by what is wrong with the bytes; also what constructors of dates raise
         raise PayloadError(f"{what}: cannot be read: {reason_of(error)}") from error
     if annotation is ANY:
         return value
     shape = shape_of(annotation)
-    return value if shape.matches(value) else shape.validate(value, what)
+    return value if type(value) is shape.scalar or shape.matches(value) else shape.validate(value, what)
 
 
 def check(value: Any, annotation: Any = ANY, *, what: str = "input") -> bytes:

@@ -36,6 +36,7 @@ from durable_sqlite.rows import (
     INLINE_BYTES_MAX,
     LARGE_COLUMNS,
     add_tags,
+    blob,
     drop_tags,
     encode_tags,
     inline,
@@ -62,7 +63,8 @@ _THE_RUN = "hub = ? AND kind = ? AND id = ? AND place = 0 AND run_id = ? AND gen
 # A turn that changes none of the indexed columns. What it takes for granted of the others is checked in passing.
 _UPDATE_NARROW = (
     "UPDATE runs SET generation = ?, records = ?, chain = ?, updated_at = ?, state = ?"
-    f" WHERE {_THE_RUN} AND status = ? AND due_at IS ? AND open_work = ? AND parked_until = ? AND slow_turns = 0"
+    f" WHERE {_THE_RUN} AND status = ? AND due_at IS nullif(?, -1) AND open_work = ? AND parked_until = ?"
+    " AND slow_turns = 0"
 )
 _ADD_RECORD = "INSERT INTO history (hub, run_id, generation, record, part, data, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DROP_HISTORY = "DELETE FROM history WHERE hub = ? AND run_id = ? AND generation < ?"
@@ -90,13 +92,14 @@ def _update_wide(columns: Sequence[str]) -> str:
     """The statement for a turn that changes indexed columns, and these further ones."""
     changes = "".join(f", {name} = ?" for name in columns)
     return (
-        "UPDATE runs SET generation = ?, records = ?, chain = ?, updated_at = ?, state = ?, status = ?, due_at = ?,"
-        f" open_work = ?, parked_until = ?, slow_turns = 0, slow_since = 0{changes} WHERE {_THE_RUN} AND status < 4"
+        "UPDATE runs SET generation = ?, records = ?, chain = ?, updated_at = ?, state = ?, status = ?,"
+        f" due_at = nullif(?, -1), open_work = ?, parked_until = ?, slow_turns = 0, slow_since = 0{changes}"
+        f" WHERE {_THE_RUN} AND status < 4"
     )
 
 
-Hint = tuple[int, int | None, int, int]
-"""Status, due time, open work and parking of an unfinished instance, as this process wrote them last."""
+Hint = tuple[int, int, int, int]
+"""Status, due time (-1: none), open work and parking of an unfinished instance, as this process wrote them last."""
 
 
 class _View(NamedTuple):
@@ -272,7 +275,7 @@ class Commits:
         for step in steps:
             run_id = step.run_id
             for generation, record in step.appends:
-                records.append((hub, run_id, generation, record.index, 0, record.data, record.checksum))
+                records.append((hub, run_id, generation, record.index, 0, blob(record.data), blob(record.checksum)))
             consumed += step.consumed
         if any(len(record[5]) > RECORD_PART_BYTES_MAX for record in records):
             records = [part for record in records for part in _parts(record)]
@@ -325,7 +328,8 @@ class Commits:
         for step in steps:
             key, progress = step.key, step.progress
             status = int(progress.status)
-            hint = (status, progress.due_at, progress.open_work, progress.parked_until)
+            due_at = -1 if progress.due_at is None else progress.due_at
+            hint = (status, due_at, progress.open_work, progress.parked_until)
             known = hints.get(key)
             if step.begins is not None:
                 self._begin(database, step.begins, is_careful=is_careful)
@@ -334,7 +338,8 @@ class Commits:
                 if status < _FINISHED:
                     hints[key] = hint
                 continue
-            values = (progress.generation, progress.records, progress.chain, progress.updated_at, progress.state)
+            counts = (progress.generation, progress.records)
+            values = (*counts, blob(progress.chain), progress.updated_at, blob(progress.state))
             where = (hub, key.kind, key.id, step.run_id, *step.before)
             if known == hint and not step.changes and not is_careful:
                 narrow.append((*values, *where, *hint))

@@ -25,7 +25,7 @@ from durable.provider import (
     Verdict,
 )
 from durable_sqlite import refusal
-from durable_sqlite.rows import CURRENT, SELECTED, WAITING, drop_tags, insert_run, row_of
+from durable_sqlite.rows import CURRENT, SELECTED, WAITING, blob, drop_tags, insert_run, row_of
 
 _FINISHED = int(Status.COMPLETED)
 _NORMAL = int(Priority.NORMAL)
@@ -205,7 +205,7 @@ class Deliveries:
             message.target.id,
             message.run_id,
             None if message.start is None else message.start.run_id,
-            message.data,
+            blob(message.data),
         )
         if is_parked or message.visible_at > self._now:
             self._database.execute(_ADD_LATER, (*values, is_parked))

@@ -8,7 +8,7 @@ attempts that it has sent something along with, and for functions that name its 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import Callable, Collection, Coroutine, MutableMapping
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
@@ -233,8 +233,12 @@ def context_for(port: ActivityPort, signature: Signature) -> ActivityContext:
     elif not named:
         cls = ActivityContext
     else:
-        cls = next((cls for cls in _features.values() if cls.__name__ in named), ActivityContext)
+        cls = _named_in(named)
     return _as_annotated(cls, signature.context_class)(port)
+
+
+def _named_in(names: Collection[str]) -> type[ActivityContext]:
+    return next((cls for cls in _features.values() if cls.__name__ in names), ActivityContext)
 
 
 _both: Final[dict[tuple[type, type], type[ActivityContext]]] = {}

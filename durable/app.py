@@ -596,5 +596,5 @@ def _meant(catalogue: _Catalogue[D], target: AnyFunction | str, kind: type[D]) -
     if own is not None:
         return own
     # The wrapper that functools.wraps made around a registered function carries its notes, and means it.
-    wrapped = (catalogue.of(definition.function) for definition in _noted(target, kind))
-    return next((found for found in wrapped if found is not None), None) or definition_of(target, kind)
+    wrapped = map(catalogue.of, [definition.function for definition in _noted(target, kind)])
+    return next(filter(None, wrapped), None) or definition_of(target, kind)

@@ -48,8 +48,11 @@ class Requests:
         if found.pop(answer.task_id, None) is None:
             return False
         if self._kept and isinstance(answer, ev.ActivityFailed | ev.SubOrchestrationFailed):
-            self._kept = {mark: kept for mark, kept in self._kept.items() if kept.unless != answer.task_id}
+            self._keep_not_after(answer.task_id)
         return True
+
+    def _keep_not_after(self, failed: int) -> None:
+        self._kept = {mark: kept for mark, kept in self._kept.items() if kept.unless != failed}
 
     def keep(self, answer: ev.AnswerKept) -> None:
         """Keep what a call has returned in an older generation, for when it is asked for again."""

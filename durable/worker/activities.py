@@ -340,7 +340,7 @@ class ActivityRunner:
         if definition.is_async:
             self._run_in_loop(attempt, definition, arguments, None, context)
         else:
-            self._threads.submit(lambda: context.run(self._run_in_thread, attempt, definition, arguments))
+            self._threads.submit(functools.partial(context.run, self._run_in_thread, attempt, definition, arguments))
 
     # ---- the two styles
 

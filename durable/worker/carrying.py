@@ -55,10 +55,13 @@ def journal_step(row: InstanceRow, journal: Journal | None, carried: Carried, ch
         return _appended(journal, [change])
     number = FIRST_NUMBER if journal is None or journal.number != FIRST_NUMBER else FIRST_NUMBER + 1
     anew = Journal(number, 0, first_checksum(row.key, row.run_id, number), 0)
-    left = tuple(carried)
-    parts = [left[at : at + ENTRY_EVENTS_MAX] for at in range(0, len(left), ENTRY_EVENTS_MAX)]
-    written = _appended(anew, [CarriedChange(part) for part in parts])
+    written = _appended(anew, _in_parts(tuple(carried)))
     return dataclasses.replace(written, drops=() if journal is None else (journal.number,))
+
+
+def _in_parts(left: tuple[EventRaised, ...]) -> list[CarriedChange]:
+    starts = range(0, len(left), ENTRY_EVENTS_MAX)
+    return [CarriedChange(left[at : at + ENTRY_EVENTS_MAX]) for at in starts]
 
 
 def _appended(journal: Journal, changes: list[CarriedChange]) -> JournalStep:

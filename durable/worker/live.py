@@ -7,7 +7,7 @@ import dataclasses
 import enum
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -15,7 +15,14 @@ import msgpack
 
 from durable.engine.execution import Execution
 from durable.errors import StoreUnavailableError
-from durable.events import ActivityScheduled, HistoryEvent, InstanceKey, OrchestrationForked, OrchestrationRewound
+from durable.events import (
+    ActivityScheduled,
+    EventRaised,
+    HistoryEvent,
+    InstanceKey,
+    OrchestrationForked,
+    OrchestrationRewound,
+)
 from durable.outgoing import Outgoing
 from durable.provider import InstanceRow, Message, Priority, RecordRow, StoredMessage, TaskAddress
 from durable.records import decode_event, encode_event, require, unpack
@@ -98,6 +105,16 @@ class Begun:
     outgoing: Sequence[Outgoing]
     messages: Sequence[Message]
 
+    def before(self, arrivals: Iterable[HistoryEvent]) -> list[HistoryEvent]:
+        """Return what a first turn is given that takes these too."""
+        kind = type(self.first)
+        return [self.first, *self.arrivals, *(event for event in arrivals if not isinstance(event, kind))]
+
+    def left(self, leftover: Iterable[HistoryEvent]) -> list[HistoryEvent]:
+        """Return the events among `arrivals` that a turn did not get to."""
+        left = {id(event) for event in leftover if isinstance(event, EventRaised)}
+        return [event for event in self.arrivals if id(event) in left]
+
     def placed(self, row: InstanceRow) -> InstanceRow:
         """Return a row as it stands behind what is taken over."""
         return dataclasses.replace(row, records=len(self.rows), chain=self.chain)
@@ -146,6 +163,10 @@ class OwnerState:
             self.in_line.add(task_id)
         else:
             self.in_line.skip()
+
+    def keep_deliveries(self, open_attempts: Container[int]) -> None:
+        """Forget how often attempts were delivered that are over."""
+        self.deliveries = {k: v for k, v in self.deliveries.items() if k in open_attempts}
 
     def let_in(self, request: ActivityScheduled) -> None:
         """Note that an attempt that has waited for its permit is held from now on."""
@@ -418,6 +439,19 @@ class LiveInstance:
         items = list(pending)
         self.control[:0] = [item for item in items if item.is_control]
         self.normal[:0] = [item for item in items if not item.is_control]
+
+    def put_back_start(self, pending: Iterable[Pending], run_id: str) -> list[Pending]:
+        """Return what is the start of a run to the front; give the others."""
+        others: list[Pending] = []
+        starts: list[Pending] = []
+        for item in pending:
+            (starts if item.starts(run_id) else others).append(item)
+        self.put_back(starts)
+        return others
+
+    def has_start(self, run_id: str) -> bool:
+        """Tell whether the start of a run is in memory."""
+        return any(item.starts(run_id) for item in self.waiting)
 
     def release(self, kept_max: int) -> list[int]:
         """Let go of the messages behind the first ones; return their sequences. Local outcomes stay: they are nowhere else."""

@@ -7,8 +7,8 @@ whose permits have come.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from durable import events as ev
 from durable.engine.execution import Execution
@@ -29,8 +29,13 @@ INLINE_MESSAGES_MAX = 500
 """A turn that sends more, to inboxes and to the activity queue, sends it afterwards, in steps of this many, from a cursor in
 the row."""
 
+QUEUE: Final = Placement.QUEUE  # by a name of its own: a member of an enum takes a while to be found
+
 ATTEMPT_ENDS = (ev.ActivityCompleted, ev.ActivityFailed, ev.ActivityCancelled)
 
+
+Closed: TypeAlias = tuple[Sequence[TaskAddress], Mapping[str, Sequence[int]]]
+NOTHING_CLOSED: Final[Closed] = ((), {})
 
 Decide: TypeAlias = Callable[[int, ev.ActivityScheduled], Placement]
 
@@ -59,63 +64,63 @@ class Placing:
         """
         row, begun = live.row, live.begun
         assert row is not None
-        permits = list(all_left(row, state.permits, self._partitions)) if turn.outcome is not None else None
-        offers, drops, ended = self._place_activities(live, row, prepared, turn, state, execution)
-        adds = self._place_messages(live, placed, prepared, turn, state, execution, offers)
+        permits: Iterable[Message] = ()
+        if state.permits.counts and turn.outcome is not None:
+            permits = list(all_left(row, state.permits, self._partitions))
+        drops, ended = self._close(row, turn, state) if state.queued.firsts or state.in_line.firsts else NOTHING_CLOSED
+        offers = self._place_activities(live, prepared, turn, state, execution)
+        adds: Sequence[ActivityRow] = ()
+        if offers or turn.messages or turn.memos or turn.outcome is not None or begun is not None:
+            adds = self._place_messages(live, placed, prepared, turn, state, execution, offers)
         if begun is not None:
             now = max(turn.record.time, row.updated_at)
-            sent = [to_message(item, row, live.origin, self._partitions, now) for item in begun.outgoing]
+            sent = self._to_messages(begun.outgoing, row, live.origin, now)
             prepared.messages = [*prepared.messages, *sent, *begun.messages]
-        if permits is None and ended:
-            permits = list(left(row, ended, self._partitions))
+        if ended and turn.outcome is None:
+            permits = left(row, ended, self._partitions)
         if permits:
             prepared.messages = [*prepared.messages, *permits]
         return adds, drops
 
-    def _place_activities(
-        self,
-        live: LiveInstance,
-        row: InstanceRow,
-        prepared: Prepared,
-        turn: Turn,
-        state: OwnerState,
-        execution: Execution,
-    ) -> tuple[Sequence[Offer], Sequence[TaskAddress], dict[str, list[int]]]:
-        """Decide who runs the turn's activities.
+    def _to_messages(self, items: Iterable[Outgoing], row: InstanceRow, origin: Origin, now: int) -> list[Message]:
+        return [to_message(item, row, origin, self._partitions, now) for item in items]
 
-        Return those that go to the queue or wait for a permit, queue rows to drop, and by keeper the attempts that are over.
-        """
-        offers: list[Offer] = []
-        drops: Sequence[TaskAddress] = ()
+    def _close(self, row: InstanceRow, turn: Turn, state: OwnerState) -> Closed:
+        """Note which attempts are over that were queued. Return queue rows to drop, and by keeper those that had permits."""
+        dropped = (task_id for task_id in turn.dropped_activities if task_id in state.queued)
+        drops = [TaskAddress(row.key, row.run_id, row.generation, task_id) for task_id in dropped]
         ended: dict[str, list[int]] = {}
-        if state.queued.firsts or state.in_line.firsts:
-            dropped = (task_id for task_id in turn.dropped_activities if task_id in state.queued)
-            drops = [TaskAddress(row.key, row.run_id, row.generation, task_id) for task_id in dropped]
-            for event in turn.record.events:
-                if isinstance(event, ATTEMPT_ENDS):
-                    state.queued.close(event.task_id)
-                    state.in_line.close(event.task_id)
-                    keeper = state.permits.close(event.task_id)
-                    if keeper is not None:
-                        ended.setdefault(keeper, []).append(event.task_id)
+        for event in turn.record.events:
+            if isinstance(event, ATTEMPT_ENDS):
+                state.queued.close(event.task_id)
+                state.in_line.close(event.task_id)
+                keeper = state.permits.close(event.task_id)
+                if keeper is not None:
+                    ended.setdefault(keeper, []).append(event.task_id)
+        return drops, ended
+
+    def _place_activities(
+        self, live: LiveInstance, prepared: Prepared, turn: Turn, state: OwnerState, execution: Execution
+    ) -> Sequence[Offer]:
+        """Decide who runs the turn's activities. Return those that go to the queue or wait for a permit."""
+        offers: list[Offer] = []
         held: list[Offer] = []
         prepared.held = held  # from now on: if one of them fails, the slots of those before it are given back
         # Those that were open where a prefix ends are asked for once more: nobody runs them.
         asked = turn.activities if live.begun is None else list(execution.open_activities.values())
         for request in asked:
-            make_key = key_maker(execution, request)
             is_limited = request.options.limit is not None
-            placement = Placement.QUEUE if is_limited else self._placement(live.partition, request)
+            placement = QUEUE if is_limited else self._placement(live.partition, request)
             state.place(request.task_id, placement)
-            if placement is not Placement.QUEUE:
-                held.append(Offer(request, make_key))
+            if placement is not QUEUE:
+                held.append(Offer(request, key_maker(execution, request)))
             else:
-                offers.append(Offer(request, make_key, Origin.of(execution.started).trace))
+                offers.append(Offer(request, key_maker(execution, request), Origin.of(execution.started).trace))
                 if needs_permit(request):
                     state.permits.add(request)
         if state.deliveries:
-            state.deliveries = {k: v for k, v in state.deliveries.items() if k in execution.open_activities}
-        return offers, drops, ended
+            state.keep_deliveries(execution.open_activities)
+        return offers
 
     def redelivery(
         self, live: LiveInstance, requests: Sequence[tuple[ev.ActivityScheduled, Callable[[], str]]], state: OwnerState
@@ -139,7 +144,7 @@ class Placing:
             request, make_key = asked[task_id]
             placement = self._placement(live.partition, request)
             state.place(task_id, placement)
-            if placement is not Placement.QUEUE:
+            if placement is not QUEUE:
                 held.append(Offer(request, make_key))
                 continue
             count, since = state.deliveries.pop(request.task_id, (1, 0))
@@ -180,8 +185,6 @@ class Placing:
         A run that ends with much to send is final once all of it is sent: a finished instance is written no more. What is sent
         for a prefix goes at once, however much it is: no record of its own tells of it.
         """
-        if not (offers or turn.messages or turn.memos or turn.outcome is not None or live.begun is not None):
-            return ()
         live.origin = origin = Origin.of(execution.started)
         now = turn.record.time
         prepared.add_memos(Memo(key, data, expires_at) for key, data, expires_at in turn.memos)
@@ -193,7 +196,7 @@ class Placing:
         messages = turn.messages
         if turn.outcome is not None and execution.started is None:  # ended early: only the row knows the parent
             messages = [*messages, *outcome_messages(turn.outcome, sender_of(row))]
-        prepared.messages = [to_message(item, row, origin, self._partitions, now) for item in messages]
+        prepared.messages = self._to_messages(messages, row, origin, now)
         return self._offered(row, prepared, offers, now)
 
     def _offered(
@@ -223,7 +226,7 @@ class Placing:
         state.cursor = (generation, index, sent + count) if live.outbox else None
         origin, now = live.origin, self._clock.now()
         messages = [item for item in sending if isinstance(item, Outgoing)]
-        prepared = Prepared(live, messages=[to_message(item, row, origin, self._partitions, now) for item in messages])
+        prepared = Prepared(live, messages=self._to_messages(messages, row, origin, now))
         adds = self._offered(row, prepared, (item for item in sending if isinstance(item, Offer)), now)
         open_work = row.open_work if live.outbox else max(row.open_work - 1, 0)
         is_dispensable = not live.outbox and live.execution is not None and live.execution.is_dispensable
@@ -257,7 +260,7 @@ class Placing:
             if request is None or event.task_id not in state.queued:  # it is over, or has begun
                 continue
             offer = Offer(request, key_maker(execution, request), Origin.of(execution.started).trace, event.asked_at)
-            if self._placement(live.partition, request) is Placement.QUEUE:
+            if self._placement(live.partition, request) is QUEUE:
                 adds.append(self.queue_row(row, offer, event.asked_at))
             else:
                 state.let_in(request)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
+import itertools
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -237,10 +239,9 @@ class Turns:
         if has_begun:
             return taken
         if is_early and self._due_later(live, row):  # steering comes before a start that is there already
-            taken.sort(key=lambda item: not item.is_control or item.starts(row.run_id))
+            taken.sort(key=functools.partial(_comes_behind, row.run_id))
         if not is_ending and self._due_later(live, row):
-            live.put_back([item for item in taken if item.starts(row.run_id)])
-            taken = [item for item in taken if not item.starts(row.run_id)]
+            return live.put_back_start(taken, row.run_id)
         return taken
 
     def _due_later(self, live: LiveInstance, row: InstanceRow) -> int:
@@ -254,7 +255,7 @@ class Turns:
         row = live.row
         if row is None or not row.parked_until or _has_begun(live, row) or ending(live, row) is not None:
             return False
-        return bool(self._due_later(live, row)) or not any(item.starts(row.run_id) for item in live.waiting)
+        return bool(self._due_later(live, row)) or not live.has_start(row.run_id)
 
     def _prepare(self, live: LiveInstance, row: InstanceRow, prepared: Prepared) -> Prepared | None:
         arrivals: list[HistoryEvent] = []
@@ -310,8 +311,7 @@ class Turns:
         live.wants_turn = live.wants_turn or turn.goes_on
         kept = leave_unreached(prepared, turn) if turn.leftover else ()
         if begun is not None:
-            left = {id(event) for event in turn.leftover if isinstance(event, ev.EventRaised)}
-            prepared.carried = [*prepared.carried, *(event for event in begun.arrivals if id(event) in left)]
+            prepared.carried = [*prepared.carried, *begun.left(turn.leftover)]
         if turn.refused:
             self._asking.refuse(live, row, prepared, turn.refused)
         is_empty = not (len(turn.record.events) > changed or turn.memos or turn.carried) and isinstance(
@@ -359,8 +359,7 @@ class Turns:
         """
         begun = live.begun
         if begun is not None:
-            others = (event for event in arrivals if not isinstance(event, type(begun.first)))
-            arrivals = [begun.first, *begun.arrivals, *others]
+            arrivals = begun.before(arrivals)
         elif execution.held and not execution.is_suspended:
             arrivals = [ev.OrchestrationResumed(at_most=ARRIVALS_MAX), *arrivals]
         if execution.started is not None and not execution.held:
@@ -394,7 +393,7 @@ class Turns:
         prepared.record_bytes = len(appends[0][1].data)
         generation, records = row.generation, placed.records + len(appends)
         if begun is not None:
-            appends = [*((generation, taken_over) for taken_over in begun.rows), *appends]
+            appends = [*zip(itertools.repeat(generation), begun.rows), *appends]
         status = Status.SUSPENDED if turn.is_suspended else Status.RUNNING if execution.started else Status.PENDING
         drop_below: int | None = None
         carried = turn.carried
@@ -486,6 +485,10 @@ class Turns:
         except UnknownNameError:  # it stalls there, with that reason
             pass
         return Record(opening.time, [started, *opening.events[1:]], is_opening=True)
+
+
+def _comes_behind(run_id: str, item: Pending) -> bool:
+    return not item.is_control or item.starts(run_id)
 
 
 def _has_begun(live: LiveInstance, row: InstanceRow) -> bool:

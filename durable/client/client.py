@@ -40,7 +40,7 @@ from durable.client.starting import (
     encode_events,
     encode_input,
     find_target,
-    start_message,
+    make_start,
 )
 from durable.client.states import state_of
 from durable.client.times import Timeout, seconds_of
@@ -227,7 +227,7 @@ class Client:
         raised = encode_events(events, self._sealer) if events else None
         run_id = self._ports.new_id()
         key = InstanceKey(self._ports.new_id() if instance_id is None else check_instance_id(instance_id))
-        message = start_message(
+        start = make_start(
             key,
             connection.partitions,
             run_id,
@@ -239,7 +239,7 @@ class Client:
             reuse_policy=policy,
             events=raised,
         )
-        delivery = await connection.submit("start", message)
+        delivery = await connection.submit("start", *start)
         if delivery.verdict is not Verdict.STORED:
             used = await self._used(key, run_id, delivery, policy, has_events=bool(raised))
             return Handle(connection, key, used, result_annotation=target.result_annotation)

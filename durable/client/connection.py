@@ -46,8 +46,11 @@ _OPERATIONS = {
 class Direct(Protocol):
     """A worker in this process, of the same store, that may begin runs for which no start was stored."""
 
-    def begin(self, message: Message) -> asyncio.Future[bool] | None:
-        """Begin a run, or return None; the future tells whether it has begun, durably. If not, nothing of it was stored."""
+    def begin(self, message: Message, events: Sequence[HistoryEvent] | None = None) -> asyncio.Future[bool] | None:
+        """Begin a run, or return None; the future tells whether it has begun, durably. If not, nothing of it was stored.
+
+        `events`: what the message holds, where the caller knows.
+        """
         ...
 
     def on_its_way(self, key: InstanceKey) -> asyncio.Future[bool] | None:
@@ -102,22 +105,27 @@ class Connection:
             raise InstanceNotFoundError(f"there is no instance '{key.id}', or it was purged")
         return row
 
-    async def submit(self, operation: str, message: Message) -> Delivery:
-        """Send a message, with the client's middleware around it; it is durable on return, or its verdict says why not."""
+    async def submit(self, operation: str, message: Message, events: Sequence[HistoryEvent] | None = None) -> Delivery:
+        """Send a message, with the client's middleware around it; it is durable on return, or its verdict says why not.
+
+        `events`: what it holds, where the caller has that at hand.
+        """
         name = None if message.start is None else message.start.name
         call = ClientCall(operation, message.target.id, name)
         with self.around.client(call):
-            delivery = await self._delivered(message if call.trace is None else traced(message, call.trace))
+            if call.trace is not None:
+                message, events = traced(message, call.trace), None
+            delivery = await self._delivered(message, events)
             call.verdict = delivery.verdict.name
             return delivery
 
-    async def _delivered(self, message: Message) -> Delivery:
+    async def _delivered(self, message: Message, events: Sequence[HistoryEvent] | None) -> Delivery:
         """Store a message; but a start with which a run begins in this very process need not be stored before it has."""
         if self.direct is not None:
             earlier = self.direct.on_its_way(message.target)
             if earlier is not None:  # what is sent later comes later
                 await asyncio.wait([earlier])
-            begun = self.direct.begin(message)
+            begun = self.direct.begin(message, events)
             if begun is not None and await begun:
                 self.waiters.has_neighbour()
                 return Delivery(Verdict.STORED)

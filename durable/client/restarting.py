@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from durable.client.connection import Connection
-from durable.client.starting import Target, start_message
+from durable.client.starting import Target, make_start
 from durable.client.states import state_of
 from durable.errors import InstanceAlreadyExistsError, InstanceFinishedError, InstanceRunningError
 from durable.events import InstanceKey, OrchestrationForked, OrchestrationStarted, TaskRef
@@ -30,7 +30,7 @@ async def _started_again(
     connection: Connection, row: InstanceRow, key: InstanceKey, version: str | None, *, may_replace: bool
 ) -> tuple[InstanceKey, str]:
     run_id = connection.ports.new_id()
-    message = start_message(
+    start = make_start(
         key,
         connection.partitions,
         run_id,
@@ -40,7 +40,7 @@ async def _started_again(
         tags=row.tags,
         reuse_policy=ReusePolicy.REPLACE_FINISHED if may_replace else ReusePolicy.REJECT,
     )
-    await _begin(connection, message, run_id, may_replace=may_replace)
+    await _begin(connection, start.message, run_id, may_replace=may_replace)
     return key, run_id
 
 

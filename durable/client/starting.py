@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 from durable import payloads
 from durable.app import App, OrchestratorDefinition, check_name, definition_of
 from durable.client.times import due_time
 from durable.errors import InvalidInputError, LimitExceededError, UnknownNameError
-from durable.events import EventRaised, InstanceKey, OrchestrationStarted
+from durable.events import EventRaised, HistoryEvent, InstanceKey, OrchestrationStarted
 from durable.ids import check_event_name, check_tags
 from durable.messages import encode_arrivals, new_row
 from durable.model import ReusePolicy
@@ -143,7 +143,14 @@ def encode_events(events: Iterable[tuple[str, Any]], sealer: payloads.Sealer) ->
     return found
 
 
-def start_message(
+class Start(NamedTuple):
+    """A message that begins a run, and the events that it holds."""
+
+    message: Message
+    events: Sequence[HistoryEvent]
+
+
+def make_start(
     key: InstanceKey,
     partitions: int,
     run_id: str,
@@ -155,8 +162,8 @@ def start_message(
     tags: Mapping[str, str] | None = None,
     reuse_policy: ReusePolicy = ReusePolicy.REJECT,
     events: list[EventRaised] | None = None,
-) -> Message:
-    """Return the message that begins a run; where another instance is in the way, `otherwise` brings it the events."""
+) -> Start:
+    """Return what begins a run; where another instance is in the way, the message's `otherwise` brings it the events."""
     checked_tags = check_tags(tags) if tags else None
     scheduled_at = now if at is None else due_time(at, now)
     row = new_row(
@@ -176,11 +183,13 @@ def start_message(
     otherwise, expects = None, EXPECTS[reuse_policy]
     if events and reuse_policy in USES_OTHER:
         otherwise = Message(key, row.partition, encode_arrivals(events))
-    return Message(
+    held: list[HistoryEvent] = [started, *events] if events else [started]
+    message = Message(
         target=key,
         partition=row.partition,
-        data=encode_arrivals([started, *events] if events else [started]),
+        data=encode_arrivals(held),
         start=row,
         expects=expects,
         otherwise=otherwise,
     )
+    return Start(message, held)

@@ -18,7 +18,7 @@ from durable.client.connection import Connection
 from durable.client.faces import face_of
 from durable.client.handle import Handle
 from durable.client.purging import rows_of
-from durable.client.starting import Target, encode_event, start_message
+from durable.client.starting import Target, encode_event, make_start
 from durable.client.times import due_time, microseconds_of
 from durable.context.options import Span, limit_us, span_us
 from durable.errors import (
@@ -172,7 +172,7 @@ class Schedules:
     async def _create(self, id: str, standing: Standing) -> InstanceRow:
         connection, run_id = self._connection, self._connection.ports.new_id()
         payload = connection.sealer.seal(payloads.encode(standing.to_plain(), what=f"schedule '{id}'"))
-        message = start_message(
+        start = make_start(
             key_of(id),
             connection.partitions,
             run_id,
@@ -181,8 +181,8 @@ class Schedules:
             now=standing.created_us,
             reuse_policy=ReusePolicy.REPLACE_FINISHED,
         )
-        delivery = await connection.submit("start", message)
-        row = delivery.row or message.start
+        delivery = await connection.submit("start", *start)
+        row = delivery.row or start.message.start
         assert row is not None, "a start brings a row"
         if delivery.verdict is Verdict.EXISTS and row.run_id != run_id:
             raise InstanceAlreadyExistsError(f"schedule '{id}' exists: change it with update, or delete it first", None)

@@ -11,10 +11,9 @@ Invariant: before its first step is durable nothing of such a run is in the stor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from durable.errors import HistoryDamagedError
-from durable.events import InstanceKey
+from durable.events import HistoryEvent, InstanceKey, OrchestrationStarted
 from durable.messages import decode_arrivals
 from durable.payloads import is_sealed
 from durable.provider import Expects, Message
@@ -49,8 +48,8 @@ class DirectStarts:
         self._loop = asyncio.get_running_loop()
         self._met: dict[str, BaseException] = {}  # by run id, of those that were given back for it
 
-    def begin(self, message: Message) -> asyncio.Future[bool] | None:
-        """Begin the run that a message brings; None where it is to be stored as any other.
+    def begin(self, message: Message, events: Sequence[HistoryEvent] | None = None) -> asyncio.Future[bool] | None:
+        """Begin the run that a message brings; None where it is to be stored as any other. `events`: what it holds, if known.
 
         The future tells whether it has begun: if not, nothing of it was stored, and the message is to be. Raises
         StoreUnavailableError where nobody knows.
@@ -58,13 +57,13 @@ class DirectStarts:
         row = message.start
         if row is None or not self._takes(message):
             return None
-        try:
-            generation, events = decode_arrivals(message.data)
-        except HistoryDamagedError:
+        if events is None:
+            _, events = decode_arrivals(message.data)
+        if not isinstance(events[0], OrchestrationStarted):  # it begins with what another run has done
             return None
         live = self._live_at(row.key)
         live.row, live.is_recovered = row, True
-        live.normal = [Pending(event, None, row.run_id, generation) for event in events]
+        live.normal = [Pending(event, None, row.run_id) for event in events]
         live.direct = DirectStart(self._loop.create_future())
         self._make_ready(live)
         return live.direct.future

@@ -195,10 +195,10 @@ class Owner:
             live.is_queued = False
             if live.is_busy or live.is_loading or self._lives.get(live.key) is not live:
                 continue
-            if live.direct is not None and live.is_row_stale:
-                self._abandon(live)
-                continue
             if self._loader.is_needed(live):
+                if live.direct is not None:  # nothing of it is in the store to be read
+                    self._abandon(live)
+                    continue
                 live.is_loading = True
                 loading.append(live)
                 continue

@@ -153,10 +153,11 @@ class Steps:
         } | progress
         return Step(row.key, row.run_id, (row.generation, row.records), Progress(**found))
 
-    def complete(self, prepared: Prepared, row: InstanceRow, state: OwnerState, step: Step) -> Prepared:
-        after = row.after(step.progress, step.changes)
-        if prepared.live.direct is not None:
-            step = dataclasses.replace(step, begins=after, drop_generations_below=None)
+    def complete(
+        self, prepared: Prepared, row: InstanceRow, state: OwnerState, step: Step, after: InstanceRow | None = None
+    ) -> Prepared:
+        """Say what a step leaves behind; `after`: the row, where it is made already."""
+        after = after or row.after(step.progress, step.changes)
         prepared.step = step
         prepared.row = after
         prepared.state = state

@@ -428,26 +428,26 @@ class Turns:
                 state.encode(),
             )
         )
-        return self.steps.complete(
-            prepared,
-            row,
-            state,
-            Step(
-                row.key,
-                row.run_id,
-                (row.generation, row.records),
-                progress,
-                changes,
-                appends,
-                consumed_by(prepared.taken) or (),
-                drop_below,
-                journal.drops,
-                adds,
-                drops,
-                None,  # nothing takes its place
-                turn.is_dispensable and state.cursor is None,
-            ),
+        after, begins = row.after(progress, changes), live.direct is not None
+        step = Step(
+            row.key,
+            row.run_id,
+            (row.generation, row.records),
+            progress,
+            changes,
+            appends,
+            consumed_by(prepared.taken) or (),
+            None if begins else drop_below,
+            journal.drops,
+            adds,
+            drops,
+            None,  # nothing takes its place
+            turn.is_dispensable and state.cursor is None,
+            (),  # what it sends is numbered in its batch
+            (),
+            after if begins else None,
         )
+        return self.steps.complete(prepared, row, state, step, after)
 
     def _carry_over(self, row: InstanceRow, prepared: Prepared, turn: Turn, execution: Execution) -> CarriedChange:
         """Leave to the next generation what this one did not get to of a message, or record that it shall not have it."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from durable import ReusePolicy, Worker
 from durable import events as ev
-from durable.client.starting import find_target, start_message
+from durable.client.starting import find_target, make_start
 from durable.ports import system_ports
 from durable.provider import Batch, InstanceKey, Message, Progress, RecordRow, Status, Step
 from durable.records import Record, encode_record, first_checksum, next_checksum
@@ -130,7 +130,7 @@ async def _fill(url: str, n: int) -> None:
 
 
 def _start_of(instance_id: str, partitions: int, run_id: str, now: int) -> Message:
-    return start_message(
+    return make_start(
         InstanceKey(instance_id),
         partitions,
         run_id,
@@ -141,7 +141,7 @@ def _start_of(instance_id: str, partitions: int, run_id: str, now: int) -> Messa
         tags=None,
         reuse_policy=ReusePolicy.REJECT,
         events=None,
-    )
+    ).message
 
 
 def _end_of(start: Message, sequence: int, now: int) -> Step:

@@ -7,11 +7,11 @@ its way there when the worker died or stood still is given back, and stored as a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from durable.client.connection import Direct
 from durable.errors import DurableError
-from durable.events import InstanceKey
+from durable.events import HistoryEvent, InstanceKey
 from durable.provider import Message
 from durable.testing.simulation.machines import Machine
 
@@ -23,11 +23,11 @@ class Neighbours:
         self._machines = machines
         self._sent: dict[asyncio.Future[bool], Machine] = {}
 
-    def begin(self, message: Message) -> asyncio.Future[bool] | None:
+    def begin(self, message: Message, events: Sequence[HistoryEvent] | None = None) -> asyncio.Future[bool] | None:
         """Begin a run at the worker that takes it, if one does."""
         for machine in self._machines():
             direct = _direct_of(machine)
-            begun = None if direct is None else direct.begin(message)
+            begun = None if direct is None else direct.begin(message, events)
             if begun is not None:
                 return self._answer_of(begun, machine)
         return None

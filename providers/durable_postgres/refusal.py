@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from durable.provider import Memo, Message, Step, Verdict
+from durable.provider import InstanceRow, Memo, Message, Step, Verdict
 
 VALUE_BYTES_MAX = 64 * 1024 * 1024
 """The largest value: a whole turn's worth. PostgreSQL itself would take 1 GiB, for a value and for a whole batch."""
@@ -27,7 +27,7 @@ def refusal_of_message(message: Message, *, is_careful: bool) -> Verdict | None:
     start = message.start
     payloads = [message.data]
     if start is not None:
-        payloads += filter(None, (start.input, start.output, start.custom_status, start.failure, start.state))
+        payloads += filter(None, _payloads_of(start))
     if any(len(payload) > VALUE_BYTES_MAX for payload in payloads):
         return Verdict.TOO_LARGE
     if not is_careful:
@@ -58,20 +58,30 @@ def refusal_of_memo(memo: Memo, *, is_careful: bool) -> str | None:
 
 def refusal_of_step(step: Step, *, is_careful: bool) -> str | None:
     """Return why a step cannot be stored, or None. Records have no limit: they are cut into parts."""
-    is_usual = not (step.changes or step.queue_adds or step.replaced_by is not None or step.begins is not None)
-    if is_usual and not is_careful:  # nearly every step
-        state = step.progress.state
-        return _too_large(state) if len(state) > VALUE_BYTES_MAX else None
-    values = (step.progress, step.changes, step.queue_adds, step.replaced_by, step.begins)
     if is_careful:
         indexed = [text for row in step.queue_adds for text in (row.queue, row.name)]
+        values = (step.progress, step.changes, step.queue_adds, step.replaced_by, step.begins)
         return _why_too_long(indexed) or _why_not(_leaves(values))
-    has_rows = step.queue_adds or step.replaced_by is not None or step.begins is not None
-    usual = values if has_rows else (step.progress.state, step.changes)
-    for leaf in _leaves(usual):
-        if isinstance(leaf, (str, bytes)) and len(leaf) > VALUE_BYTES_MAX:
-            return _too_large(leaf)
+    state = step.progress.state
+    if len(state) > VALUE_BYTES_MAX:
+        return _too_large(state)
+    if not (step.changes or step.queue_adds or step.replaced_by is not None or step.begins is not None):
+        return None  # nearly every step
+    values = [*step.changes.values()] if step.changes else []
+    for row in step.queue_adds:
+        values += (row.data, row.heartbeat)
+    for run in (step.begins, step.replaced_by):
+        if run is not None:
+            values += _payloads_of(run)
+    for value in values:
+        if isinstance(value, (str, bytes)) and len(value) > VALUE_BYTES_MAX:
+            return _too_large(value)
     return None
+
+
+def _payloads_of(run: InstanceRow) -> tuple[bytes | None, ...]:
+    """Return what of a run may be large."""
+    return run.input, run.output, run.custom_status, run.failure, run.state
 
 
 def _too_large(leaf: str | bytes) -> str:

@@ -249,13 +249,16 @@ async def test_a_start_that_is_not_due_can_be_ended_and_never_runs(
 
 @pytest.mark.parametrize("style", STYLES)
 async def test_a_start_that_is_not_due_can_be_suspended_and_resumed(store_url: str, style: str) -> None:
-    """Suspended before it is due, it stays so past its time; resumed before it is due, it begins when it is."""
+    """Suspended before it is due, it stays so past its time; resumed before it is due, it begins when it is.
+
+    They are due late enough to be suspended before, also on a machine that has much else to do.
+    """
     async with Worker(app, store_url) as worker:
-        long = await worker.client.start(f"waits-{style}", "long", at=timedelta(seconds=0.2))
+        long = await worker.client.start(f"waits-{style}", "long", at=timedelta(seconds=0.5))
         await long.suspend()
         assert (await until(long, SUSPENDED)).custom_status is None
         await long.raise_event("go", 1)
-        brief = await worker.client.start(f"waits-{style}", "brief", at=timedelta(seconds=0.4), events=[("go", 2)])
+        brief = await worker.client.start(f"waits-{style}", "brief", at=timedelta(seconds=0.6), events=[("go", 2)])
         await brief.suspend()
         await until(brief, SUSPENDED)
         await brief.resume()

@@ -197,6 +197,8 @@ class Writing:
             kept.sort(key=_place_of)  # everybody locks rows in this order
         self.steps = [step for step, _ in kept]
         self.written = [*self.steps, *(batch.steps[index] for index in self.begun)]
+        self.has_activities = any(step.queue_adds and not step.progress.status.is_finished for step in self.written)
+        """True where attempts were added that somebody may claim."""
         self._is_told = [is_told for _, is_told in kept]
         self._partitions = sorted(places)
         self._is_rare = False
@@ -212,10 +214,15 @@ class Writing:
         for step, is_told in zip(self.steps, self._is_told, strict=True):
             steps.append(self._value(step, is_told))
             records += _records_of(step)
-            consumed += step.consumed
-            dropped += [(step.run_id, generation) for generation in step.drop_generations]
-            drops += [task_of(task) for task in step.queue_drops]
-            parks = parks or step.progress.parked_until > 0
+            # Nearly every step has nothing of these: it costs less to look than to add nothing.
+            if step.consumed:
+                consumed += step.consumed
+            if step.drop_generations:
+                dropped += [(step.run_id, generation) for generation in step.drop_generations]
+            if step.queue_drops:
+                drops += [task_of(task) for task in step.queue_drops]
+            if step.progress.parked_until > 0:
+                parks = True
         consumed += self.batch.consumed
         return (
             self._partitions or None,
@@ -272,11 +279,6 @@ class Writing:
             Delivery(Verdict.REFUSED) if index in self.unsent else next(answers)
             for index in range(len(self.batch.messages))
         ]
-
-    @property
-    def has_activities(self) -> bool:
-        """True where attempts were added that somebody may claim."""
-        return any(step.queue_adds and not step.progress.status.is_finished for step in self.written)
 
     def _refusal(self, step: Step) -> str | None:
         if step.changes and (unknown := sorted(step.changes.keys() - _CHANGEABLE_COLUMNS)):

@@ -60,14 +60,14 @@ def refusal_of_step(step: Step, *, is_careful: bool) -> str | None:
     """Return why a step cannot be stored, or None. Records have no limit: they are cut into parts."""
     if is_careful:
         indexed = [text for row in step.queue_adds for text in (row.queue, row.name)]
-        values = (step.progress, step.changes, step.queue_adds, step.replaced_by, step.begins)
-        return _why_too_long(indexed) or _why_not(_leaves(values))
+        rows = (step.progress, step.changes, step.queue_adds, step.replaced_by, step.begins)
+        return _why_too_long(indexed) or _why_not(_leaves(rows))
     state = step.progress.state
     if len(state) > VALUE_BYTES_MAX:
         return _too_large(state)
     if not (step.changes or step.queue_adds or step.replaced_by is not None or step.begins is not None):
         return None  # nearly every step
-    values = [*step.changes.values()] if step.changes else []
+    values: list[Any] = [*step.changes.values()] if step.changes else []
     for row in step.queue_adds:
         values += (row.data, row.heartbeat)
     for run in (step.begins, step.replaced_by):

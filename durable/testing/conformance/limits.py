@@ -20,6 +20,7 @@ from durable.testing.conformance.store import (
     Session,
     Store,
     attempt_of,
+    beginning_of,
     end_of,
     event_to,
     memo,
@@ -102,6 +103,18 @@ class Limits(Promises):
         assert await session.load("one") == rows[0]
         assert not await session.claim()
         assert not await session.memos()
+
+    @pytest.mark.parametrize("column", ["input", "custom_status"])
+    async def test_a_run_that_would_begin_with_what_is_too_large_is_left_out(self, store: Store, column: str) -> None:
+        session = await store.worker()
+        too_large = bytes(await _limit(session) + 1)
+        columns: dict[str, Any] = {column: too_large}
+        lost, kept = new_row("one", **columns), new_row("two")
+        committed = await session.commit(beginning_of(lost, b"lost"), beginning_of(kept, b"kept"))
+        assert list(committed.refused) == [0]
+        assert str(len(too_large)) in committed.refused[0]
+        assert [await session.history(row.run_id) for row in (lost, kept)] == [[], [b"kept"]]
+        assert await session.find("one") is None
 
     async def test_a_record_may_be_longer_than_a_value(self, store: Store) -> None:
         session = await store.worker()

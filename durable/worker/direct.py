@@ -63,7 +63,9 @@ class DirectStarts:
             return None
         live = self._live_at(row.key)
         live.row, live.is_recovered = row, True
-        live.normal = [Pending(event, None, row.run_id) for event in events]
+        # As those of one message they are never parted: whoever has started it is told that it holds all of them.
+        live.normal = [Pending(event, None, row.run_id, is_last=False) for event in events]
+        live.normal[-1].is_last = True
         live.direct = DirectStart(self._loop.create_future())
         self._make_ready(live)
         return live.direct.future

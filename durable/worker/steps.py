@@ -449,10 +449,12 @@ def chained(chain: bytes, index: int, record: Record) -> tuple[bytes, RecordRow]
 def leave_unreached(prepared: Prepared, turn: Turn) -> list[Pending]:
     """Return the arrivals that the ended generation did not get to, for the next one; `carried` takes those for nobody.
 
-    After the end of the run there is no next one, and a message of which a part was reached is consumed with this turn.
+    After the end of the run there is no next one, and a message of which a part was reached is consumed with this turn. So is
+    what came with a start that was not stored: it is nowhere else.
     """
     unreached = {id(event) for event in turn.leftover}
     is_end = turn.outcome is not None and turn.next_generation is None
+    is_end = is_end or prepared.live.direct is not None
     begun = {id(item.message) for item in prepared.taken if item.message and id(item.event) not in unreached}
     left = [item for item in prepared.taken if id(item.event) in unreached]
     kept = [item for item in left if not is_end and id(item.message) not in begun]

@@ -54,6 +54,16 @@ def build_app() -> App:
         return [await ctx.wait_for_external_event("word") for _ in range(2)]
 
     @app.orchestrator
+    async def hears_all(ctx: OrchestrationContext, count: int) -> list[Any]:
+        return [await ctx.wait_for_external_event("word") for _ in range(count)]
+
+    @app.orchestrator
+    async def hears_later(ctx: OrchestrationContext, left: int) -> list[Any]:
+        if left:
+            ctx.continue_as_new(left - 1)
+        return [await ctx.wait_for_external_event("word") for _ in range(3)]
+
+    @app.orchestrator
     async def counts(ctx: OrchestrationContext, left: int) -> str:
         if left:
             ctx.continue_as_new(left - 1)
@@ -268,3 +278,27 @@ async def test_a_caller_that_goes_away_takes_nothing_along(store_url: str, monke
         gate.set()
         await becomes_true(lambda: worker.footprint["instances"] == 0)
         assert await worker.client.get("one").result(timeout=10) == 8
+
+
+@pytest.mark.parametrize(("name", "given", "count"), [("hears_all", 301, 300), ("hears_later", 1, 2)])
+async def test_events_that_come_with_a_start_are_durable_when_it_returns(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, name: str, given: int, count: int
+) -> None:
+    """More than a turn takes, and those that the first generation does not get to; nothing else is written in time."""
+    async with Worker(build_app(), store_url) as worker:
+        seen, has_begun, refused = Watched(worker, monkeypatch), False, 0
+
+        async def once(commit: Commit, lease: Lease, batch: Batch) -> Any:
+            nonlocal has_begun, refused
+            if has_begun and batch.steps and not refused:
+                refused += 1
+                raise LeaseLostError("it was taken")
+            has_begun = has_begun or any(step.begins is not None for step in batch.steps)
+            return await commit(lease, batch)
+
+        seen.instead = once
+        events = [("word", number) for number in range(count)]
+        handle = await worker.client.start(name, given, instance_id="one", events=events)
+        await handle.raise_event("word", count)
+        assert await handle.result(timeout=20) == list(range(count + 1))
+        assert (refused, seen.begun) == (1, ["one"])

@@ -22,7 +22,10 @@ logger = logging.getLogger("durable.worker")
 
 
 class Arrivals:
-    """Takes in for one owner. `live_at(key)` returns an instance, a new one if there is none; `make_ready` sees to its turn."""
+    """Takes in for one owner. `live_at(key)` returns an instance, a new one if there is none; `make_ready` sees to its turn.
+
+    `give_back(live)`: gives a start that is on its way back to its client.
+    """
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class Arrivals:
         *,
         live_at: Callable[[InstanceKey], LiveInstance],
         make_ready: Callable[[LiveInstance], None],
-        abandon: Callable[[LiveInstance], None],
+        give_back: Callable[[LiveInstance], None],
     ) -> None:
         self._keeper = keeper
         self._receiver = receiver
@@ -47,7 +50,7 @@ class Arrivals:
         self._lives = lives
         self._live_at = live_at
         self._make_ready = make_ready
-        self._abandon = abandon
+        self._give_back = give_back
         self._heard = 0  # the number of the last wake-up
 
     def hear(self, wakeup: Wakeup) -> None:
@@ -83,7 +86,7 @@ class Arrivals:
             return
         live = self._live_at(message.target)
         if live.direct is not None and not live.is_busy:  # somebody else had the id first
-            self._abandon(live)
+            self._give_back(live)
             live = self._live_at(message.target)
         is_unread = live.row is None or live.is_row_stale or live.is_loading
         live.has_heard = live.has_heard or (is_fresh and is_unread)

@@ -70,7 +70,7 @@ class DirectStarts:
         self._make_ready(live)
         return live.direct.future
 
-    def give_back(self, live: LiveInstance) -> None:
+    def note_met(self, live: LiveInstance) -> None:
         """Note what a turn has met, so that it is not taken again for nothing once its start is stored."""
         if live.direct is not None and live.direct.met is not None and live.row is not None:
             self._met[live.row.run_id] = live.direct.met

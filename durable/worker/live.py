@@ -303,12 +303,16 @@ def _farewell_from_plain(plain: list[Any]) -> Outgoing:
 
 
 class DirectStart:
-    """A start on its way: `future` tells whether its run has begun, or it is given back; `met`: what its turn met then."""
+    """A start on its way: `future` tells whether its run has begun, or it is given back; `met`: what its turn met then.
 
-    __slots__ = ("future", "met")
+    `is_id_wanted`: another instance has that id, and wants a turn: it gets it when the start is given back.
+    """
+
+    __slots__ = ("future", "is_id_wanted", "met")
 
     def __init__(self, future: asyncio.Future[bool]) -> None:
         self.future = future
+        self.is_id_wanted = False
         self.met: BaseException | None = None
 
     def settle(self, *, has_begun: bool) -> None:

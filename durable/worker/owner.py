@@ -143,7 +143,7 @@ class Owner:
             self._lives,
             live_at=self._live,
             make_ready=self._make_ready,
-            abandon=self._abandon,
+            give_back=self._give_back,
         )
         direct = DirectStarts(
             keeper,
@@ -197,7 +197,7 @@ class Owner:
                 continue
             if self._loader.is_needed(live):
                 if live.direct is not None:  # nothing of it is in the store to be read
-                    self._abandon(live)
+                    self._give_back(live)
                     continue
                 live.is_loading = True
                 loading.append(live)
@@ -222,8 +222,8 @@ class Owner:
         prepared = self._turns.prepare(live)
         if live.direct is not None and not is_first_step(prepared):
             self.attempts.unreserve(prepared.held if prepared is not None else ())
-            self.direct.give_back(live)
-            self._abandon(live)
+            self.direct.note_met(live)
+            self._give_back(live)
         elif prepared is None:
             self._rest(live)
         else:
@@ -299,9 +299,7 @@ class Owner:
         self._backlog.fall_behind(self._keeper.owned)  # the former owner may have sent to any of them, unheard of
         keys = await self._provider.recover(self._keeper.current, partitions)
         for key in keys:
-            live = self._live(key)
-            live.wants_turn = live.skips_pause = True
-            self._make_ready(live)
+            self._wake(key)
         self._due_times.forget()
         self.receiver.wake()
         self.commits.wake()
@@ -349,6 +347,22 @@ class Owner:
                 self.receiver.held.discard(pending.message.sequence)
         live.is_busy = False
         self._forget(live)
+
+    def _give_back(self, live: LiveInstance) -> None:
+        """Give a start back to its client, and the id, in memory, to whoever has it."""
+        assert live.direct is not None
+        self._abandon(live)
+        if live.direct.is_id_wanted:
+            self._wake(live.key)
+
+    def _wake(self, key: InstanceKey) -> None:
+        """Let an instance that is in the store have a turn, though it may be parked."""
+        live = self._live(key)
+        if live.direct is not None:
+            live.direct.is_id_wanted = True
+            return
+        live.wants_turn = live.skips_pause = True
+        self._make_ready(live)
 
     async def lose_everything(self) -> None:
         """The lease is lost: nothing here may be written any more. What runs goes on; its outcome is sent as a message."""
@@ -437,10 +451,11 @@ class Owner:
         """Tell the client of its start. What has come for another run of that id meanwhile is read again."""
         assert live.direct is not None
         live.direct.settle(has_begun=has_begun)
-        live.direct = None
-        if not has_begun and self._lives.get(live.key) is live:
+        if has_begun:
+            live.direct = None
+        elif self._lives.get(live.key) is live:
             self._backlog.fall_behind([live.partition])
-            self._abandon(live)
+            self._give_back(live)
             self.receiver.wake()
 
     def _stall_refused(self, item: Prepared, why: str) -> None:
@@ -534,6 +549,9 @@ class Owner:
         if partition not in self._keeper.owned or partition in self._keeper.leaving:
             return
         live = self._live(key)
+        if live.direct is not None:
+            live.direct.is_id_wanted = True
+            return
         live.pushed_due = None
         if live.row is not None and is_waiting_for_its_start(live.row) and not live.has_work:
             self.receiver.wake()  # its start is in the store, and is eligible now

@@ -64,6 +64,11 @@ def build_app() -> App:
         return [await ctx.wait_for_external_event("word") for _ in range(3)]
 
     @app.orchestrator
+    async def naps(ctx: OrchestrationContext) -> str:
+        await ctx.create_timer(timedelta(seconds=0.3))
+        return "awake"
+
+    @app.orchestrator
     async def counts(ctx: OrchestrationContext, left: int) -> str:
         if left:
             ctx.continue_as_new(left - 1)
@@ -302,3 +307,54 @@ async def test_events_that_come_with_a_start_are_durable_when_it_returns(
         await handle.raise_event("word", count)
         assert await handle.result(timeout=20) == list(range(count + 1))
         assert (refused, seen.begun) == (1, ["one"])
+
+
+async def test_a_timer_of_whoever_has_the_id_fires_though_a_start_was_in_its_place(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The instance sleeps outside of memory; its timer is due while a start of the same id is on its way."""
+    async with Worker(build_app(), store_url, max_cached_orchestrations=0) as worker:
+        sleeper = await worker.client.start("naps", instance_id="one")
+        await becomes_true(lambda: worker.footprint["instances"] == 0)
+        seen = Watched(worker, monkeypatch)
+
+        async def held_up(commit: Commit, lease: Lease, batch: Batch) -> Any:
+            if any(step.begins is not None for step in batch.steps):
+                await becomes_true(lambda: worker.footprint["due times"] == 0)
+            return await commit(lease, batch)
+
+        seen.instead = held_up
+        with pytest.raises(InstanceAlreadyExistsError):
+            await worker.client.start("doubles", 4, instance_id="one")
+        assert seen.begun == ["one"]
+        assert await sleeper.result(timeout=10) == "awake"
+
+
+async def test_what_waits_for_its_new_owner_goes_on_though_a_start_was_in_its_place(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its second generation is lost with the lease; while that is looked for in the store, its id is given once more."""
+    async with Worker(build_app(), store_url) as worker:
+        seen, recovered, starts = Watched(worker, monkeypatch), asyncio.Event(), list[asyncio.Task[Any]]()
+        recover = worker._provider.recover
+
+        async def recovers(*arguments: Any) -> Any:
+            found = await recover(*arguments)
+            starts.append(asyncio.create_task(worker.client.start("doubles", 4, instance_id="one")))
+            await becomes_true(lambda: seen.begun == ["one", "one"])
+            asyncio.get_running_loop().call_soon(recovered.set)
+            return found
+
+        async def once(commit: Commit, lease: Lease, batch: Batch) -> Any:
+            if batch.steps and batch.steps[0].begins is None and not starts:
+                raise LeaseLostError("it was taken")
+            if starts:
+                await recovered.wait()
+            return await commit(lease, batch)
+
+        seen.instead = once
+        monkeypatch.setattr(worker._provider, "recover", recovers)
+        first = await worker.client.start("counts", 1, instance_id="one")
+        assert await first.result(timeout=10) == "done"
+        with pytest.raises(InstanceAlreadyExistsError):
+            await starts[0]

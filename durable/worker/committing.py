@@ -29,6 +29,8 @@ BYTES_MAX = 16 * 1024 * 1024
 HALVED_MIN = 16
 """A round of fewer turns is not worth a commit more."""
 
+STOPPED = "the worker has stopped"
+
 PAUSE_S = 1.0
 """The rest after a store has failed."""
 
@@ -165,6 +167,11 @@ class GroupCommits:
             self._keeper.lost(lease)
             await asyncio.sleep(PAUSE_S)
             return
+        except BaseException:  # the worker stops, or cannot go on: nobody asks for the outcome any more
+            for item in prepared:
+                if item.live.direct is not None:
+                    item.live.direct.fail(STOPPED)
+            raise
         finally:
             self._is_writing, self._being_written = False, 0
         self.last_us = committed.now

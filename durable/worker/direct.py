@@ -17,6 +17,7 @@ from durable.events import HistoryEvent, InstanceKey, OrchestrationStarted
 from durable.messages import decode_arrivals
 from durable.payloads import is_sealed
 from durable.provider import Expects, Message
+from durable.worker.backlog import Backlog
 from durable.worker.leasing import LeaseKeeper
 from durable.worker.live import DirectStart, LiveInstance, Pending
 from durable.worker.receiving import Receiver
@@ -27,25 +28,36 @@ WAITING_MAX = 1000
 
 
 class DirectStarts:
-    """The owner's side. `make_ready` takes a new instance; `count_waiting` tells how many turns wait or are being written."""
+    """The owner's side. `make_ready` takes a new instance; `count_waiting` tells how many turns wait or are being written.
+
+    `abandon(live)`: forgets an instance, and settles its start unless that is being written; `wake(key)`: lets one that is in
+    the store have a turn.
+    """
 
     def __init__(
         self,
         keeper: LeaseKeeper,
         receiver: Receiver,
+        backlog: Backlog,
         lives: Mapping[InstanceKey, LiveInstance],
         *,
         live_at: Callable[[InstanceKey], LiveInstance],
         make_ready: Callable[[LiveInstance], None],
+        abandon: Callable[[LiveInstance], None],
+        wake: Callable[[InstanceKey], None],
         count_waiting: Callable[[], int],
     ) -> None:
         self._keeper = keeper
         self._receiver = receiver
+        self._backlog = backlog
         self._lives = lives
         self._live_at = live_at
         self._make_ready = make_ready
+        self._abandon = abandon
+        self._wake = wake
         self._count_waiting = count_waiting
         self._loop = asyncio.get_running_loop()
+        self._has_ended = False
         self._met: dict[str, BaseException] = {}  # by run id, of those that were given back for it
 
     def begin(self, message: Message, events: Sequence[HistoryEvent] | None = None) -> asyncio.Future[bool] | None:
@@ -70,12 +82,40 @@ class DirectStarts:
         self._make_ready(live)
         return live.direct.future
 
-    def note_met(self, live: LiveInstance) -> None:
-        """Note what a turn has met, so that it is not taken again for nothing once its start is stored."""
-        if live.direct is not None and live.direct.met is not None and live.row is not None:
+    def end(self, why: str) -> None:
+        """Begin no run any more; whether those on their way will have begun nobody waits to see."""
+        self._has_ended = True
+        for live in self._lives.values():
+            if live.direct is not None:
+                live.direct.fail(why)
+
+    def give_back(self, live: LiveInstance) -> None:
+        """Give a start back to its client, and the id, in memory, to whoever has it.
+
+        What its turn has met is noted, so that it is not taken again for nothing once the start is stored.
+        """
+        assert live.direct is not None
+        if live.direct.met is not None and live.row is not None:
             self._met[live.row.run_id] = live.direct.met
             if len(self._met) > WAITING_MAX:  # of clients that went away
                 del self._met[next(iter(self._met))]
+        self._abandon(live)
+        if live.direct.is_id_wanted:
+            self._wake(live.key)
+
+    def tell(self, live: LiveInstance, *, has_begun: bool) -> None:
+        """Tell the client of its start, which was written, or refused.
+
+        What has come for another run of that id meanwhile is read again.
+        """
+        assert live.direct is not None
+        live.direct.settle(has_begun=has_begun)
+        if has_begun:
+            live.direct = None
+        elif self._lives.get(live.key) is live:
+            self._backlog.fall_behind([live.partition])
+            self.give_back(live)
+            self._receiver.wake()
 
     def met(self, live: LiveInstance) -> BaseException | None:
         """Return what the first turn of a run has met that was to begin here, once."""
@@ -95,7 +135,7 @@ class DirectStarts:
             return False
         if message.partition not in keeper.owned or message.partition in keeper.leaving:
             return False
-        if receiver.is_draining or receiver.is_full or message.target in self._lives:
+        if self._has_ended or receiver.is_draining or receiver.is_full or message.target in self._lives:
             return False
         return self._count_waiting() < WAITING_MAX
 

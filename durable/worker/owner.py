@@ -36,7 +36,7 @@ from durable.worker.backlog import Backlog
 from durable.worker.cache import Cache
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
-from durable.worker.committing import GroupCommits
+from durable.worker.committing import STOPPED, GroupCommits
 from durable.worker.direct import DirectStarts, is_first_step
 from durable.worker.failure_log import log_failed_attempts, log_failed_instance
 from durable.worker.fairness import ReadyLines
@@ -133,6 +133,17 @@ class Owner:
             on_read=self._read,
             unserved=self._unserved,
         )
+        direct = DirectStarts(
+            keeper,
+            receiver,
+            self._backlog,
+            self._lives,
+            live_at=self._live,
+            make_ready=self._make_ready,
+            abandon=self._abandon,
+            wake=self._wake,
+            count_waiting=lambda: len(self._ready) + self.commits.count,
+        )
         arrivals = Arrivals(
             keeper,
             receiver,
@@ -143,15 +154,7 @@ class Owner:
             self._lives,
             live_at=self._live,
             make_ready=self._make_ready,
-            give_back=self._give_back,
-        )
-        direct = DirectStarts(
-            keeper,
-            receiver,
-            self._lives,
-            live_at=self._live,
-            make_ready=self._make_ready,
-            count_waiting=lambda: len(self._ready) + self.commits.count,
+            give_back=direct.give_back,
         )
         return receiver, arrivals, direct
 
@@ -197,7 +200,7 @@ class Owner:
                 continue
             if self._loader.is_needed(live):
                 if live.direct is not None:  # nothing of it is in the store to be read
-                    self._give_back(live)
+                    self.direct.give_back(live)
                     continue
                 live.is_loading = True
                 loading.append(live)
@@ -222,8 +225,7 @@ class Owner:
         prepared = self._turns.prepare(live)
         if live.direct is not None and not is_first_step(prepared):
             self.attempts.unreserve(prepared.held if prepared is not None else ())
-            self.direct.note_met(live)
-            self._give_back(live)
+            self.direct.give_back(live)
         elif prepared is None:
             self._rest(live)
         else:
@@ -348,13 +350,6 @@ class Owner:
         live.is_busy = False
         self._forget(live)
 
-    def _give_back(self, live: LiveInstance) -> None:
-        """Give a start back to its client, and the id, in memory, to whoever has it."""
-        assert live.direct is not None
-        self._abandon(live)
-        if live.direct.is_id_wanted:
-            self._wake(live.key)
-
     def _wake(self, key: InstanceKey) -> None:
         """Let an instance that is in the store have a turn, though it may be parked."""
         live = self._live(key)
@@ -419,7 +414,7 @@ class Owner:
             is_ours = self._lives.get(item.live.key) is item.live
             why = refused.get(id(item.step)) if refused else None
             if item.live.direct is not None:
-                self._tell_start(item.live, has_begun=why is None)
+                self.direct.tell(item.live, has_begun=why is None)
             elif why is not None and is_ours:
                 self._stall_refused(item, why)
             if why is not None:
@@ -446,17 +441,6 @@ class Owner:
             for sequence in consumed:
                 if sequence not in again:
                     self.receiver.settle(sequence)
-
-    def _tell_start(self, live: LiveInstance, *, has_begun: bool) -> None:
-        """Tell the client of its start. What has come for another run of that id meanwhile is read again."""
-        assert live.direct is not None
-        live.direct.settle(has_begun=has_begun)
-        if has_begun:
-            live.direct = None
-        elif self._lives.get(live.key) is live:
-            self._backlog.fall_behind([live.partition])
-            self._give_back(live)
-            self.receiver.wake()
 
     def _stall_refused(self, item: Prepared, why: str) -> None:
         """The store cannot hold what a turn asks for: the instance stalls, and is tried again."""
@@ -602,8 +586,7 @@ class Owner:
         """Forget all instances, and close what their orchestrators were in the middle of."""
         for live in list(self._lives.values()):
             self._turns.close(live.drop_execution())
-            if live.direct is not None:
-                live.direct.fail("the worker has stopped")
+        self.direct.end(STOPPED)
         self._lives.clear()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -321,6 +321,8 @@ class Worker:
             return
         error = task.exception()
         logger.critical("worker '%s' cannot go on: %s", self.name, error, exc_info=error)
+        if self._parts is not None:
+            self._parts.owner.direct.end(f"the worker cannot go on: {error}")
         if self._failed is not None and not self._failed.done():
             assert error is not None
             self._failed.set_exception(error)

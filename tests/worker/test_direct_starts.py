@@ -358,3 +358,40 @@ async def test_what_waits_for_its_new_owner_goes_on_though_a_start_was_in_its_pl
         assert await first.result(timeout=10) == "done"
         with pytest.raises(InstanceAlreadyExistsError):
             await starts[0]
+
+
+async def test_a_start_whose_commit_has_no_answer_fails_when_its_worker_stops(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the worker has lost its lease meanwhile, and knows nothing of the instance any more."""
+    monkeypatch.setattr("durable.worker.worker.SETTLE_S", 0.0)
+    async with Worker(build_app(), store_url) as worker:
+        seen, never = Watched(worker, monkeypatch), asyncio.Event()
+        seen.instead = lambda commit, lease, batch: never.wait()
+        starting = asyncio.create_task(worker.client.start("doubles", 4))
+        await becomes_true(lambda: bool(seen.begun))
+        worker._parts.keeper.lost(worker._parts.keeper.lease)  # type: ignore[union-attr, arg-type]
+        await becomes_true(lambda: worker.footprint["instances"] == 0)
+    done, _ = await asyncio.wait([starting], timeout=5)
+    assert done
+    with pytest.raises(StoreUnavailableError):
+        await starting
+
+
+async def test_a_worker_that_cannot_write_any_more_keeps_no_start_waiting(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("durable.worker.worker.SETTLE_S", 0.0)
+    async with Worker(build_app(), store_url) as worker:
+        seen = Watched(worker, monkeypatch)
+
+        async def broken(commit: Commit, lease: Lease, batch: Batch) -> Any:
+            raise RuntimeError("a slip in the provider")
+
+        seen.instead = broken
+        starts = [worker.client.start("doubles", 4, instance_id=name) for name in ("one", "two")]
+        async with asyncio.timeout(5):
+            found = await asyncio.gather(*starts, return_exceptions=True)
+            assert [type(outcome) for outcome in found] == [StoreUnavailableError] * 2
+            await worker.client.start("doubles", 4, instance_id="three")
+        assert seen.submits == 1

@@ -118,8 +118,16 @@ class DirectStarts:
             self._receiver.wake()
 
     def met(self, live: LiveInstance) -> BaseException | None:
-        """Return what the first turn of a run has met that was to begin here, once."""
-        return self._met.pop(live.row.run_id, None) if self._met and live.row is not None else None
+        """Return what the first turn of a run has met that was to begin here, once; None where it has begun elsewhere since."""
+        if not self._met or live.row is None:
+            return None
+        met = self._met.pop(live.row.run_id, None)
+        return None if live.row.records else met
+
+    def is_stored(self, key: InstanceKey) -> bool:
+        """Tell whether a turn of that instance can be noted in the store. Safe from any thread."""
+        live = self._lives.get(key)
+        return live is None or live.direct is None
 
     def on_its_way(self, key: InstanceKey) -> asyncio.Future[bool] | None:
         """Return the future of a start of this id that has not been told of: what is sent after it is stored after it."""

@@ -506,7 +506,7 @@ class _Parts:
         """Called by the watch, from its thread."""
         lease = self.keeper.lease
         logger.warning("a turn of '%s' takes over a second", execution.key.id)
-        if lease is not None:
+        if lease is not None and self.owner.direct.is_stored(execution.key):
             try:
                 self._provider.mark_slow_turn(lease, execution.key, execution.run_id)
             except StoreError as error:

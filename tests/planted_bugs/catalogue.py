@@ -633,8 +633,8 @@ def whoever_asks_only_listens(patch: Patch) -> None:
 @planted("I1: a start that has returned is durable", "one_after_the_other", "wide", "many_at_once")
 def a_start_returns_before_its_commit(patch: Patch) -> None:
     def make(original: Any) -> Any:
-        def begin(starts: Any, message: Any) -> Any:
-            future = original(starts, message)
+        def begin(starts: Any, message: Any, *known: Any) -> Any:
+            future = original(starts, message, *known)
             if future is not None:
                 starts._lives[message.target].direct.settle(has_begun=True)
             return future

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -67,6 +68,14 @@ def build_app() -> App:
     async def naps(ctx: OrchestrationContext) -> str:
         await ctx.create_timer(timedelta(seconds=0.3))
         return "awake"
+
+    @app.orchestrator
+    async def ponders(ctx: OrchestrationContext) -> str:
+        turns.append(ctx.instance_id)
+        until = time.thread_time() + 0.3
+        while time.thread_time() < until:
+            pass
+        return "well"
 
     @app.orchestrator
     async def counts(ctx: OrchestrationContext, left: int) -> str:
@@ -395,3 +404,16 @@ async def test_a_worker_that_cannot_write_any_more_keeps_no_start_waiting(
             assert [type(outcome) for outcome in found] == [StoreUnavailableError] * 2
             await worker.client.start("doubles", 4, instance_id="three")
         assert seen.submits == 1
+
+
+async def test_a_slow_first_turn_is_not_said_to_be_unmarked(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is nothing in the store to be marked; and should its worker die, so does whoever waits for the start."""
+    monkeypatch.setattr("durable.worker.watchdog.SLOW_S", 0.05)
+    monkeypatch.setattr("durable.worker.watchdog.CHECK_S", 0.02)
+    async with Worker(build_app(), store_url) as worker:
+        assert await worker.client.run("ponders", timeout=10) == "well"
+    assert [record.message for record in caplog.records if "turn" in record.message] == [
+        f"a turn of '{turns[0]}' takes over a second"
+    ]

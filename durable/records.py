@@ -12,7 +12,7 @@ import hashlib
 import operator
 from collections.abc import Callable, Sequence
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -146,10 +146,9 @@ def _tags_from_plain(plain: Any) -> Any:
 
 
 class _Kind(NamedTuple):
-    """What a field of an event is on the wire: these types exactly; and how it is converted, where msgpack does not do that."""
+    """What a field of an event is on the wire: these types exactly; and how that is converted, where msgpack does not do it."""
 
     types: frozenset[type]
-    encode: Callable[[Any], Any] | None = None
     decode: Callable[[Any], Any] | None = None
 
 
@@ -165,9 +164,9 @@ _KINDS: dict[str, _Kind] = {
     "bool": _plain(bool),
     "bytes | None": _plain(bytes, NoneType),
     "Payload": _plain(bytes, NoneType),
-    "FailureDetails": _Kind(frozenset({list}), details_to_plain, details_from_plain),
-    "FailureDetails | None": _Kind(frozenset({list, NoneType}), details_to_plain, details_from_plain),
-    "ActivityOptions": _Kind(frozenset({list}), _options_to_plain, _options_from_plain),
+    "FailureDetails": _Kind(frozenset({list}), details_from_plain),
+    "FailureDetails | None": _Kind(frozenset({list, NoneType}), details_from_plain),
+    "ActivityOptions": _Kind(frozenset({list}), _options_from_plain),
     "Mapping[str, str] | None": _Kind(frozenset({dict, NoneType}), decode=_tags_from_plain),
     "TaskRef": _Kind(frozenset({list}), decode=_task_ref_from_plain),
     "TaskRef | None": _Kind(frozenset({list, NoneType}), decode=_task_ref_from_plain),
@@ -183,35 +182,33 @@ def _kind_of(field: dataclasses.Field[Any]) -> _Kind:
     return kind
 
 
+REQUIRED: Final = object()
+"""Equal to no field: what comes first is always written."""
+
+
 class _Layout:
     """How one class of events is written: its fields in order, their defaults, and the few that need converting."""
 
     def __init__(self, cls: type[HistoryEvent]) -> None:
         fields = [field for field in dataclasses.fields(cls) if not field.kw_only]
         self.cls = cls
-        names = [field.name for field in fields]
-        getter = operator.attrgetter(*names)
-        self.get: Callable[[Any], tuple[Any, ...]] = getter if len(names) > 1 else lambda event: (getter(event),)
-        self.defaults = tuple(field.default for field in fields)
+        self.get: Callable[[Any], tuple[Any, ...]] = operator.attrgetter("code", *(field.name for field in fields))
+        self.defaults = (REQUIRED, *(field.default for field in fields))
         self.kinds = [_kind_of(field) for field in fields]
-        self.encoders = [(index, kind.encode) for index, kind in enumerate(self.kinds) if kind.encode]
         self.decoders = [(index, kind.decode) for index, kind in enumerate(self.kinds) if kind.decode]
         self.known: set[tuple[type, ...]] = set()  # types of fields that were found right: a few for each class
 
-    def pack(self, event: HistoryEvent) -> list[Any]:
+    def pack(self, event: HistoryEvent) -> tuple[Any, ...]:
+        """Return what `_packer` takes."""
         found = self.get(event)
         defaults = self.defaults
-        count = len(found)
-        while count and found[count - 1] == defaults[count - 1]:  # not `is`: what was read is equal, not the same
-            count -= 1
-        packed = [event.code, *found[:count]]
-        for index, encode in self.encoders:
-            if index < count:
-                packed[index + 1] = encode(packed[index + 1])
-        return packed
+        last = len(found) - 1
+        while found[last] == defaults[last]:  # not `is`: what was read is equal, not the same
+            last -= 1
+        return found[: last + 1]
 
     def unpack(self, packed: list[Any]) -> HistoryEvent:
-        fields = packed[1 : len(self.defaults) + 1]
+        fields = packed[1 : len(self.defaults)]
         types = tuple(map(type, fields))
         if types not in self.known:
             for field, kind in zip(fields, self.kinds, strict=False):  # trailing defaults are left out
@@ -238,7 +235,17 @@ for _value in list(vars(_events).values()):
     if isinstance(_value, type) and issubclass(_value, HistoryEvent) and _value.code >= 0:
         register_event(_value)
 
-_packer = msgpack.Packer()
+
+def _to_plain(value: Any) -> list[Any] | None:
+    """Return what msgpack carries of a value in an event that is nothing for itself."""
+    if type(value) is ActivityOptions:
+        return _options_to_plain(value)
+    if type(value) is FailureDetails:
+        return details_to_plain(value)
+    raise TypeError(f"no record can hold {value!r:.200}")
+
+
+_packer = msgpack.Packer(default=_to_plain)
 
 
 def encode_record(record: Record) -> bytes:

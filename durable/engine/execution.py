@@ -190,16 +190,18 @@ class Execution:
             raise self._failure
 
     def _answer(self, refused: list[tuple[HistoryEvent, str]], leftover: Iterator[HistoryEvent]) -> Turn:
-        record, outcome = Record(self.time_us, tuple(self._events)), self.outcome
+        record, outcome = Record(self.time_us, self._events), self.outcome
         activities, dropped, sends = [], [], False
-        for event in record.events:
+        for event in self._events:
+            if type(event) is ev.ActivityCompleted:  # as most are, and attempts
+                continue
             if isinstance(event, ev.ActivityScheduled):
                 if event.task_id in self.open_activities:
                     activities.append(event)
             elif isinstance(event, ev.ActivityCancelled):
                 dropped.append(event.task_id)
             else:
-                sends = sends or (type(event) is not ev.ActivityCompleted and sends_something(event))
+                sends = sends or sends_something(event)
         messages: Sequence[Outgoing] = tuple(outgoing_messages(record, self.sender())) if sends else ()
         if self.farewells and outcome is not None and not isinstance(outcome, ev.OrchestrationContinuedAsNew):
             messages = (*messages, *self.farewells.values())

@@ -47,6 +47,8 @@ from durable_sqlite.writer import NeedsCare, Transaction
 
 HINTS_MAX = 100_000
 
+NO_STATE = bytearray()  # see `blob`
+
 _FIXED_COLUMNS = frozenset({"key", "partition", "run_id"})
 _CHANGEABLE_COLUMNS = frozenset(field.name for field in dataclasses.fields(InstanceRow)) - _FIXED_COLUMNS
 _FINISHED = int(Status.COMPLETED)
@@ -97,6 +99,8 @@ def _update_wide(columns: Sequence[str]) -> str:
         f" WHERE {_THE_RUN} AND status < 4"
     )
 
+
+_DATA_OF = operator.itemgetter(5)
 
 Hint = tuple[int, int, int, int]
 """Status, due time (-1: none), open work and parking of an unfinished instance, as this process wrote them last."""
@@ -277,7 +281,7 @@ class Commits:
             for generation, record in step.appends:
                 records.append((hub, run_id, generation, record.index, 0, blob(record.data), blob(record.checksum)))
             consumed += step.consumed
-        if any(len(record[5]) > RECORD_PART_BYTES_MAX for record in records):
+        if max(map(len, map(_DATA_OF, records)), default=0) > RECORD_PART_BYTES_MAX:
             records = [part for record in records for part in _parts(record)]
         database.executemany(_ADD_RECORD, records)
         consume(database, hub, consumed)
@@ -338,8 +342,8 @@ class Commits:
                 if status < _FINISHED:
                     hints[key] = hint
                 continue
-            counts = (progress.generation, progress.records)
-            values = (*counts, blob(progress.chain), progress.updated_at, blob(progress.state))
+            state = blob(progress.state) if progress.state else NO_STATE
+            values = (progress.generation, progress.records, blob(progress.chain), progress.updated_at, state)
             where = (hub, key.kind, key.id, step.run_id, *step.before)
             if known == hint and not step.changes and not is_careful:
                 narrow.append((*values, *where, *hint))

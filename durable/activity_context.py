@@ -228,10 +228,10 @@ def context_for(port: ActivityPort, signature: Signature) -> ActivityContext:
     Where that annotation is a class of the user's own, the context is one of these.
     """
     attachment, named = port.request.options.attachment, signature.context_names
+    if not (attachment or named):
+        return ActivityContext(port)  # which only what the function calls can ask for
     if attachment:
         cls = _features.get(attachment[:1], ActivityContext)
-    elif not named:
-        cls = ActivityContext
     else:
         cls = _named_in(named)
     return _as_annotated(cls, signature.context_class)(port)

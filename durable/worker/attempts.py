@@ -15,14 +15,14 @@ from durable import events as ev
 from durable.errors import StoreError
 from durable.events import HistoryEvent, InstanceKey
 from durable.messages import dropped_memo, encode_arrivals, heartbeat_key
-from durable.provider import ActivityRow, Memo, Message, Provider, TaskAddress
+from durable.provider import ActivityRow, InstanceRow, Memo, Message, Provider, TaskAddress
 from durable.worker.activities import INVALID_S, ActivityRunner
 from durable.worker.attempt import Attempt
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
 from durable.worker.committing import GroupCommits
 from durable.worker.leasing import LeaseKeeper
-from durable.worker.live import LiveInstance, Offer, Pending, Placement
+from durable.worker.live import LINE, QUEUE, SLOT, LiveInstance, Offer, Pending, Placement
 
 logger = logging.getLogger("durable.worker")
 
@@ -81,19 +81,19 @@ class OwnerAttempts:
 
     def placement(self, partition: int, request: ev.ActivityScheduled) -> Placement:
         """Decide whether this worker keeps an activity, and reserve a slot for it, or any worker may claim it."""
-        options, placement = request.options, Placement.SLOT
+        options, placement = request.options, SLOT
         if not self._claims.accepts(options.queue) or self.is_draining:
-            return Placement.QUEUE
+            return QUEUE
         if partition in self._keeper.parting or not self._runner.serves(request.name, request.version):
-            return Placement.QUEUE
+            return QUEUE
         free = self._runner.free_slots - self._runner.line.count - len(self._reserved)
         if options.attachment is not None:
             if free < RANKED_FREE_MIN:
                 if not self._has_line_for(request):
-                    return Placement.QUEUE
-                placement = Placement.LINE
+                    return QUEUE
+                placement = LINE
         elif options.priority != 1 or (self._keeper.others and free <= 0):
-            return Placement.QUEUE
+            return QUEUE
         self._reserved[id(request)] = request
         return placement
 
@@ -140,15 +140,16 @@ class OwnerAttempts:
             return
         address = TaskAddress(row.key, row.run_id, row.generation, held.request.task_id)
         live.held.add(address)
-        self._begin_when_valid(live, address, held)
+        self._begin_when_valid(live, row, address, held)
 
-    def _begin_when_valid(self, live: LiveInstance, address: TaskAddress, held: Offer) -> None:
+    def _ask_again(self, live: LiveInstance, address: TaskAddress, held: Offer) -> None:
+        if live.row is not None and address in live.held and self._find(live.key) is live:
+            self._begin_when_valid(live, live.row, address, held)
+
+    def _begin_when_valid(self, live: LiveInstance, row: InstanceRow, address: TaskAddress, held: Offer) -> None:
         """Begin an attempt unless the lease may be lost; then ask again, until it is renewed or the instance was let go."""
-        row = live.row
-        if row is None or address not in live.held or self._find(live.key) is not live:
-            return
         if not self._keeper.is_valid:
-            self._loop.call_later(INVALID_S, self._begin_when_valid, live, address, held)
+            self._loop.call_later(INVALID_S, self._ask_again, live, address, held)
             return
         request, make_key, trace, asked_at = held
         if trace is None and live.execution is not None and live.execution.started is not None:

@@ -39,6 +39,9 @@ class Placement(enum.Enum):
     LINE = enum.auto()
 
 
+QUEUE, SLOT, LINE = Placement  # by names of their own: a member of an enum takes a while to be found
+
+
 class Offer(NamedTuple):
     """An attempt that is to go to the activity queue, or is held. `asked_at`: 0 if the row tells when it was asked for.
 
@@ -155,11 +158,11 @@ class OwnerState:
 
     def place(self, task_id: int, placement: Placement) -> None:
         """Note where the next attempt waits."""
-        if placement is Placement.QUEUE:
+        if placement is QUEUE:
             self.queued.add(task_id)
         else:
             self.queued.skip()
-        if placement is Placement.LINE:
+        if placement is LINE:
             self.in_line.add(task_id)
         else:
             self.in_line.skip()

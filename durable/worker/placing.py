@@ -18,7 +18,7 @@ from durable.outgoing import Outgoing, outcome_messages
 from durable.permits import PermitGranted
 from durable.provider import ActivityRow, InstanceRow, Memo, Message, TaskAddress
 from durable.worker.clock import StoreClock
-from durable.worker.live import LiveInstance, Offer, OwnerState, Placement, key_maker
+from durable.worker.live import QUEUE, LiveInstance, Offer, OwnerState, Placement, key_maker
 from durable.worker.outbox import Origin, sender_of, to_message
 from durable.worker.permits import all_left, left, needs_permit, refused, wanted
 from durable.worker.queued import QueuedAttempts
@@ -28,8 +28,6 @@ from durable.worker.succession import is_stale
 INLINE_MESSAGES_MAX = 500
 """A turn that sends more, to inboxes and to the activity queue, sends it afterwards, in steps of this many, from a cursor in
 the row."""
-
-QUEUE: Final = Placement.QUEUE  # by a name of its own: a member of an enum takes a while to be found
 
 ATTEMPT_ENDS = (ev.ActivityCompleted, ev.ActivityFailed, ev.ActivityCancelled)
 

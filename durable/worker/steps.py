@@ -473,7 +473,9 @@ def with_code_change(execution: Execution, arrivals: list[HistoryEvent], first: 
     return [*arrivals[:first], ev.OrchestrationCodeChanged(today, PYTHON), *arrivals[first:]], True
 
 
-def consumed_by(taken: Sequence[Pending]) -> list[int]:
+def consumed_by(taken: Sequence[Pending]) -> Sequence[int]:
+    if len(taken) == 1 and taken[0].message is None:  # an outcome from here, as most are
+        return ()
     return [pending.message.sequence for pending in taken if pending.message is not None and pending.is_last]
 
 

@@ -405,9 +405,11 @@ class Turns:
         elif turn.outcome is not None:
             self.steps.note_all(prepared, row, [*execution.undelivered(), *prepared.carried])
             execution.mailbox.carried.clear()
-        journal = journal_step(row, state.carried, execution.mailbox.carried, carried)
-        state.carried = journal.journal
-        appends += journal.appends
+        journal_drops: tuple[int, ...] = ()
+        if state.carried is not None or execution.mailbox.carried.count:
+            journal = journal_step(row, state.carried, execution.mailbox.carried, carried)
+            state.carried, journal_drops = journal.journal, journal.drops
+            appends += journal.appends
         adds, drops = self.placing.place(live, placed, prepared, turn, state, execution)
         is_over = turn.outcome is not None
         if turn.outcome is not None:
@@ -436,9 +438,9 @@ class Turns:
             progress,
             changes,
             appends,
-            consumed_by(prepared.taken) or (),
+            consumed_by(prepared.taken),
             None if begins else drop_below,
-            journal.drops,
+            journal_drops,
             adds,
             drops,
             None,  # nothing takes its place

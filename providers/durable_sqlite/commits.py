@@ -346,13 +346,13 @@ class Commits:
             values = (progress.generation, progress.records, blob(progress.chain), progress.updated_at, state)
             where = (hub, key.kind, key.id, step.run_id, *step.before)
             if known == hint and not step.changes and not is_careful:
-                narrow.append((*values, *where, *hint))
+                narrow.append(values + where + hint)
                 continue
             changed.append(step)
             if is_heard and step.replaced_by is None and (step.changes or known is None or known[0] != status):
                 told.append(key)
             columns, changes = _changed_columns(step.changes) if step.changes else ((), ())
-            wide.setdefault(columns, []).append((*values, *hint, *changes, *where))
+            wide.setdefault(columns, []).append(values + hint + changes + where)
             if status < _FINISHED and step.replaced_by is None:
                 hints[key] = hint
             else:

@@ -151,10 +151,10 @@ class OwnerAttempts:
         if not self._keeper.is_valid:
             self._loop.call_later(INVALID_S, self._ask_again, live, address, held)
             return
-        request, make_key, trace, asked_at = held
+        request, _, trace, asked_at = held
         if trace is None and live.execution is not None and live.execution.started is not None:
             trace = live.execution.started.trace
-        attempt = Attempt(self._runner, address, row.partition, request, make_key, asked_at or row.updated_at)
+        attempt = Attempt(self._runner, address, row.partition, request, held.make_key, asked_at or row.updated_at)
         attempt.is_repeated = request.task_id in live.state.deliveries
         attempt.is_in_line = bool(live.state.in_line.firsts) and request.task_id in live.state.in_line
         if trace is not None:

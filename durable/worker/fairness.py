@@ -62,16 +62,19 @@ class ReadyLines(Generic[T]):
         self._due: collections.deque[T] = collections.deque()
         self._come: collections.deque[T] = collections.deque()
         self._in_a_row = 0  # of what is due
+        self.count = 0
 
     def __len__(self) -> int:
-        return len(self._due) + len(self._come)
+        return self.count
 
     def append(self, item: T, *, is_due: bool) -> None:
         """Add an item to the end of its line."""
         (self._due if is_due else self._come).append(item)
+        self.count += 1
 
     def pop(self) -> T:
         """Take the first item of the line whose turn it is."""
+        self.count -= 1
         if self._due and (self._in_a_row < DUE_IN_A_ROW or not self._come):
             self._in_a_row += 1
             return self._due.popleft()
@@ -82,3 +85,4 @@ class ReadyLines(Generic[T]):
         """Forget all."""
         self._due.clear()
         self._come.clear()
+        self.count = 0

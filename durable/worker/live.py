@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import enum
-import functools
 import itertools
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from durable.events import (
 from durable.outgoing import Outgoing
 from durable.provider import InstanceRow, Message, Priority, RecordRow, StoredMessage, TaskAddress
 from durable.records import decode_event, encode_event, require, unpack
+from durable.seeds import Seeds
 from durable.worker.outbox import NOWHERE
 from durable.worker.permits import OpenPermits
 from durable.worker.queued import QueuedAttempts
@@ -45,18 +45,17 @@ QUEUE, SLOT, LINE = Placement  # by names of their own: a member of an enum take
 class Offer(NamedTuple):
     """An attempt that is to go to the activity queue, or is held. `asked_at`: 0 if the row tells when it was asked for.
 
-    `make_key` makes its idempotency key, which few activities ask for.
+    `seeds`: those of its execution.
     """
 
     request: ActivityScheduled
-    make_key: Callable[[], str]
+    seeds: Seeds
     trace: str | None = None
     asked_at: int = 0
 
-
-def key_maker(execution: Execution, request: ActivityScheduled) -> Callable[[], str]:
-    """Return what makes the idempotency key of an attempt, and keeps nothing of its execution but the seeds."""
-    return functools.partial(execution.seeds.derived_id, "activity", request.call_id)
+    def make_key(self) -> str:
+        """Return its idempotency key, for which few activities ask."""
+        return self.seeds.derived_id("activity", self.request.call_id)
 
 
 @dataclasses.dataclass(slots=True)
@@ -155,6 +154,11 @@ class OwnerState:
         noted = self.deliveries or self.queued.firsts or self.cursor or self.stalls or self.farewells or self.former
         waits = self.permits.counts or self.in_line.firsts
         return bool(noted or waits or self.carried or self.left_since or self.unreadable)
+
+    @property
+    def has_placed(self) -> bool:
+        """Whether there is any of what a turn may add for the attempts that it asks for, and for what it sends."""
+        return bool(self.queued.firsts or self.in_line.firsts or self.cursor)
 
     def place(self, task_id: int, placement: Placement) -> None:
         """Note where the next attempt waits."""

@@ -21,7 +21,7 @@ from durable.worker.beginning import Beginnings
 from durable.worker.carrying import read_carried
 from durable.worker.claims import DELIVERIES_MAX, DELIVERIES_SPAN_US, worker_lost
 from durable.worker.clock import StoreClock
-from durable.worker.live import LiveInstance, Offer, OwnerState, Pending, key_maker
+from durable.worker.live import LiveInstance, Offer, OwnerState, Pending
 from durable.worker.outbox import Origin
 from durable.worker.receiving import POLL_S
 from durable.worker.steps import blind_arrival, ending
@@ -46,7 +46,7 @@ UNFINISHED = (Status.PENDING, Status.RUNNING, Status.SUSPENDED, Status.STALLED)
 class LostAttempts:
     """What a former owner held of one instance: to be started again, or lost for good."""
 
-    requests: list[tuple[ev.ActivityScheduled, Callable[[], str]]]
+    requests: list[ev.ActivityScheduled]
     lost: list[ev.ActivityFailed]
     state: OwnerState
 
@@ -291,7 +291,7 @@ class Loader:
             if not isinstance(event, ev.ActivityScheduled) or event.task_id not in live.state.queued:
                 continue
             if event.task_id in execution.open_activities:  # not given up in that very turn
-                items.append(Offer(event, key_maker(execution, event), live.origin.trace))
+                items.append(Offer(event, execution.seeds, live.origin.trace))
         live.outbox.extend(items[sent:])
 
     def lost_attempts(self, live: LiveInstance, now: int) -> LostAttempts:
@@ -314,7 +314,7 @@ class Loader:
             heartbeat = live.heartbeats.pop(heartbeat_key(row.run_id, row.generation, task_id), None)
             if heartbeat is not None:
                 request = dataclasses.replace(request, last_heartbeat=heartbeat)
-            found.requests.append((request, key_maker(execution, request)))
+            found.requests.append(request)
         return found
 
 

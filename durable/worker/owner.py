@@ -102,7 +102,7 @@ class Owner:
             clock,
             on_written=self._apply,
             on_refused=self._drop,
-            is_alone=lambda: not self._ready,
+            is_alone=lambda: not self._ready.count,
             watchers=turns.watchers,
         )
         self._unserved = Unserved(keeper, clock, self.commits.add_memo)
@@ -142,7 +142,7 @@ class Owner:
             make_ready=self._make_ready,
             abandon=self._abandon,
             wake=self._wake,
-            count_waiting=lambda: len(self._ready) + self.commits.count,
+            count_waiting=lambda: self._ready.count + self.commits.count,
         )
         arrivals = Arrivals(
             keeper,
@@ -191,9 +191,9 @@ class Owner:
     def _pump(self) -> None:
         """Run turns for what is ready: a callback of the loop, never inside a task."""
         self._is_pumping = False
-        until, turns = self._loop.time() + self.attempts.slice_s, self.commits.turns_at_once(len(self._ready))
+        until, turns = self._loop.time() + self.attempts.slice_s, self.commits.turns_at_once(self._ready.count)
         loading: list[LiveInstance] = []
-        while self._ready and not self.commits.is_full:
+        while self._ready.count and not self.commits.is_full:
             live = self._ready.pop()
             live.is_queued = False
             if live.is_busy or live.is_loading or self._lives.get(live.key) is not live:
@@ -211,7 +211,7 @@ class Owner:
                 break
         if loading:
             self._spawn(self._loader.load(loading))
-        if self._ready and not self.commits.is_full:
+        if self._ready.count and not self.commits.is_full:
             self._pump_soon()
 
     def _turn(self, live: LiveInstance) -> None:
@@ -429,7 +429,7 @@ class Owner:
                 item.live.is_busy, item.live.is_row_stale = False, True
             if not item.live.is_busy:
                 self._rest(item.live)
-        if self._ready:  # a full commit made them wait
+        if self._ready.count:  # a full commit made them wait
             self._pump_soon()
         self.receiver.worked_off()
 
@@ -553,7 +553,7 @@ class Owner:
             "due times": self._due_times.count,
             "reserved slots": self.attempts.reserved,
             "tasks": len(self._tasks),
-            "turns": len(self._ready) + self.commits.count,
+            "turns": self._ready.count + self.commits.count,
         }
 
     # ---- ending
@@ -570,7 +570,7 @@ class Owner:
     @property
     def is_settled(self) -> bool:
         """True when nothing waits for a turn or a commit."""
-        if self._ready or self._tasks or not self.commits.is_settled:
+        if self._ready.count or self._tasks or not self.commits.is_settled:
             return False
         return not any(live.is_busy for live in self._lives.values())
 

@@ -18,7 +18,7 @@ from durable.outgoing import Outgoing, outcome_messages
 from durable.permits import PermitGranted
 from durable.provider import ActivityRow, InstanceRow, Memo, Message, TaskAddress
 from durable.worker.clock import StoreClock
-from durable.worker.live import QUEUE, LiveInstance, Offer, OwnerState, Placement, key_maker
+from durable.worker.live import QUEUE, LiveInstance, Offer, OwnerState, Placement
 from durable.worker.outbox import Origin, sender_of, to_message
 from durable.worker.permits import all_left, left, needs_permit, refused, wanted
 from durable.worker.queued import QueuedAttempts
@@ -111,25 +111,23 @@ class Placing:
             placement = QUEUE if is_limited else self._placement(live.partition, request)
             state.place(request.task_id, placement)
             if placement is not QUEUE:
-                held.append(Offer(request, key_maker(execution, request)))
+                held.append(Offer(request, execution.seeds))
             else:
-                offers.append(Offer(request, key_maker(execution, request), Origin.of(execution.started).trace))
+                offers.append(Offer(request, execution.seeds, Origin.of(execution.started).trace))
                 if needs_permit(request):
                     state.permits.add(request)
         if state.deliveries:
             state.keep_deliveries(execution.open_activities)
         return offers
 
-    def redelivery(
-        self, live: LiveInstance, requests: Sequence[tuple[ev.ActivityScheduled, Callable[[], str]]], state: OwnerState
-    ) -> Prepared:
+    def redelivery(self, live: LiveInstance, requests: Sequence[ev.ActivityScheduled], state: OwnerState) -> Prepared:
         """Deliver again what a former owner held: here, or by the queue where this worker does not serve it."""
         row, execution = live.row, live.execution
         assert row is not None
         assert execution is not None, "what is open is known from the history"
         held: list[Offer] = []
         offered: list[ActivityRow] = []
-        asked = {request.task_id: (request, make_key) for request, make_key in requests}
+        asked = {request.task_id: request for request in requests}
         in_line, state.in_line = state.in_line, QueuedAttempts()
         for task_id in execution.open_activities:
             if task_id not in asked:  # it runs here already, or is in the queue
@@ -139,14 +137,14 @@ class Placing:
                 else:
                     state.in_line.skip()
                 continue
-            request, make_key = asked[task_id]
+            request = asked[task_id]
             placement = self._placement(live.partition, request)
             state.place(task_id, placement)
             if placement is not QUEUE:
-                held.append(Offer(request, make_key))
+                held.append(Offer(request, execution.seeds))
                 continue
             count, since = state.deliveries.pop(request.task_id, (1, 0))
-            offer = Offer(request, make_key, Origin.of(execution.started).trace)
+            offer = Offer(request, execution.seeds, Origin.of(execution.started).trace)
             queue_row = self.queue_row(row, offer, self._clock.now())
             offered.append(dataclasses.replace(queue_row, deliveries=count - 1, first_claimed_at=since))
         prepared = self._steps.redelivery(live, state, offered)
@@ -257,7 +255,7 @@ class Placing:
             request = None if is_stale(pending, row) else execution.open_activities.get(event.task_id)
             if request is None or event.task_id not in state.queued:  # it is over, or has begun
                 continue
-            offer = Offer(request, key_maker(execution, request), Origin.of(execution.started).trace, event.asked_at)
+            offer = Offer(request, execution.seeds, Origin.of(execution.started).trace, event.asked_at)
             if self._placement(live.partition, request) is QUEUE:
                 adds.append(self.queue_row(row, offer, event.asked_at))
             else:

@@ -125,6 +125,7 @@ class Turns:
         self.watchers = watchers
         self._strict = strict
         self._unreserve = unreserve
+        self._outer, self._hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()  # of the worker's own loop
         self._runners: dict[tuple[str, str, str | None], Runner] = {}
 
     # ---- executions
@@ -162,8 +163,6 @@ class Turns:
 
     def watched(self, execution: Execution, function: Callable[..., T], *args: Any) -> T:
         """Run a piece of an execution under the watch, and leave the thread as it was."""
-        outer = asyncio._get_running_loop()
-        hooks = sys.get_asyncgen_hooks()
         self._watch.begin(execution)
         try:
             return function(*args)
@@ -177,8 +176,8 @@ class Turns:
                 except TurnInterrupted:  # raised again just now: the watch has not yet seen that the turn is over
                     continue
             if execution.interruption is not None:
-                asyncio._set_running_loop(outer)
-                sys.set_asyncgen_hooks(*hooks)
+                asyncio._set_running_loop(self._outer)
+                sys.set_asyncgen_hooks(*self._hooks)
 
     # ---- turns
 
@@ -385,7 +384,8 @@ class Turns:
         self, live: LiveInstance, row: InstanceRow, prepared: Prepared, turn: Turn, execution: Execution
     ) -> Prepared:
         now = max(turn.record.time, row.updated_at)
-        state = live.state if _leaves_nothing_to_note(live.state, turn) else live.state.after_turn(turn.farewells)
+        is_quiet = _leaves_nothing_to_note(live.state, turn)
+        state = live.state if is_quiet else live.state.after_turn(turn.farewells)
         changes = changes_of(row, turn)
         begun = live.begun
         placed = row if begun is None else begun.placed(row)
@@ -417,18 +417,17 @@ class Turns:
                 status = end_changes(turn.outcome, changes, now)
             state = state_over_the_end(state, turn)
         held_open = 0 if is_over else turn.open_activities - state.queued.count
-        progress = (
-            Progress(  # it and the step in the order of their fields: by their names they would take twice as long
-                generation,
-                records,
-                chain,
-                status,
-                now,
-                None if is_over else turn.next_due,
-                held_open + (turn.next_generation is not None or turn.goes_on) + (state.cursor is not None),
-                0 if is_over else self._due_later(live, row),
-                state.encode(),
-            )
+        # It and the step in the order of their fields: by their names they would take twice as long.
+        progress = Progress(
+            generation,
+            records,
+            chain,
+            status,
+            now,
+            None if is_over else turn.next_due,
+            held_open + (turn.next_generation is not None or turn.goes_on) + (state.cursor is not None),
+            0 if is_over else self._due_later(live, row),
+            b"" if is_quiet and not state.has_placed else state.encode(),
         )
         after, begins = row.after(progress, changes), live.direct is not None
         step = Step(

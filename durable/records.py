@@ -8,6 +8,7 @@ INFORMATIONAL_CODE on may be skipped by a reader that does not know them; any ot
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import operator
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import msgpack
 from durable import events as _events
 from durable.errors import FailureDetails, HistoryDamagedError
 from durable.events import ActivityOptions, HistoryEvent, InstanceKey, Limit, TaskRef
-from durable.value_objects import value_object
+from durable.value_objects import made_plainly, value_object
 
 FORMAT = 1
 """Version of the layout above; a reader refuses a newer one."""
@@ -198,6 +199,11 @@ class _Layout:
         self.decoders = [(index, kind.decode) for index, kind in enumerate(self.kinds) if kind.decode]
         self.known: set[tuple[type, ...]] = set()  # types of fields that were found right: a few for each class
 
+    @functools.cached_property
+    def make(self) -> Callable[..., HistoryEvent]:
+        """Make an event of its fields; not got ready for those of which none is ever read."""
+        return made_plainly(self.cls)
+
     def pack(self, event: HistoryEvent) -> tuple[Any, ...]:
         """Return what `_packer` takes."""
         found = self.get(event)
@@ -217,7 +223,7 @@ class _Layout:
         for index, decode in self.decoders:
             if index < len(fields):
                 fields[index] = decode(fields[index])
-        return self.cls(*fields)
+        return self.make(*fields)
 
 
 _LAYOUTS: dict[int, _Layout] = {}

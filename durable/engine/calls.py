@@ -21,6 +21,7 @@ from durable.errors import (
     SubOrchestrationFailedError,
 )
 from durable.events import ActivityOptions, HistoryEvent
+from durable.plain_events import activity_scheduled
 from durable.retry import FailedAttempt, RetryPolicy, next_wait
 
 if TYPE_CHECKING:
@@ -62,9 +63,8 @@ class Attempts:
     A call that was open where the run goes on after its end may have as many once more, from the one that is open.
     """
 
-    task: Task[Any]
-
-    def __init__(self, execution: Execution, policy: RetryPolicy | None) -> None:
+    def __init__(self, execution: Execution, policy: RetryPolicy | None, title: str) -> None:
+        self.task: Task[Any] = Task(execution.loop, title)
         self._began_us = execution.time_us
         self._execution = execution
         self._policy = policy
@@ -116,8 +116,7 @@ class ActivityCall(Attempts):
         observe: Observe | None = None,
         line: str = "",
     ) -> None:
-        super().__init__(execution, policy)
-        self.task = Task(execution.loop, f"activity {name}")
+        super().__init__(execution, policy, f"activity {name}")
         self._name = name
         self._version = version
         self._plain = plain
@@ -152,7 +151,7 @@ class ActivityCall(Attempts):
         if attempt == 1:
             self._call_id = task_id
         payload, digest = execution.value(self._plain)
-        request = ev.ActivityScheduled(
+        request = activity_scheduled(
             task_id,
             self._name,
             self._version,
@@ -232,8 +231,7 @@ class ChildCall(Attempts):
         policy: RetryPolicy | None = None,
         observe: Observe | None = None,
     ) -> None:
-        super().__init__(execution, policy)
-        self.task = Task(execution.loop, f"child {name}")
+        super().__init__(execution, policy, f"child {name}")
         self._name = name
         self._make = make
         self._decode = decode

@@ -23,6 +23,7 @@ from durable.app import ActivityDefinition, App
 from durable.errors import FailureDetails, UnknownNameError, qualified_name
 from durable.events import HistoryEvent
 from durable.failures import describe
+from durable.plain_events import activity_completed
 from durable.provider import Memo, TaskAddress
 from durable.worker.attempt import Attempt
 from durable.worker.calling import Calling
@@ -425,7 +426,7 @@ class ActivityRunner:
         try:
             what = f"result of activity '{definition.name}'"
             plain = payloads.check(result, definition.result_annotation, what=what)
-            return ev.ActivityCompleted(attempt.request.task_id, self.sealer.seal(plain))
+            return activity_completed(attempt.request.task_id, self.sealer.seal(plain))
         except Exception as misfit:  # noqa: BLE001 (serialisers are the user's code and may raise anything)
             return self._failure(attempt, misfit, is_final=True)
 

@@ -279,7 +279,8 @@ class Commits:
         for step in steps:
             run_id = step.run_id
             for generation, record in step.appends:
-                records.append((hub, run_id, generation, record.index, 0, blob(record.data), blob(record.checksum)))
+                checksum = bytearray(record.checksum)  # as in `blob`
+                records.append((hub, run_id, generation, record.index, 0, blob(record.data), checksum))
             consumed += step.consumed
         if max(map(len, map(_DATA_OF, records)), default=0) > RECORD_PART_BYTES_MAX:
             records = [part for record in records for part in _parts(record)]
@@ -343,7 +344,7 @@ class Commits:
                     hints[key] = hint
                 continue
             state = blob(progress.state) if progress.state else NO_STATE
-            values = (progress.generation, progress.records, blob(progress.chain), progress.updated_at, state)
+            values = (progress.generation, progress.records, bytearray(progress.chain), progress.updated_at, state)
             where = (hub, key.kind, key.id, step.run_id, *step.before)
             if known == hint and not step.changes and not is_careful:
                 narrow.append(values + where + hint)

@@ -63,19 +63,14 @@ def refusal_of_memo(memo: Memo, *, is_careful: bool) -> str | None:
 
 def why_too_large(step: Step) -> str | None:
     """Return why a step is over the limit, or None. Records have none: they are cut into parts."""
-    if (
-        not step.changes
-        and not step.queue_adds
-        and step.replaced_by is None
-        and step.begins is None
-        and len(step.progress.state) <= VALUE_BYTES_MAX
-    ):
+    state, begins = step.progress.state, step.begins
+    has_more = step.changes or step.queue_adds or begins is not None or step.replaced_by is not None
+    if not (state or has_more):  # as of most
         return None
-    begins = step.begins
     if step.queue_adds or step.replaced_by is not None:
-        leaves = _leaves((step.progress.state, step.changes, step.queue_adds, step.replaced_by, begins))
+        leaves = _leaves((state, step.changes, step.queue_adds, step.replaced_by, begins))
     else:
-        leaves = itertools.chain((step.progress.state,), step.changes.values(), _payloads_of(begins) if begins else ())
+        leaves = itertools.chain((state,), step.changes.values(), _payloads_of(begins) if begins else ())
     for leaf in leaves:
         if isinstance(leaf, (str, bytes)) and len(leaf) > VALUE_BYTES_MAX:
             return _too_large(leaf)

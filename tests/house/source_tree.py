@@ -19,6 +19,7 @@ PURE = (
     "durable.exchanges",
     "durable.outgoing",
     "durable.places",
+    "durable.plain_events",
     "durable.prefixes",
     "durable.records",
     "durable.retry",

@@ -71,6 +71,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.exchanges",
                 "durable.outgoing",
                 "durable.places",
+                "durable.plain_events",
                 "durable.permits",
                 "durable.prefixes",
                 "durable.records",

@@ -11,10 +11,11 @@ from durable import payloads
 from durable.app import App, OrchestratorDefinition, check_name, definition_of
 from durable.client.times import due_time
 from durable.errors import InvalidInputError, LimitExceededError, UnknownNameError
-from durable.events import EventRaised, HistoryEvent, InstanceKey, OrchestrationStarted
+from durable.events import EventRaised, HistoryEvent, InstanceKey
 from durable.ids import check_event_name, check_tags
 from durable.messages import encode_arrivals, new_row
 from durable.model import ReusePolicy
+from durable.plain_events import orchestration_started
 from durable.provider import Expects, Message
 from durable.versions import canonical_version
 
@@ -177,7 +178,7 @@ def make_start(
         payload=payload,
         tags=checked_tags,
     )
-    started = OrchestrationStarted(
+    started = orchestration_started(
         target.name, target.version, payload, run_id, "", tags=checked_tags, scheduled_for=scheduled_at
     )
     otherwise, expects = None, EXPECTS[reuse_policy]

@@ -208,10 +208,12 @@ class Execution:
         status, self._custom_status = self._custom_status, UNCHANGED
         memos, self._memos, failed = self._memos, (), self.failed_attempts or ()
         self._finish_record(len(self._events), 0)
-        opening = None if outcome is None else opening_record(outcome, self.started, self.held, self.time_us)
-        if isinstance(outcome, ev.OrchestrationContinuedAsNew) and outcome.carry_over_events:
-            self.mailbox.leave(self._held_events())
-            self.held = NOTHING_HELD
+        opening = None
+        if outcome is not None:
+            opening = opening_record(outcome, self.started, self.held, self.time_us)
+            if isinstance(outcome, ev.OrchestrationContinuedAsNew) and outcome.carry_over_events:
+                self.mailbox.leave(self._held_events())
+                self.held = NOTHING_HELD
         return Turn(  # in the order of its fields: by their names it would take three times as long
             record,
             refused or (),
@@ -219,7 +221,7 @@ class Execution:
             self.mailbox.carried.change(),
             outcome,
             opening,
-            self.next_due,
+            self.timers.next_due if self.timers.open else None,
             len(self.open_activities),
             self.is_suspended,
             self.goes_on,

@@ -35,6 +35,7 @@ from durable.middleware import Around, TurnCall
 from durable.orchestrations import Runnable, Runner, code_digest_of, kind_of
 from durable.payloads import Sealer
 from durable.permits import PermitGranted
+from durable.plain_events import completed_start
 from durable.provider import (
     InstanceRow,
     Progress,
@@ -366,9 +367,7 @@ class Turns:
         for index, event in enumerate(arrivals):
             if isinstance(event, ev.OrchestrationStarted):
                 definition = self._definition_of(row, row.version)
-                known = dataclasses.replace(
-                    event, version=definition.exact_version, python=PYTHON, code_digest=execution.ports.code_digest
-                )
+                known = completed_start(event, definition.exact_version, PYTHON, execution.ports.code_digest)
                 arrivals[index] = self._with_trace(row, known) if self.watchers else known
             elif isinstance(event, ev.OrchestrationResumed) and len(execution.held) > ARRIVALS_MAX:
                 arrivals[index] = dataclasses.replace(event, at_most=ARRIVALS_MAX)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from durable import events as ev
-from durable.plain_events import activity_completed, activity_scheduled
+from durable.plain_events import activity_completed, activity_scheduled, completed_start
 from durable.value_objects import made_plainly
 
 OPTIONS = ev.ActivityOptions(queue="gpu")
@@ -46,3 +46,12 @@ def test_a_maker_asks_for_what_the_class_asks_for() -> None:
         activity_completed(3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected"):
         activity_completed(3, b"", other=1)  # type: ignore[call-arg]
+
+
+def test_a_start_keeps_all_but_what_its_owner_knows() -> None:
+    fields: list[Any] = [
+        f"the {field.name}" for field in dataclasses.fields(ev.OrchestrationStarted) if not field.kw_only
+    ]
+    start = ev.OrchestrationStarted(*fields)
+    known: dict[str, Any] = {"version": "2", "python": "3.13", "code_digest": b"digest"}
+    assert completed_start(start, **known) == dataclasses.replace(start, **known)

@@ -314,7 +314,7 @@ async def test_before_its_time_nothing_is_said_of_an_activity_that_waits(store_u
 
 async def test_what_was_served_in_time_is_not_warned_of(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker that ran it has gone again when it is looked after: there is nothing to say."""
-    monkeypatch.setattr("durable.worker.unserved.UNSERVED_S", 0.3)
+    monkeypatch.setattr("durable.worker.unserved.UNSERVED_S", 0.5)
     ran: list[Any] = []
     app = app_of("main", ran)
 
@@ -325,8 +325,8 @@ async def test_what_was_served_in_time_is_not_warned_of(store_url: str, monkeypa
 
     with Records("durable.worker", logging.WARNING) as records:
         async with Worker(app, store_url) as worker:
-            handle = await worker.client.start(main)
             async with Worker(app_of("gpu", ran), store_url, queues=("gpu",), orchestrations=False, name="gpu"):
+                handle = await worker.client.start(main)  # not before: that worker may take its time to come
 
                 async def has_run() -> bool:
                     return "ActivityCompleted" in await names_in(handle)
@@ -334,7 +334,7 @@ async def test_what_was_served_in_time_is_not_warned_of(store_url: str, monkeypa
                 await holds(has_run)
             loop = asyncio.get_running_loop()
             passed = loop.create_future()
-            loop.call_later(0.4, passed.set_result, None)
+            loop.call_later(0.6, passed.set_result, None)
             await passed
             await handle.raise_event("go", "x")
             assert await handle.result(timeout=10) == "x"

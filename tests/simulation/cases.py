@@ -720,8 +720,8 @@ async def an_answer_in_time_and_one_too_late(client: Client) -> None:
 
 @case()
 async def events_over_generations(client: Client) -> None:
-    handle = await client.start(eternal, [])
-    for number in range(8):
+    handle = await client.start(eternal, [], events=[("number", number) for number in range(4)])
+    for number in range(4, 8):
         await handle.raise_event("number", number)
     assert await handle.result() == list(range(8))
 

@@ -85,6 +85,14 @@ def note_answers(answers: Answers, messages: Sequence[Message], deliveries: Sequ
                 answers.raised[run_id, event.name] += 1
 
 
+def note_doubt(answers: Answers, message: Message) -> None:
+    """Take note of a start of which nobody knows whether its run has begun with the events that it holds."""
+    if message.start is not None:
+        for event in decode_arrivals(message.data)[1]:
+            if isinstance(event, ev.EventRaised):
+                answers.asked[message.start.run_id, event.name] += 1
+
+
 def note_rows(answers: Answers, rows: Sequence[InstanceRow | None]) -> None:
     """Take note of the ends that a client saw."""
     for row in rows:

@@ -20,6 +20,7 @@ from durable.testing.simulation.bounds import left_open, open_handles
 from durable.testing.simulation.checking import broken_promises
 from durable.testing.simulation.faults import Schedule
 from durable.testing.simulation.machines import Role
+from durable.testing.simulation.neighbours import Neighbours
 from durable.testing.simulation.world import World, is_users_code
 from durable.testing.staging import Stage
 from durable.testing.standing import standing
@@ -138,6 +139,8 @@ def _raised(task: asyncio.Task[None]) -> BaseException | None:
 
 async def _played(client: Client, scenario: Scenario) -> None:
     async with client:
+        if isinstance(client.direct, Neighbours):
+            await client.direct.are_ready()
         is_users_code.set(True)
         await scenario(client)
 

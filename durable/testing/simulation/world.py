@@ -111,7 +111,7 @@ class World:
         self._is_over = False  # nobody starts again
         self.is_at_rest = False  # nothing will ever happen again by itself
         self.machines: dict[Process, Machine] = {}
-        self._neighbours = Neighbours(lambda: self.machines.values())
+        self._neighbours = Neighbours(lambda: self.machines.values(), self.answers, self.accepted, self.tell)
         self._all: list[Process] = []
         self._workers: list[Worker] = []
         self._url = url

@@ -156,7 +156,7 @@ async def _commit(
     doubts = hub.doubts()
     in_use: set[int] = set()
     while True:
-        found = await _write(hub, lease, writing)
+        found = await _write(hub, lease, writing, [batch.steps[index].run_id for index in sorted(in_use)])
         if not found.get("in_use"):
             break
         in_use.update(writing.begun[place - 1] for place in found["in_use"])
@@ -181,11 +181,11 @@ async def _commit(
     return Committed(deliveries, found["now"], writing.refused, writing.refused_memos)
 
 
-async def _write(hub: OpenHub, lease: Lease, writing: Writing) -> asyncpg.Record:
-    """Write what is left of a batch, unless it was written before or an id is in use."""
+async def _write(hub: OpenHub, lease: Lease, writing: Writing, left_out: list[str]) -> asyncpg.Record:
+    """Write what is left of a batch, unless it was written before or an id is in use; `left_out` are runs whose id was."""
     arguments = (lease.lease_id, lease.epoch, writing.batch.number, *writing.arguments(), LEASE_US, hub.at())
-    if writing.begun:
-        return await hub.write("begin_and_commit_v1", *writing.begins(), *arguments)
+    if writing.begun or left_out:
+        return await hub.write("begin_and_commit_v1", *writing.begins(), left_out or None, *arguments)
     return await hub.write("commit_v1", *arguments)
 
 

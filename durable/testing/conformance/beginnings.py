@@ -117,6 +117,18 @@ class Beginnings(Promises):
         assert await session.provider.commit(session.lease, batch) == committed
         assert not committed.refused
 
+    async def test_nor_is_it_said_to_be_in_use_once_it_has_ended_and_is_gone(self, store: Store) -> None:
+        session = await store.worker()
+        rival, new = new_row("there"), new_row("new")
+        await session.start("there")
+        steps = [beginning_of(rival, b"lost"), beginning_of(new, b"only", status=Status.COMPLETED)]
+        batch = Batch(session.commits + 1, steps)
+        committed = await session.provider.commit(session.lease, batch)
+        assert await session.provider.purge([(new.key, new.run_id)]) == 1
+        again = await session.provider.commit(session.lease, batch)
+        assert list(committed.refused) == list(again.refused) == [0]
+        assert await session.find("new") is None
+
     async def test_only_the_owner_begins_runs(self, store: Store) -> None:
         row = new_row("new")
         session = await store.worker([partition for partition in range(64) if partition != row.partition])

@@ -1,5 +1,8 @@
 -- Version 4: a commit in which runs begin that were not stored before, as their first step leaves them.
 
+-- Of the last batch in which runs were to begin: those that were left out, for their ids were in use. For a batch that comes again.
+ALTER TABLE leases ADD COLUMN commit_left_out text[];
+
 -- Add current runs whose ids are free; return their run ids. In the order of their keys, in which everybody locks.
 CREATE FUNCTION insert_runs(p_runs run_v1[]) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
@@ -29,11 +32,12 @@ BEGIN
 END $$;
 
 -- As `commit_v1`, for a batch in which runs begin. `in_use`: the places of those whose ids were in use; then nothing was
--- written, and the batch is to come again without them. Of a batch that was written before it tells the same.
+-- written, and the batch is to come again without them: `p_left_out` are then their run ids. Of a batch that was written before
+-- it tells the same.
 --
 -- `p_begun_activities`: where no other step adds any; else they are among the others, in the order of all steps.
 CREATE FUNCTION begin_and_commit_v1(
-    p_begins run_v1[], p_begun_records record_v1[], p_begun_activities activity_v1[],
+    p_begins run_v1[], p_begun_records record_v1[], p_begun_activities activity_v1[], p_left_out text[],
     p_lease text, p_epoch bigint, p_number bigint, p_partitions bigint[], p_steps step_v1[], p_records record_v1[],
     p_consumed bigint[], p_dropped generation_v1[], p_queue_drops task_v1[], p_queue_adds activity_v1[], p_parks boolean,
     p_is_rare boolean, p_is_told boolean, p_messages message_v1[], p_others message_v1[], p_other_memos memo_v1[],
@@ -45,10 +49,12 @@ CREATE FUNCTION begin_and_commit_v1(
 DECLARE
     last_epoch bigint;
     last_number bigint;
+    last_left_out text[];
     begun text[];
     c record;
 BEGIN
-    SELECT epoch, commit_number INTO last_epoch, last_number FROM leases WHERE lease_id = p_lease FOR NO KEY UPDATE;
+    SELECT epoch, commit_number, commit_left_out INTO last_epoch, last_number, last_left_out
+    FROM leases WHERE lease_id = p_lease FOR NO KEY UPDATE;
     IF last_epoch = p_epoch AND p_number > last_number THEN
         begun := insert_runs(p_begins);
         IF cardinality(begun) < cardinality(p_begins) THEN
@@ -61,10 +67,13 @@ BEGIN
             IF cardinality(p_begun_activities) > 0 THEN
                 PERFORM change_queue(NULL, '{}', p_begun_activities);
             END IF;
+            IF last_left_out IS DISTINCT FROM p_left_out THEN
+                UPDATE leases SET commit_left_out = p_left_out WHERE lease_id = p_lease;
+            END IF;
         END IF;
     ELSIF last_epoch = p_epoch AND p_number = last_number THEN
         begun := ARRAY(
-            SELECT u.run_id FROM unnest(p_begins) AS u WHERE (find_run(u.kind, u.id, u.run_id)).run_id IS NOT NULL
+            SELECT run_id FROM unnest(p_begins) WHERE last_left_out IS NULL OR run_id <> ALL (last_left_out)
         );
     END IF;
     IF cardinality(begun) < cardinality(p_begins) THEN

@@ -6,13 +6,15 @@ The long form is `python -m tests.kills`.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from durable import Client, OrchestrationStatus
+from durable import Client, OrchestrationStatus, Worker
+from tests.kills import starter_program
 from tests.kills.payloads import files_in, opened_by, sweep
 from tests.kills.stores import FileStore
 from tests.kills.storm import Plan, run_storm
@@ -100,3 +102,29 @@ async def test_a_new_process_resumes_within_a_second(tmp_path: Path) -> None:
         assert time.monotonic() - began < 1.0
         for handle in handles:
             assert [number for number, _ in await handle.result(timeout=30)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.timeout(60)
+async def test_a_start_that_was_told_by_the_killed_process_itself_is_there(tmp_path: Path) -> None:
+    """The client dies with its worker, in which its starts began with their first turns."""
+    store, told = f"sqlite:///{tmp_path}/kills.db", []
+    for name in ("one", "two", "three"):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.kills.starter_program", store, name, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        lines = [await process.stdout.readline() for _ in range(100)]
+        process.kill()
+        lines += (await process.stdout.read()).splitlines(keepends=True)
+        await process.wait()
+        told += [line.decode().split() for line in lines if line.endswith(b"\n")]
+    assert len(told) >= 300
+    async with Worker(starter_program.app, store) as worker:
+        for instance_id, number, run_id in told:
+            handle = worker.client.get(instance_id)
+            assert await handle.result(timeout=30) == 4 * int(number)
+            assert (await handle.state()).run_id == run_id
+        assert await worker.client.count() - len(told) <= 30, (
+            "of each of the ten that were on their way, at most one more"
+        )
+        assert await worker.client.wait(timeout=30) == await worker.client.count()

@@ -1303,6 +1303,10 @@ async def a_job_tree_that_is_cancelled(client: Client) -> None:
 # ---- schedules
 
 
+CLOCKS_ARE_RIGHT_S = 300.0
+"""After a clock was wrong for a minute, and whoever knows better was away for a while."""
+
+
 async def all_times_of(client: Client, policy: OverlapPolicy) -> tuple[int, int]:
     """Let a schedule go for five times; return how many were started and left out."""
     schedules, name, long = client.schedules, policy.name, timedelta(days=9_000)  # longer than any clock is wrong by
@@ -1311,6 +1315,11 @@ async def all_times_of(client: Client, policy: OverlapPolicy) -> tuple[int, int]
     await schedules.create(name, sequence_async, 1, interval=SECOND, overlap=policy, catch_up=long, **bounds)
     while not (state := await schedules.get(name)).is_finished:
         await asyncio.sleep(2)
+        now = utc_datetime((await client.connection.provider.open()).now)
+        if asyncio.get_running_loop().time() > CLOCKS_ARE_RIGHT_S and state.next_times[:1] > [now + timedelta(days=1)]:
+            # It was made in the moment between a leap of the clock and its correction: whoever sees that makes it anew.
+            await schedules.delete(name)
+            return await all_times_of(client, policy)
     await client.wait(prefix=f"{name}/")
     assert await client.count(prefix=f"{name}/") == state.started
     assert (state.running_count, state.buffered, state.missed) == (0, 0, 0)

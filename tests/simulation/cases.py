@@ -1316,7 +1316,7 @@ async def all_times_of(client: Client, policy: OverlapPolicy) -> tuple[int, int]
     while not (state := await schedules.get(name)).is_finished:
         await asyncio.sleep(2)
         now = utc_datetime((await client.connection.provider.open()).now)
-        if asyncio.get_running_loop().time() > CLOCKS_ARE_RIGHT_S and state.next_times[:1] > [now + timedelta(days=1)]:
+        if asyncio.get_running_loop().time() > CLOCKS_ARE_RIGHT_S and state.created_at > now + timedelta(days=1):
             # It was made in the moment between a leap of the clock and its correction: whoever sees that makes it anew.
             await schedules.delete(name)
             return await all_times_of(client, policy)

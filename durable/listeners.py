@@ -10,7 +10,7 @@ import collections
 import contextvars
 import dataclasses
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 
 from durable.provider import InstanceRow, Memo, StoredMessage, Wakeup
 
@@ -100,7 +100,13 @@ def joined(wakeups: list[Wakeup], number: int) -> Wakeup:
         inbox=any(wakeup.inbox for wakeup in wakeups),
         states=any(wakeup.states for wakeup in wakeups),
         memos=tuple(memo for wakeup in wakeups for memo in wakeup.memos),
+        ended=_runs(wakeup.ended for wakeup in wakeups),
+        changed=_runs(wakeup.changed for wakeup in wakeups),
     )
+
+
+def _runs(named: Iterable[Collection[str]]) -> Collection[str]:
+    return frozenset().union(*named)
 
 
 class ListenersOfProcess:

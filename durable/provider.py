@@ -310,7 +310,7 @@ class Wakeup:
     begin, end, or change their status or a column of `Step.changes`. `memos`: those of a commit, likewise. `leases`: a worker
     of this process came, went, announced something else or gave partitions up. `activities`: rows to claim. `anything`:
     somebody else changed the store: look; or only `inbox` (their messages wait in partitions of this process), `states` (they
-    wrote what would be in `rows` or `memos`).
+    wrote what would be in `rows` or `memos`), `ended` and `changed` (they wrote the rows of these runs, by their ids).
     `number`: counts from 1 what one listener is told, to show that one was lost: `messages` come as they were stored, none of
     this process is left out between two numbers that follow, and they are told before any later answer to this process.
     """
@@ -324,6 +324,8 @@ class Wakeup:
     inbox: bool = False
     states: bool = False
     memos: Sequence[Memo] = ()
+    ended: Collection[str] = ()
+    changed: Collection[str] = ()
 
 
 class Ownership(Protocol):

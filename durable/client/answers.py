@@ -139,8 +139,9 @@ class Answers:
             return
         for memo in wakeup.memos:
             self._take(memo)
-        runs = {waiting.target[1] for waiting in self._waiting.values()} if wakeup.rows else ()
+        runs = {waiting.target[1] for waiting in self._waiting.values()} if wakeup.rows or wakeup.ended else ()
         has_ended = any(row.status.is_finished and row.run_id in runs for row in wakeup.rows)
+        has_ended = has_ended or any(run_id in runs for run_id in wakeup.ended)
         if self._waiting and (wakeup.anything or wakeup.states or has_ended):
             self._schedule(max(self._loop.time(), self._rest_until))
 

@@ -21,7 +21,7 @@ import heapq
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from durable.errors import DurableError, InstanceNotFoundError, StoreUnavailableError
@@ -235,9 +235,27 @@ class Waiters:
                     self._look_in(0.0, watch)  # the end of a run that was replaced is not the end of the instance
                 else:
                     self._offer(row, watch)
+        if wakeup.ended or wakeup.changed:
+            self._look_at(wakeup.ended, wakeup.changed)
         if (wakeup.anything or wakeup.states) and (self._by_run or self._by_key):
             self._must_look_at_all = True
             self._schedule(max(self._loop.time(), self._rest_until))
+
+    def _look_at(self, ended: Collection[str], changed: Collection[str]) -> None:
+        """Look at runs whose rows another process has written, which will tell of them again, as one in this process does."""
+        now = self._loop.time()
+        for run_id in ended:
+            self._remember_ended(run_id)
+        for run_id in (*ended, *changed):
+            for watch in self._by_run.get(run_id, ()):
+                self._heard_at, watch.interval = now, INTERVAL_MAX
+                watch.look_at = now + INTERVAL_MAX
+                if watch.shows_all or run_id in ended:
+                    self._look_in(0.0, watch)
+        rest = max(0.0, self._rest_until - now)
+        for watches in self._by_key.values():  # which runs these are is not known here
+            for watch in watches:
+                self._look_in(rest, watch)
 
     def has_neighbour(self) -> None:
         """Note that whoever runs instances is in this process: what becomes of them will be heard."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import asyncpg
 
 from durable.errors import StoreError
 from durable.listeners import Changes, Listener, ListenersOfProcess
+from durable.news import bits
 from durable.ports import Ports
 from durable.provider import InstanceKey, Status, Step, StoredMessage, Wakeup
 from durable_postgres.connections import Server
 from durable_postgres.failures import UNSTORABLE
-from durable_postgres.notifications import ACTIVITIES, INBOX, LEASES, STATES, Ear, Notifier, bits, channel_of
+from durable_postgres.notifications import Ear, Notifier, channel_of
 from durable_postgres.schema import HubRow, schema_of
 from durable_postgres.sending import Outcome
 
@@ -143,14 +144,16 @@ class OpenHub:
         self,
         changes: Changes,
         *,
+        ended: Iterable[str] = (),
+        changed: Iterable[str] = (),
         is_change: bool = False,
         is_lossy: bool = False,
         stored: Sequence[StoredMessage] = (),
     ) -> None:
         """Tell those of this process what has changed, and other processes that something has.
 
-        `is_change`: rows have changed for whom waits for them. `is_lossy`: messages may have been stored that are not among
-        the changes. `stored`: those of which is known.
+        `ended`, `changed`: runs whose rows have. `is_change`: rows have changed for whom waits for them, or memos, and which is
+        not known. `is_lossy`: messages may have been stored that are not among the changes. `stored`: those of which is known.
         """
         if changes:
             wakeup = changes.told()
@@ -160,17 +163,17 @@ class OpenHub:
                 listener.tell(wakeup)
         if self._notifier is None:
             return
-        inbox = -1 if is_lossy else 0
-        if stored and not is_lossy:
-            inbox = bits({message.partition for message in stored}) & ~self._owned_bits()
-        what = (
-            STATES * (is_change or is_lossy),
-            INBOX * bool(inbox),
-            ACTIVITIES * changes.activities,
-            LEASES * changes.leases,
-        )
-        if any(what):
-            self._notifier.notify("".join(what), inbox & self._all_bits)
+        news = self._notifier.news
+        news.activities = news.activities or changes.activities
+        news.leases = news.leases or changes.leases
+        news.states = news.states or is_change or is_lossy
+        news.ended.update(ended)
+        news.changed.update(changed)
+        if is_lossy:
+            news.partitions |= self._all_bits
+        elif stored:
+            news.partitions |= bits({message.partition for message in stored}) & ~self._owned_bits()
+        self._notifier.notify()
 
     def _owned_bits(self) -> int:
         return bits(partition for owned in self.owned.values() for partition in owned)

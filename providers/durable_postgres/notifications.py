@@ -7,20 +7,23 @@ database cluster's queue until that commit is on the disk. While one is on its w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 
 import asyncpg
 
 from durable.errors import StoreError
+from durable.news import CHANGED_S, News, heard
 from durable.provider import Wakeup
 from durable_postgres.connections import Address, Connection, Server
 
 logger = logging.getLogger("durable.postgres")
 
-REST_S = 0.005
-"""Between two notifications of one process: what is done meanwhile goes into the next one."""
+REST_S_MAX = 0.005
+REST_SHARE = 4
+"""Between two notifications of one process, so many times as long as the last one took: what is done meanwhile goes into the
+next one. So a process that does one thing after the other tells each at once, and a busy one is not busy with telling."""
 
 CHECK_S = 15.0
 """How often an idle connection that listens is asked whether it is still one."""
@@ -28,17 +31,8 @@ CHECK_S = 15.0
 PAUSE_S_MAX = 5.0
 """The longest rest between two attempts to listen again; the poll underneath goes on."""
 
-ACTIVITIES, LEASES, STATES, INBOX = "a", "l", "s", "i"
-"""What a notification says; of `INBOX` also in which partitions, as the bits of a number."""
-
-_sender = f"{os.getpid():x}.{os.urandom(6).hex()}"
-
-
-def sender() -> str:
-    """Return what marks the notifications of this process."""
-    if not _sender.startswith(f"{os.getpid():x}."):  # a child of a fork is somebody else
-        globals()["_sender"] = f"{os.getpid():x}.{os.urandom(6).hex()}"
-    return _sender
+PAYLOAD_BYTES_MAX = 7900
+"""PostgreSQL takes 8,000."""
 
 
 def channel_of(store_id: str) -> str:
@@ -52,16 +46,17 @@ class Notifier:
     def __init__(self, server: Server, channel: str) -> None:
         self._server = server
         self._channel = channel
-        self._pending: set[str] = set()
-        self._partitions = 0
+        self._loop = asyncio.get_running_loop()
+        self._is_urgent = asyncio.Event()
+        self.news = News()  # what is still to be told
         self._sending: asyncio.Task[None] | None = None
 
-    def notify(self, what: Collection[str], partitions: int = 0) -> None:
-        """Tell other processes soon that something of these kinds has changed."""
-        self._pending.update(what)
-        self._partitions |= partitions
-        if self._sending is None:
-            self._sending = asyncio.get_running_loop().create_task(self._send())
+    def notify(self) -> None:
+        """Tell other processes soon what was added to the news."""
+        if self.news.is_urgent:
+            self._is_urgent.set()
+        if self.news and self._sending is None:
+            self._sending = self._loop.create_task(self._send())
 
     async def close(self) -> None:
         """Send what is still to be told, and end."""
@@ -72,15 +67,19 @@ class Notifier:
 
     async def _send(self) -> None:
         try:
-            while self._pending:
-                payload = f"{sender()}:{''.join(sorted(self._pending))}:{self._partitions:x}"
-                self._pending.clear()
-                self._partitions = 0
-                try:
-                    await self._server.call_once("SELECT pg_notify($1, $2)", self._channel, payload)
-                except StoreError as error:
-                    logger.debug("a notification was not sent: %s", error)
-                await asyncio.sleep(REST_S)
+            while self.news:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CHANGED_S):
+                        await self._is_urgent.wait()
+                self._is_urgent.clear()
+                news, self.news = self.news, News()
+                began = self._loop.time()
+                for line in news.lines(PAYLOAD_BYTES_MAX):
+                    try:
+                        await self._server.call_once("SELECT pg_notify($1, $2)", self._channel, line)
+                    except StoreError as error:
+                        logger.debug("a notification was not sent: %s", error)
+                await asyncio.sleep(min(REST_SHARE * (self._loop.time() - began), REST_S_MAX))
         finally:
             self._sending = None
 
@@ -147,28 +146,6 @@ class Ear:
         raise ConnectionError("the connection was closed")
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        origin, _, rest = str(payload).partition(":")
-        if origin == sender():
-            return
-        what, _, partitions = rest.partition(":")
-        try:
-            is_for_us = INBOX in what and bool(int(partitions, 16) & self._owned())
-        except ValueError:  # of a release that says it in other words
-            is_for_us = True
-        self._tell(
-            Wakeup(
-                anything=LEASES in what,
-                activities=ACTIVITIES in what,
-                leases=LEASES in what,
-                inbox=is_for_us,
-                states=STATES in what,
-            )
-        )
-
-
-def bits(partitions: Iterable[int]) -> int:
-    """Return partitions as the bits of a number."""
-    found = 0
-    for partition in partitions:
-        found |= 1 << partition
-    return found
+        wakeup = heard(str(payload), self._owned())
+        if wakeup is not None:
+            self._tell(wakeup)

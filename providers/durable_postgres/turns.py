@@ -175,8 +175,16 @@ async def _commit(
         changes.rows = [*writing.told, *map(row_of, found["told"] or ()), *outcome.begun]
         changes.rows += [step.replaced_by for step in writing.steps if step.replaced_by is not None]
         changes.memos = [Memo(*memo) for memo in writing.memos] if is_heard else []
-    is_change = any(changed) or outcome.has_replaced or bool(writing.memos)
-    hub.tell(changes, is_change=is_change, is_lossy=is_lossy, stored=outcome.stored)
+    # For the start of a run nobody waits elsewhere.
+    written = [step for step, is_new in zip(batch.steps, changed, strict=True) if is_new and step.begins is None]
+    hub.tell(
+        changes,
+        ended=[step.run_id for step in written if step.progress.status.is_finished],
+        changed=[step.run_id for step in written if not step.progress.status.is_finished],
+        is_change=outcome.has_replaced or bool(writing.memos),
+        is_lossy=is_lossy,
+        stored=outcome.stored,
+    )
     deliveries = writing.deliveries(outcome.deliveries)
     return Committed(deliveries, found["now"], writing.refused, writing.refused_memos)
 

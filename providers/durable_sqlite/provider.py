@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import aiosqlite
 
 from durable.errors import StoreError
-from durable.listeners import Listener, ListenersOfProcess
+from durable.news import bits
 from durable.ports import Ports
 from durable.provider import (
     PARTITIONS,
@@ -47,15 +47,13 @@ from durable_sqlite.hub_time import HubTime
 from durable_sqlite.ownership import Owned, Ownership, lease_lost
 from durable_sqlite.reads import Reads
 from durable_sqlite.refusal import VALUE_BYTES_MAX
-from durable_sqlite.watching import FileWatch
+from durable_sqlite.waking import Waking
 from durable_sqlite.writer import Transaction, Writer
 
 LOADED_INLINE_MAX = 50
 """So many rows are read in well under a millisecond; more are read in a thread."""
 
 T = TypeVar("T")
-
-_listeners = ListenersOfProcess()
 
 
 class _Found(NamedTuple):
@@ -72,30 +70,22 @@ class _Opened:
 
     def __init__(self, hub_name: str, ports: Ports, found: _Found) -> None:
         path, hub = found.write.path, found.hub
-        self.place = (path, hub_name)
         self.process = os.getpid()
         self.partitions = found.partitions
         self.write = found.write
         self.read = found.read
         self.time = HubTime(hub, ports.now_us)
-        self.writer = Writer(found.write, self.time, self.tell, threaded=ports.may_start_threads)
+        # Where no threads may be, nothing comes from other processes in an order that could be told again.
+        self.waking = Waking(found.write, hub, hub_name, has_neighbours=ports.may_start_threads)
+        self.writer = Writer(found.write, self.time, self.waking.tell, threaded=ports.may_start_threads)
         self.slow_reads: asyncio.Task[aiosqlite.Connection] | None = None  # its opening
-        self.listeners: list[Listener] = []
-        self.watch: FileWatch | None = None
         self.hub = hub
         self.ownership = Ownership(hub, path, self.time)
-        self.commits = Commits(hub, found.partitions, Owned(hub), lambda: bool(_listeners.at(self.place)))
+        self.commits = Commits(hub, found.partitions, Owned(hub), self.waking.is_heard)
         self.writer.on_undone = self.commits.forget
         self.activities = Activities(hub, self.ownership)
         self.clients = Clients(hub)
         self.reads = Reads(hub)
-
-    def tell(self, wakeup: Wakeup) -> None:
-        """Wake all of this process who listen to this hub of this file."""
-        if self.watch is not None:
-            self.watch.hurry()
-        for listener in _listeners.at(self.place):
-            listener.tell(wakeup)
 
     async def open_slow(self) -> aiosqlite.Connection:
         """Return the connection for reads that may take their time, which has a thread of its own.
@@ -181,11 +171,9 @@ class SqliteProvider:
         opened, self._now = self._now, None
         if opened is None:
             return
-        if opened.watch is not None:
-            opened.watch.stop()
-        for listener in opened.listeners:
-            _listeners.remove(opened.place, listener)
+        opened.waking.stop_listening()
         await opened.writer.close()
+        opened.waking.close()
         await opened.close_slow()
         await self._ports.run_blocking(functools.partial(_disconnect, opened))
 
@@ -211,14 +199,18 @@ class SqliteProvider:
         def renew(transaction: Transaction) -> LeaseView:
             return opened.ownership.renew(transaction, lease, announcement, belief, confirms_clock=confirms_clock)
 
-        return await opened.writer.write(renew)
+        view = await opened.writer.write(renew)
+        opened.waking.owned = {lease.lease_id: bits(view.partitions)}
+        return view
 
     async def take(self, lease: Lease, partitions: Collection[int], *, from_live: bool = False) -> Collection[int]:
         """See `durable.provider.Ownership.take`."""
         opened = self._opened
-        return await opened.writer.write(
+        taken = await opened.writer.write(
             lambda transaction: opened.ownership.take(transaction, lease, partitions, from_live=from_live)
         )
+        opened.waking.owned[lease.lease_id] = opened.waking.owned.get(lease.lease_id, 0) | bits(taken)
+        return taken
 
     async def release(self, lease: Lease, partitions: Collection[int] | None = None) -> None:
         """See `durable.provider.Ownership.release`."""
@@ -226,6 +218,9 @@ class SqliteProvider:
         await opened.writer.write(lambda transaction: opened.ownership.release(transaction, lease, partitions))
         if partitions is None:
             opened.ownership.forget_lock(lease)
+            opened.waking.owned.pop(lease.lease_id, None)
+        else:
+            opened.waking.owned[lease.lease_id] = opened.waking.owned.get(lease.lease_id, 0) & ~bits(partitions)
 
     # ---- turns
 
@@ -373,27 +368,7 @@ class SqliteProvider:
 
     def listen(self, callback: Callable[[Wakeup], None]) -> Callable[[], None]:
         """See `durable.provider.Provider.listen`."""
-        opened = self._opened
-        loop = asyncio.get_running_loop()
-        listener = Listener(loop, callback)
-        opened.listeners.append(listener)
-        _listeners.add(opened.place, listener)
-        if opened.watch is None:
-            opened.watch = FileWatch(loop, opened.write.data_version, lambda: self._others_wrote(opened))
-
-        def end() -> None:
-            _listeners.remove(opened.place, listener)
-            if listener in opened.listeners:
-                opened.listeners.remove(listener)
-            if not opened.listeners and opened.watch is not None:
-                opened.watch.stop()
-                opened.watch = None
-
-        return end
-
-    def _others_wrote(self, opened: _Opened) -> None:
-        for listener in opened.listeners:
-            listener.tell(Wakeup(anything=True))
+        return self._opened.waking.listen(callback)
 
 
 def _prepare_file(path: str, *, may_create: bool) -> None:

@@ -121,8 +121,6 @@ async def test_cancelled_and_terminated_raise_with_the_reason(stage: Stage, reas
 async def test_an_end_in_this_process_is_seen_without_a_poll(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("durable.client.waiting.INTERVAL_FIRST", 30.0)
     async with stage() as (client, owner):
-        if "sqlite" in str(type(owner.provider)):
-            pytest.skip("two providers of one file tell each other nothing but that something changed")
         handle = await client.start(double, 1, instance_id="a")
         waiting = asyncio.create_task(handle.result(timeout=20))
         await asyncio.sleep(0)

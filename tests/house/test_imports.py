@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "durable.ports",
                 "durable.leases",
                 "durable.listeners",
+                "durable.news",
                 "durable.provider",
                 "durable.rows",
                 "durable.sealed",
@@ -128,7 +129,7 @@ PURE_NEVER_IMPORT = ("time", "uuid", "os", "socket", "threading", "logging", "se
 
 # A storage engine sees the contract and nothing else of the core: it stores, it never decides.
 ENGINES_OF_STORAGE_MAY_IMPORT = frozenset(
-    {"durable.errors", "durable.listeners", "durable.ports", "durable.provider", "durable.urls"}
+    {"durable.errors", "durable.listeners", "durable.news", "durable.ports", "durable.provider", "durable.urls"}
 )
 DRIVERS = {
     "durable_memory": frozenset[str](),

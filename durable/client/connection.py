@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Protocol, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from durable.app import App
 from durable.client.answers import Answers
@@ -43,6 +43,10 @@ _OPERATIONS = {
 }
 
 
+TRIES_MAX: Final = 64
+"""Ids that are made to find one of an own partition, of which there may be few."""
+
+
 class Direct(Protocol):
     """A worker in this process, of the same store, that may begin runs for which no start was stored."""
 
@@ -51,6 +55,10 @@ class Direct(Protocol):
 
         `events`: what the message holds, where the caller knows.
         """
+        ...
+
+    def near(self) -> Collection[int]:
+        """Return the partitions in which a run would have its first turn here, and soon; none while this worker is busy."""
         ...
 
     def on_its_way(self, key: InstanceKey) -> asyncio.Future[bool] | None:
@@ -97,6 +105,17 @@ class Connection:
         await self.waiters.close()
         await self.answers.close()
         await self.submitter.close()
+
+    def new_instance_id(self, may_begin_here: bool) -> str:
+        """Return a new id; where a worker in this process may begin the instance, preferably one of its own partitions."""
+        chosen = self.ports.new_id()
+        near = self.direct.near() if may_begin_here and self.direct is not None else ()
+        if near and len(near) < self.partitions:
+            for _ in range(TRIES_MAX):
+                if partition_of(InstanceKey(chosen), self.partitions) in near:
+                    break
+                chosen = self.ports.new_id()
+        return chosen
 
     async def load(self, key: InstanceKey, run_id: str | None) -> InstanceRow:
         """Return the row of a run, None: of the current one. Raises InstanceNotFoundError."""

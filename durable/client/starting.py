@@ -66,11 +66,15 @@ USES_OTHER: Final = frozenset({ReusePolicy.USE_EXISTING, ReusePolicy.USE_RUNNING
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """The orchestrator that a start means. `definition` is set where a function was given: then its types are at hand."""
+    """The orchestrator that a start means. `definition` is set where a function was given: then its types are at hand.
+
+    `is_known`: the app has it, in this version.
+    """
 
     name: str
     version: str | None
     definition: OrchestratorDefinition | None = None
+    is_known: bool = False
 
     @property
     def result_annotation(self) -> Any:
@@ -89,14 +93,15 @@ def find_target(app: App | None, orchestrator: Callable[..., Any] | str, version
         known = None
         if app is None or version is not None or (known := app.orchestrator_of(orchestrator)) is None:
             check_name("the name of an orchestrator", orchestrator)
-        return Target(orchestrator, known.exact_version if known else version)
+        return Target(orchestrator, known.exact_version if known else version, is_known=known is not None)
     if not callable(orchestrator):
         raise TypeError(f"an orchestrator is given as a function or its name, not {orchestrator!r:.200}")
     definition = app.orchestrator_of(orchestrator) if app else definition_of(orchestrator, OrchestratorDefinition)
     assert definition is not None, "only a name can be unknown without an error"
     if version is None or version == definition.exact_version:
-        return Target(definition.name, definition.exact_version, definition)
-    return Target(definition.name, version, _in_version(app, definition.name, version))
+        return Target(definition.name, definition.exact_version, definition, is_known=True)
+    found = _in_version(app, definition.name, version)
+    return Target(definition.name, version, found, is_known=found is not None)
 
 
 def _in_version(app: App | None, name: str, version: str) -> OrchestratorDefinition | None:

@@ -11,7 +11,7 @@ Invariant: before its first step is durable nothing of such a run is in the stor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from durable.events import HistoryEvent, InstanceKey, OrchestrationStarted
 from durable.messages import decode_arrivals
@@ -25,6 +25,11 @@ from durable.worker.steps import Prepared
 
 WAITING_MAX = 1000
 """Turns that wait, or are being written, at which starts are stored as messages: those can wait without a caller."""
+
+
+BUSY_AT = 300
+"""Turns that wait, or are being written, at which an instance that may begin anywhere is left to chance, so that other workers
+have some of them: a few hundredths of a second. Elsewhere it costs a message, and twice the time."""
 
 
 class DirectStarts:
@@ -81,6 +86,11 @@ class DirectStarts:
         live.direct = DirectStart(self._loop.create_future())
         self._make_ready(live)
         return live.direct.future
+
+    def near(self) -> Collection[int]:
+        """See `durable.client.connection.Direct.near`."""
+        is_busy = self._has_ended or self._receiver.is_draining or self._count_waiting() >= BUSY_AT
+        return () if is_busy else self._keeper.owned
 
     def end(self, why: str) -> None:
         """Begin no run any more; whether those on their way will have begun nobody waits to see."""

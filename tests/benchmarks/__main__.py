@@ -16,6 +16,7 @@ from tests.benchmarks import (
     idle,
     many_workers,
     populated,
+    processes,
     recovering,
     second_process,
     starting,
@@ -46,10 +47,17 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=50, help="instances at a time (default: 50)")
     parser.add_argument("--store", default="sqlite", choices=STORES)
     parser.add_argument("--repeat", type=int, default=3, help="runs, of which the median counts (default: 3)")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="workers with a client each, of seq5 and starts (default: 1)"
+    )
     given = parser.parse_args()
+    if given.processes > 1 and given.workload not in processes.WORKLOADS_OF_MANY:
+        parser.error(f"--processes is for {', '.join(processes.WORKLOADS_OF_MANY)}")
     logging.disable(logging.CRITICAL)
     wanted = Wanted(given.workload, given.n, given.concurrency, given.store, given.repeat)
-    print(json.dumps(MEASURES[given.workload](wanted)), flush=True)
+    many = given.processes > 1
+    found = processes.measure(wanted, given.processes) if many else MEASURES[given.workload](wanted)
+    print(json.dumps(found), flush=True)
     return 0
 
 

@@ -47,7 +47,7 @@ class Timing:
 
 
 Run = Callable[[Client, int, int, str], Awaitable[Timing]]
-"""(client, N, C, beginning of the ids) to what it took."""
+"""(client, N, C, beginning of the ids, where they matter) to what it took."""
 
 
 async def at_a_time(count: int, concurrency: int, do: Callable[[int], Awaitable[None]]) -> None:
@@ -61,12 +61,12 @@ async def at_a_time(count: int, concurrency: int, do: Callable[[int], Awaitable[
     await asyncio.gather(*(some() for _ in range(min(count, concurrency))))
 
 
-async def _each_run(orchestrator: Any, client: Client, n: int, concurrency: int, ids: str) -> Timing:
+async def _each_run(orchestrator: Any, client: Client, n: int, concurrency: int) -> Timing:
     each = [0.0] * n
 
     async def run(number: int) -> None:
         began = time.perf_counter()
-        result = await client.run(orchestrator, instance_id=f"{ids}-{number}")
+        result = await client.run(orchestrator)
         each[number] = time.perf_counter() - began
         assert result is not None
 
@@ -76,11 +76,11 @@ async def _each_run(orchestrator: Any, client: Client, n: int, concurrency: int,
 
 
 async def seq5(client: Client, n: int, concurrency: int, ids: str) -> Timing:
-    return await _each_run(program.seq5, client, n, concurrency, ids)
+    return await _each_run(program.seq5, client, n, concurrency)
 
 
 async def seq1_latency(client: Client, n: int, concurrency: int, ids: str) -> Timing:
-    return await _each_run(program.one, client, n, 1, ids)
+    return await _each_run(program.one, client, n, 1)
 
 
 async def _one_instance(orchestrator: Any, expected: int, client: Client, n: int, ids: str) -> Timing:

@@ -122,7 +122,7 @@ async def test_a_worker_is_woken_by_another_process(url: str) -> None:
         provider.listen(lambda wakeup: heard.append((time.monotonic(), wakeup)))
         sender = await start(url, "send", "instance")
         sequences = [int(await line(sender)) for _ in range(50)]
-        await wait_for(lambda: any(wakeup.anything for _, wakeup in heard))
+        await wait_for(lambda: any(wakeup.inbox for _, wakeup in heard))
         await sender.communicate()
         assert [message.sequence for message in await session.receive()] == sequences
         count = len(heard)

@@ -270,6 +270,7 @@ class ActivityRunner:
         if attempt.has_left:
             return
         attempt.has_left = True
+        self.line.note_freed(self._loop.time(), attempt.entered_at, were_taken=self.free_slots <= 0)
         # All of them refer to it: a circle would be left to the garbage collector.
         attempt.task = attempt.unentered = attempt.context = None
         self.free_slots += 1
@@ -450,7 +451,7 @@ class ActivityRunner:
             self._give(attempt, outcome)
 
     def _give(self, attempt: Attempt, outcome: HistoryEvent) -> None:
-        if attempt.entered_at is not None and attempt.request.options.attachment is not None:
+        if attempt.entered_at is not None:
             self.line.note_end(attempt.request.name, self._loop.time() - attempt.entered_at)
         if attempt.context is not None:
             outcome = attempt.context.outcome(outcome)

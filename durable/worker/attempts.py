@@ -37,6 +37,16 @@ has its row in the queue, where a worker that joins finds it."""
 OWN_S = 0.0002
 """What this worker itself does for each attempt in the line, whatever its function does."""
 
+OFFER_S = 0.0005
+"""What an attempt costs more that another worker has: its row, the claim, the report and the message. One that takes less of
+all slots than that gains nothing by it."""
+
+SHARED_LINE_S_MAX = 1.0
+"""How long what gains nothing elsewhere may wait here while there is company."""
+
+STUCK_S = 0.05
+"""All slots are taken, and none has become free for so long: then nobody knows when one will."""
+
 SLICE_S = 0.02
 """How long the owner runs turns before it lets the loop do something else."""
 
@@ -92,7 +102,7 @@ class OwnerAttempts:
                 if not self._has_line_for(request):
                     return QUEUE
                 placement = LINE
-        elif options.priority != 1 or (self._keeper.others and free <= 0):
+        elif options.priority != 1 or (free <= 0 and self._keeper.others and not self._is_soon(request, -free)):
             return QUEUE
         self._reserved[id(request)] = request
         return placement
@@ -108,6 +118,16 @@ class OwnerAttempts:
             return False
         self._reserved_s += usual_s
         return True
+
+    def _is_soon(self, request: ev.ActivityScheduled, waiting: int) -> bool:
+        """Tell whether a worker beside this one would not end an attempt sooner, before which so many wait for a slot here."""
+        runner, line = self._runner, self._runner.line
+        usual_s = line.usual_s(request.name)
+        if usual_s is None or usual_s > OFFER_S * runner.slots:
+            return False
+        if runner.free_slots <= 0 and self._loop.time() - line.freed_at > STUCK_S:
+            return False
+        return (waiting + 1) * max(usual_s / runner.slots + OWN_S, line.freed_each_s) <= SHARED_LINE_S_MAX
 
     def unreserve(self, held: Iterable[Offer]) -> None:
         """Give back the slots of kept activities: they begin now, or what asked for them was not written."""

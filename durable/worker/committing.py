@@ -26,7 +26,7 @@ STEPS_MAX = 1000
 BYTES_MAX = 16 * 1024 * 1024
 """A group commit is closed at this size; the rest goes into the next one."""
 
-HALVED_MIN = 16
+HALVED_MIN = 32
 """A round of fewer turns is not worth a commit more."""
 
 STOPPED = "the worker has stopped"

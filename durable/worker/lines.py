@@ -6,6 +6,7 @@ Among equals the instances take turns. What has no feature's attachment counts n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,8 @@ class Line:
         self.count = 0
         self._usual_s: dict[str, float] = {}  # by activity
         self.work_s = 0.0  # what those of which it is known will take, all in all
+        self.freed_at = -math.inf  # when a slot was last given up, by the loop's clock
+        self.freed_each_s = 0.0  # how long that takes on average while all slots are taken
 
     def __len__(self) -> int:
         return self.count
@@ -72,3 +75,10 @@ class Line:
         """Learn from an attempt of an activity that has ended."""
         usual_s = self._usual_s.get(name, took_s)
         self._usual_s[name] = usual_s + (took_s - usual_s) * WEIGHT
+
+    def note_freed(self, now: float, taken_at: float | None, *, were_taken: bool) -> None:
+        """Learn from a slot that is given up. `taken_at`: since when it was in use; `were_taken`: all slots were."""
+        if were_taken:
+            took_s = now - max(self.freed_at, now if taken_at is None else taken_at)
+            self.freed_each_s += (took_s - self.freed_each_s) * WEIGHT
+        self.freed_at = now

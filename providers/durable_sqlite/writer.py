@@ -4,6 +4,8 @@ A job is a function of the database; whatever waits when a transaction begins go
 job under a savepoint, so that one that raises takes only itself back. A job's statements run in the event loop's thread
 and only COMMIT, which waits for the disk, in the writer's own: Python gives up its interpreter lock at every statement,
 and a thread that must get it back a hundred times from a busy loop needs 450 ms for a transaction of 2 ms (measured).
+While other processes write as well, and the disk is fast, COMMIT runs in the loop's thread too: they wait as long as the
+file is locked, and a thread that is to unlock it must first get the interpreter lock.
 Jobs with few but long statements (`run_in_thread`) run in the writer's thread from beginning to end.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import queue
 import sqlite3
 import threading
@@ -33,6 +36,14 @@ COMMIT_S_FAST = 0.001
 
 PAUSE_S_FIRST = 0.0005
 PAUSE_S_MAX = 0.002
+
+RIVAL_S = 1.0
+"""So long after another writer was in the way it is taken to write still."""
+
+WAIT_S = 0.0006
+LOOK_S = 0.00005
+"""How long the loop's thread waits for another writer, looking that often, where commits are fast: about as long as one holds
+the lock. A timer of the loop would take a millisecond at least."""
 
 
 class Transaction:
@@ -107,6 +118,7 @@ class Writer:
         self._is_idle: asyncio.Future[None] | None = None  # for `close`
         self._give_up_at: float | None = None
         self._pause_s = PAUSE_S_FIRST
+        self._rival_at = -math.inf  # when another writer was in the way
         self.on_undone: Callable[[], None] = lambda: None  # something that a job has done does not hold
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -122,8 +134,7 @@ class Writer:
         `alone`: nothing else is about to come, so that it may be done at once, in this very call.
         """
         self._check_open()
-        is_fast = self._thread is None or self._connection.commit_s_average < COMMIT_S_FAST
-        if alone and is_fast and not self._is_busy:
+        if alone and not self._is_busy and (self._thread is None or self._is_fast):
             waiting = _Waiting(job, self._loop.create_future())
             if self._write_at_once(waiting):
                 if waiting.error is not None:
@@ -164,6 +175,10 @@ class Writer:
         """Wait for the thread, after `close`. Blocks."""
         if self._thread is not None:
             self._thread.join()
+
+    @property
+    def _is_fast(self) -> bool:
+        return self._connection.commit_s_average < COMMIT_S_FAST
 
     def _check_open(self) -> None:
         if self._connection.broken is not None:
@@ -211,7 +226,7 @@ class Writer:
             self._do(lambda: self._run_in_thread(first))
             return
         try:
-            is_begun = self._connection.try_begin()
+            is_begun = self._connection.try_begin() or self._wait_for_rival()
         except StoreError as error:
             self._refuse(error)
             return
@@ -222,7 +237,31 @@ class Writer:
         count = next((n for n, waiting in enumerate(self._waiting) if waiting.in_thread), len(self._waiting))
         group, self._waiting = self._waiting[:count], self._waiting[count:]
         if self._run(group):
-            self._do(lambda: self._commit_in_thread(group))
+            if self._is_fast and time.monotonic() < self._rival_at + RIVAL_S:
+                self._commit_here(group)
+            else:
+                self._do(lambda: self._commit_in_thread(group))
+        else:
+            self._connection.end()
+            self._finish(group)
+
+    def _wait_for_rival(self) -> bool:
+        """Wait a moment for another writer, and begin if it ends; where commits are slow, do not wait here."""
+        now = self._rival_at = time.monotonic()
+        if self._thread is None or not self._is_fast:
+            return False
+        until = now + WAIT_S
+        while time.monotonic() < until:
+            time.sleep(LOOK_S)
+            if self._connection.try_begin():
+                return True
+        return False
+
+    def _commit_here(self, group: list[_Waiting]) -> None:
+        self._commit_for(group)
+        if self._connection.is_checkpoint_due:
+            self._answer_all(group)
+            self._do(self._checkpoint_in_thread)
         else:
             self._connection.end()
             self._finish(group)
@@ -296,6 +335,13 @@ class Writer:
             self.on_undone()
             raise
 
+    def _commit_for(self, group: list[_Waiting]) -> None:
+        try:
+            self._commit()
+        except Exception as error:  # noqa: BLE001 (for those who wait)
+            for waiting in group:
+                waiting.error = waiting.error or error
+
     def _transaction(self, changes: Changes, *, is_careful: bool = False) -> Transaction:
         return Transaction(self._connection.database, self._time, changes, is_careful=is_careful)
 
@@ -314,11 +360,7 @@ class Writer:
             del task
 
     def _commit_in_thread(self, group: list[_Waiting]) -> None:
-        try:
-            self._commit()
-        except Exception as error:  # noqa: BLE001 (for those who wait)
-            for waiting in group:
-                waiting.error = waiting.error or error
+        self._commit_for(group)
         self._end_in_thread(group)
 
     def _run_in_thread(self, group: list[_Waiting]) -> None:
@@ -359,13 +401,16 @@ class Writer:
 
     def _finish(self, group: list[_Waiting]) -> None:
         """Answer those who waited, then wake the others, then go on."""
+        self._answer_all(group)
+        self._next()
+
+    def _answer_all(self, group: list[_Waiting]) -> None:
         for waiting in group:
             if waiting.error is not None:
                 _fail(waiting.future, waiting.error)
             else:
                 _answer(waiting.future, waiting.answer)
         self._tell_of(group)
-        self._next()
 
     def _tell_of(self, group: list[_Waiting]) -> None:
         for waiting in group:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from durable_sqlite.filelock import FileLock, is_held
 from durable_sqlite.wal import ROOM_BYTES
+from durable_sqlite.writer import RIVAL_S
 
 from durable.errors import LeaseLostError, StoreError, StoreUnavailableError
 from durable.provider import Belief, InstanceFilter, InstanceRow
@@ -204,6 +205,29 @@ async def test_a_commit_waits_for_another_writer(store: Store, path: Path) -> No
         await commit
         row = await session.load("instance")
     assert row.records == 2
+    await store.close()
+
+
+async def test_while_others_write_no_commit_holds_the_lock_for_a_threads_sake(store: Store, path: Path) -> None:
+    session = await store.worker()
+    rows = [await session.start(f"instance {number}") for number in range(3)]
+    writer, elsewhere, here = writer_of(session.provider), list[str](), threading.get_ident()
+    writer.database.set_trace_callback(lambda text: elsewhere.append(text) if threading.get_ident() != here else None)
+    lock = FileLock(f"{path}.lock")
+    lock.acquire()
+    commit = asyncio.create_task(session.commit(step_of(rows[0], b"record")))
+    await asyncio.sleep(0.05)
+    writer.commit_s_average = 0.0  # as on a fast disk
+    lock.close()
+    await commit
+    assert elsewhere == []
+    writer.commit_s_average = 0.1
+    await session.commit(step_of(rows[1], b"record"))
+    assert elsewhere == ["COMMIT"]
+    writer.commit_s_average = 0.0
+    inside(session.provider).writer._rival_at -= RIVAL_S
+    await session.commit(step_of(rows[2], b"record"))
+    assert elsewhere == ["COMMIT"] * 2
     await store.close()
 
 

@@ -226,10 +226,7 @@ class Client:
         payload = encode_input(target, input, self._sealer)
         raised = encode_events(events, self._sealer) if events else None
         run_id = self._ports.new_id()
-        is_for_here = target.is_known and at is None
-        key = InstanceKey(
-            connection.new_instance_id(is_for_here) if instance_id is None else check_instance_id(instance_id)
-        )
+        key = connection.key_of(instance_id, may_begin_here=target.is_known and at is None)
         start = make_start(
             key,
             connection.partitions,

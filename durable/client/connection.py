@@ -23,6 +23,7 @@ from durable.events import (
     OrchestrationTerminated,
 )
 from durable.exchanges import QueryReceived, UpdateReceived
+from durable.ids import check_instance_id
 from durable.messages import encode_arrivals, traced
 from durable.middleware import Around, ClientCall
 from durable.payloads import Sealer
@@ -106,16 +107,21 @@ class Connection:
         await self.answers.close()
         await self.submitter.close()
 
-    def new_instance_id(self, may_begin_here: bool) -> str:
-        """Return a new id; where a worker in this process may begin the instance, preferably one of its own partitions."""
-        chosen = self.ports.new_id()
+    def key_of(self, instance_id: str | None, *, may_begin_here: bool) -> InstanceKey:
+        """Return the key of a new instance. Raises InvalidInputError for a bad id.
+
+        None: a new id, preferably in a partition of the worker in this process, where it may begin the instance.
+        """
+        if instance_id is not None:
+            return InstanceKey(check_instance_id(instance_id))
+        key = InstanceKey(self.ports.new_id())
         near = self.direct.near() if may_begin_here and self.direct is not None else ()
         if near and len(near) < self.partitions:
             for _ in range(TRIES_MAX):
-                if partition_of(InstanceKey(chosen), self.partitions) in near:
+                if partition_of(key, self.partitions) in near:
                     break
-                chosen = self.ports.new_id()
-        return chosen
+                key = InstanceKey(self.ports.new_id())
+        return key
 
     async def load(self, key: InstanceKey, run_id: str | None) -> InstanceRow:
         """Return the row of a run, None: of the current one. Raises InstanceNotFoundError."""

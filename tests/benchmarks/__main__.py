@@ -40,6 +40,12 @@ MEASURES = dict.fromkeys(WORKLOADS, measure) | {
 }
 
 
+IN_PROCESSES = dict.fromkeys(("seq5", "seq1_latency", "starts"), processes.measure) | {
+    "beside_limits": beside_limits.measure
+}
+"""What can be measured in several processes."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--workload", required=True, choices=MEASURES)
@@ -47,17 +53,15 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=50, help="instances at a time (default: 50)")
     parser.add_argument("--store", default="sqlite", choices=STORES)
     parser.add_argument("--repeat", type=int, default=3, help="runs, of which the median counts (default: 3)")
-    parser.add_argument(
-        "--processes", type=int, default=1, help="workers with a client each, of seq5 and starts (default: 1)"
-    )
+    parser.add_argument("--processes", type=int, default=1, help="each with a worker and a client (default: 1)")
     given = parser.parse_args()
-    if given.processes > 1 and given.workload not in processes.WORKLOADS_OF_MANY:
-        parser.error(f"--processes is for {', '.join(processes.WORKLOADS_OF_MANY)}")
+    is_shared = given.processes > 1
+    if is_shared and given.workload not in IN_PROCESSES:
+        parser.error(f"--processes is for {', '.join(IN_PROCESSES)}")
     logging.disable(logging.CRITICAL)
-    wanted = Wanted(given.workload, given.n, given.concurrency, given.store, given.repeat)
-    many = given.processes > 1
-    found = processes.measure(wanted, given.processes) if many else MEASURES[given.workload](wanted)
-    print(json.dumps(found), flush=True)
+    wanted = Wanted(given.workload, given.n, given.concurrency, given.store, given.repeat, given.processes)
+    measures = IN_PROCESSES if is_shared else MEASURES
+    print(json.dumps(measures[given.workload](wanted)), flush=True)
     return 0
 
 

@@ -2,20 +2,24 @@
 
 In each round: a sequential step of one instance (`long`) beside a commit of one row by the same driver, and `seq5` beside the
 bare loop with group commit, 50 and 500 at a time. The ratios are those of the best of all rounds: whatever else a machine does
-can only take time.
+can only take time. With `--processes P` `seq5` runs in P processes, and the bare loop also in as many at the same time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import machine
+from tests.benchmarks import machine, processes
 from tests.benchmarks.limits import group_commit, single_commit
 from tests.benchmarks.measuring import Wanted, line, measure_at, scratch
 from tests.benchmarks.stores import STORES, Place
@@ -42,6 +46,8 @@ def measure_beside(wanted: Wanted, folder: Path, place: Place) -> dict[str, Any]
     for concurrency in CONCURRENCIES:
         ours, bare = best[f"seq5_{concurrency}_per_second"], best[f"bare_{concurrency}_per_second"]
         best[f"seq5_{concurrency}_to_bare"] = ours / bare
+        if wanted.processes > 1:
+            best[f"seq5_{concurrency}_to_bares"] = ours / best[f"bares_{concurrency}_per_second"]
     return line(
         wanted,
         place,
@@ -77,10 +83,25 @@ def _round(wanted: Wanted, folder: Path, place: Place) -> dict[str, float]:
     found["step_ms"] = 1000 * _ours(wanted, "long", LONG_N, 1, folder, place)["seconds"] / LONG_N
     for concurrency in CONCURRENCIES:
         bare = group_commit.measure(wanted.n * BARE_N_FACTOR, concurrency, wanted.store)
-        ours = _ours(wanted, "seq5", wanted.n, concurrency, folder, place)
         found[f"bare_{concurrency}_per_second"] = bare["per_second"]
+        if wanted.processes > 1:
+            found[f"bares_{concurrency}_per_second"] = _bare_loops(wanted, concurrency)
+            one = dataclasses.replace(wanted, workload="seq5", concurrency=concurrency, repeat=1)
+            ours = processes.measure_at(one, place)
+        else:
+            ours = _ours(wanted, "seq5", wanted.n, concurrency, folder, place)
         found[f"seq5_{concurrency}_per_second"] = ours["per_second"]
     return found
+
+
+def _bare_loops(wanted: Wanted, concurrency: int) -> float:
+    """Return what so many bare loops do together, each in a process of its own."""
+    n, at_a_time = wanted.n * BARE_N_FACTOR // wanted.processes, concurrency // wanted.processes
+    command = [sys.executable, "-m", "tests.benchmarks.limits.group_commit", "--store", wanted.store]
+    command += ["--n", str(n), "--concurrency", str(at_a_time)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(wanted.processes)]
+    outputs = [process.communicate()[0] for process in running]
+    return float(sum(json.loads(output.splitlines()[-1])["per_second"] for output in outputs))
 
 
 def _ours(wanted: Wanted, workload: str, n: int, concurrency: int, folder: Path, place: Place) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Wanted:
     concurrency: int
     store: str
     repeat: int = 3
+    processes: int = 1
 
 
 def line(wanted: Wanted, place: Place, notes: str = NOTES, **figures: Any) -> dict[str, Any]:

@@ -30,22 +30,21 @@ from tests.benchmarks.stores import STORES, Place
 from tests.benchmarks.workloads import WORKLOADS, collect
 
 ROOT = Path(__file__).parents[2]
-WORKLOADS_OF_MANY = ("seq5", "seq1_latency", "starts")
 READY = "ready"
 LOOK_S = 0.05
 
 
-def measure(wanted: Wanted, processes: int) -> dict[str, Any]:
+def measure(wanted: Wanted) -> dict[str, Any]:
     """Measure on a new store; return the line of the median."""
     if wanted.store == "memory":
         raise SystemExit("the memory store is that of one process")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=scratch()) as name, STORES[wanted.store](Path(name)) as place:
-        return measure_at(wanted, processes, place)
+        return measure_at(wanted, place)
 
 
-def measure_at(wanted: Wanted, processes: int, place: Place) -> dict[str, Any]:
+def measure_at(wanted: Wanted, place: Place) -> dict[str, Any]:
     """Measure on this store; return the line of the median."""
-    with _serving(wanted, processes, place.url) as running:
+    with _serving(wanted, place.url) as running:
         found = [_round(running) for _ in range(wanted.repeat)]
     found.sort(key=lambda each: each["seconds"])
     median = found[len(found) // 2]
@@ -53,7 +52,7 @@ def measure_at(wanted: Wanted, processes: int, place: Place) -> dict[str, Any]:
     return line(
         wanted,
         place,
-        f"{processes} processes, each with a worker and a client that runs its part",
+        f"{wanted.processes} processes, each with a worker and a client that runs its part",
         seconds=round(median["seconds"], 4),
         seconds_min=round(found[0]["seconds"], 4),
         seconds_max=round(found[-1]["seconds"], 4),
@@ -64,12 +63,13 @@ def measure_at(wanted: Wanted, processes: int, place: Place) -> dict[str, Any]:
         peak_rss_mb=round(max(each["rss_mb"] for each in found), 1),
         cpu_us_per_step=round(1e6 * median["cpu_s"] / steps, 1) if steps else None,
         repeats=len(found),
-        processes=processes,
+        processes=wanted.processes,
     )
 
 
 @contextmanager
-def _serving(wanted: Wanted, processes: int, url: str) -> Iterator[Sequence[subprocess.Popen[str]]]:
+def _serving(wanted: Wanted, url: str) -> Iterator[Sequence[subprocess.Popen[str]]]:
+    processes = wanted.processes
     share = [str(total // processes) for total in (wanted.n, wanted.concurrency)]
     command = [sys.executable, "-m", __name__, url, wanted.workload, *share, str(processes)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -62,6 +62,10 @@ class Direct(Protocol):
         """Return the partitions in which a run would have its first turn here, and soon; none while this worker is busy."""
         ...
 
+    def is_running(self, key: InstanceKey, run_id: str) -> bool:
+        """Tell whether this worker has a run in memory that has not ended, as far as anybody can know."""
+        ...
+
     def on_its_way(self, key: InstanceKey) -> asyncio.Future[bool] | None:
         """Return the future of the start of this id that is on its way there, if one is."""
         ...
@@ -89,7 +93,7 @@ class Connection:
         self.partitions = hub.partitions
         self.clock = StoreClock(ports, hub.now)
         self.submitter = Submitter(provider, ports)
-        self.waiters = Waiters(provider)
+        self.waiters = Waiters(provider, self._is_here)
         self.answers = Answers(provider, ports)
         self.running = RunningActivities(provider)
         self._features: dict[Any, Any] = {}
@@ -100,6 +104,9 @@ class Connection:
         if found is None:
             found = self._features[make] = make(self)
         return found
+
+    def _is_here(self, key: InstanceKey, run_id: str) -> bool:
+        return self.direct is not None and self.direct.is_running(key, run_id)
 
     async def close(self) -> None:
         """End everything that runs for the client; whoever still waits gets a DurableError."""

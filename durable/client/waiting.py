@@ -5,7 +5,7 @@ process has just committed, and one poll, shared by all watches of a client, loa
 wake-up may be lost, so that each watch is also looked at after its interval: short at first and after a change, then
 growing to INTERVAL_MAX. While nothing is watched nothing runs.
 
-    register ─► look at once (unless the run was started just now) ─► wait ─► look after `interval`, …
+    register ─► look at once (unless the run was started just now, or runs here) ─► wait ─► look after `interval`, …
                                                      listener ─► row ─┘
 
 Invariant: rows of one run are seen in their order; a row older than one already seen is left out.
@@ -146,10 +146,14 @@ def _mark(row: InstanceRow) -> tuple[object, ...]:
 
 
 class Waiters:
-    """All watches of one client, what wakes them, and the poll underneath."""
+    """All watches of one client, what wakes them, and the poll underneath.
 
-    def __init__(self, provider: Provider) -> None:
+    `is_here(key, run_id)`: tells whether a run is known to be unfinished, and what becomes of it will be heard.
+    """
+
+    def __init__(self, provider: Provider, is_here: Callable[[InstanceKey, str], bool]) -> None:
         self._provider = provider
+        self._is_here = is_here
         self._loop = asyncio.get_running_loop()
         # What the client was opened in: the poll serves all who wait, and sees what none of them has set.
         self._context = contextvars.copy_context()
@@ -192,6 +196,8 @@ class Waiters:
         register.append(watch)
         is_fresh = is_fresh and run_id not in self._ended
         is_near = self._loop.time() - self._heard_at < INTERVAL_MAX  # whoever runs instances is in this process
+        if not (is_fresh and is_near) and run_id is not None and not shows_all and self._is_here(key, run_id):
+            is_fresh = is_near = True
         if is_fresh and is_near:
             watch.interval = INTERVAL_MAX
         self._look_in(watch.interval if is_fresh else 0.0, watch)

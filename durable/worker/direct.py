@@ -92,6 +92,13 @@ class DirectStarts:
         is_busy = self._has_ended or self._receiver.is_draining or self._count_waiting() >= BUSY_AT
         return () if is_busy else self._keeper.owned
 
+    def is_running(self, key: InstanceKey, run_id: str) -> bool:
+        """See `durable.client.connection.Direct.is_running`."""
+        live = self._lives.get(key)
+        if live is None or live.row is None or live.is_row_stale or live.row.run_id != run_id:
+            return False
+        return not live.row.status.is_finished and self._keeper.is_valid and live.partition in self._keeper.owned
+
     def end(self, why: str) -> None:
         """Begin no run any more; whether those on their way will have begun nobody waits to see."""
         self._has_ended = True

@@ -1,17 +1,20 @@
-"""An instance that was given no id begins where it is started, as long as that worker is not busy."""
+"""What is near: an instance without an id begins where it is started, and who waits for what runs here asks nobody."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import math
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
-from durable import App, OrchestrationContext, Worker
+from durable import App, OrchestrationContext, OrchestrationStatus, Worker
 from durable.events import InstanceKey
-from durable.provider import PARTITIONS, partition_of
-from tests.worker.lives import becomes_true
+from durable.provider import PARTITIONS, InstanceRow, partition_of
+from tests.worker.lives import becomes_true, is_cached
 
 COUNT = 40
 
@@ -22,6 +25,10 @@ def build_app() -> App:
     @app.orchestrator
     async def nothing(ctx: OrchestrationContext) -> str:
         return "done"
+
+    @app.orchestrator
+    async def hears(ctx: OrchestrationContext) -> str:
+        return await ctx.wait_for_external_event("word", str)
 
     return app
 
@@ -68,3 +75,32 @@ async def test_what_this_worker_cannot_run_begins_anywhere(store_url: str) -> No
 async def test_the_only_worker_starts_what_it_likes(store_url: str) -> None:
     async with Worker(build_app(), store_url) as worker:
         assert await (await worker.client.start("nothing")).result(timeout=10) == "done"
+
+
+async def test_who_waits_for_what_runs_here_asks_the_store_nothing(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Worker(build_app(), store_url) as worker:
+        handles = [await worker.client.start("hears") for _ in range(3)]
+        assert await worker.client.count(status=OrchestrationStatus.RUNNING) == 3
+        client = worker.client.connection
+        monkeypatch.setattr(client.waiters, "_heard_at", -math.inf)  # they were started long ago
+        asked: list[Sequence[object]] = []
+        load = worker._provider.load
+
+        async def seen_load(targets: Sequence[tuple[InstanceKey, str | None]]) -> Sequence[InstanceRow | None]:
+            asked.append(targets)
+            return await load(targets)
+
+        monkeypatch.setattr(client.waiters, "_provider", SimpleNamespace(load=seen_load))
+        old = [worker.client.get(handle.instance_id) for handle in handles]
+        waiting = [asyncio.create_task(handle.result(timeout=10)) for handle in handles]
+        await asyncio.sleep(0)
+        for handle in old:
+            await handle.raise_event("word", "well")
+        assert await asyncio.gather(*waiting) == ["well"] * 3
+        if is_cached():
+            assert asked == []
+        asked.clear()
+        assert await handles[0].result(timeout=10) == "well"
+        assert len(asked) == 1, "what has ended is in the store alone"

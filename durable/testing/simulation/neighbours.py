@@ -57,6 +57,10 @@ class Neighbours:
         """No partitions in particular: all workers are here."""
         return ()
 
+    def is_running(self, key: InstanceKey, run_id: str) -> bool:
+        """Nobody knows: what a worker of another machine has in memory may be of a lease that it has lost."""
+        return False
+
     def _answer_of(self, begun: asyncio.Future[bool], machine: Machine, message: Message) -> asyncio.Future[bool]:
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._sent[answer] = machine, message

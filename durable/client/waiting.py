@@ -253,15 +253,17 @@ class Waiters:
         for run_id in ended:
             self._remember_ended(run_id)
         for run_id in (*ended, *changed):
+            is_over = run_id in self._ended  # what it has changed before may be heard of later
             for watch in self._by_run.get(run_id, ()):
                 self._heard_at, watch.interval = now, INTERVAL_MAX
-                watch.look_at = now + INTERVAL_MAX
-                if watch.shows_all or run_id in ended:
+                if watch.shows_all or is_over:
                     self._look_in(0.0, watch)
-        rest = max(0.0, self._rest_until - now)
+                else:
+                    watch.look_at = now + INTERVAL_MAX
+        at = max(now, self._rest_until)
         for watches in self._by_key.values():  # which runs these are is not known here
             for watch in watches:
-                self._look_in(rest, watch)
+                self._look_in(min(at, max(watch.look_at, now)) - now, watch)
 
     def has_neighbour(self) -> None:
         """Note that whoever runs instances is in this process: what becomes of them will be heard."""
@@ -319,7 +321,10 @@ class Waiters:
             self._poll = None
             ended = self._loop.time()
             rest = min(POLL_SHARE_MAX * (ended - began), INTERVAL_MAX)
-            self._rest_until = ended + rest
+            if not (
+                self._must_look_at_all and began < self._rest_until
+            ):  # that look is not put off by one that could not wait
+                self._rest_until = ended + rest
             for watch in seen:
                 if watch.is_open and not watch.has_ended:
                     self._look_in(max(watch.interval, rest), watch)

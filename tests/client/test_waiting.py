@@ -142,6 +142,53 @@ async def test_an_end_that_nobody_tells_of_is_seen_within_the_poll_bound(store_u
         assert time.monotonic() - began < INTERVAL_MAX + 0.5
 
 
+async def test_what_is_heard_late_does_not_put_off_the_look_at_an_end(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines come in any order: that a run has changed may be heard after its end, before that was looked at."""
+    for name in ("INTERVAL_FIRST", "INTERVAL_MAX"):
+        monkeypatch.setattr(f"durable.client.waiting.{name}", 600.0)
+    async with deaf(store_url) as (client, owner, loads):
+        handle = await client.start(double, 1, instance_id="a")
+        waiting = asyncio.create_task(handle.result())
+        await asyncio.sleep(0)
+        await owner.complete("a", 2)
+        assert not waiting.done()
+        assert handle.run_id is not None
+        client.connection.waiters._hear(Wakeup(ended=[handle.run_id]))
+        client.connection.waiters._hear(Wakeup(changed=[handle.run_id]))
+        async with asyncio.timeout(10):
+            assert await waiting == 2
+
+
+async def test_a_look_that_is_due_is_not_put_off_by_what_is_told_later(store_url: str) -> None:
+    """Each poll is followed by a rest; polls for ends that are told of, one after the other, must not add theirs up."""
+    async with deaf(store_url) as (client, _, loads):
+        await client.start(double, 1, instance_id="a")
+        waiters = client.connection.waiters
+        with waiters.watch(InstanceKey("a"), None) as watch:
+            await soon(lambda: bool(loads) and waiters._poll is None)
+            for rest in (0.5, 600.0):
+                waiters._rest_until = asyncio.get_running_loop().time() + rest
+                waiters._hear(Wakeup(ended=["another"]))
+            assert watch.look_at < asyncio.get_running_loop().time() + 1.0
+
+
+async def test_ends_that_are_told_of_do_not_put_off_the_look_at_all(store_url: str) -> None:
+    async with deaf(store_url) as (client, _, loads):
+        handle = await client.start(double, 1, instance_id="a")
+        assert handle.run_id is not None
+        waiters = client.connection.waiters
+        with waiters.watch(InstanceKey("a"), handle.run_id):
+            await soon(lambda: bool(loads) and waiters._poll is None)
+            rest_until = waiters._rest_until = asyncio.get_running_loop().time() + 0.5
+            waiters._hear(Wakeup(states=True))
+            loads.clear()
+            waiters._hear(Wakeup(ended=[handle.run_id]))
+            await soon(lambda: bool(loads) and waiters._poll is None)
+            assert waiters._rest_until == rest_until
+
+
 async def test_the_poll_slows_down_and_is_shared(store_url: str) -> None:
     async with deaf(store_url) as (client, owner, loads):
         handles = [await client.start(double, 1, instance_id=f"i{number}") for number in range(100)]

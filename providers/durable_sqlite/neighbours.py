@@ -16,6 +16,7 @@ import itertools
 import logging
 import os
 import select
+import stat
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -54,7 +55,11 @@ class Pipe:
         self._tell = tell
         self._rest = b""
         self._path, self._descriptor = _make(folder_of(path), f"{hub}-{origin()}-{next(_numbers)}", mode_beside(path))
-        loop.add_reader(self._descriptor, self._read)
+        try:
+            loop.add_reader(self._descriptor, self._read)
+        except BaseException:  # a loop that cannot
+            self._remove()
+            raise
         _open_pipes.add(self)
 
     def _read(self) -> None:
@@ -71,6 +76,9 @@ class Pipe:
         if self._descriptor < 0:
             return
         self._loop.remove_reader(self._descriptor)
+        self._remove()
+
+    def _remove(self) -> None:
         with contextlib.suppress(OSError):
             os.unlink(self._path)
         with contextlib.suppress(OSError):  # it is another's too
@@ -85,23 +93,26 @@ class Pipe:
 
 
 def _make(folder: str, name: str, mode: int) -> tuple[str, int]:
-    """Make a pipe and open it; return its path and descriptor. Only an open one has its name: others would be removed."""
+    """Make a pipe and open it; return its path and descriptor. Only an open one has its name: others would be removed.
+
+    `mode`: whoever may write to the database may write into the pipe.
+    """
     new, path = os.path.join(folder, _UNFINISHED + name), os.path.join(folder, name)
     for last in range(_MAKE_MAX):
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder)
                 os.chmod(folder, mode | (mode & 0o444) >> 2)  # who may read it may look into it
-            os.mkfifo(new)
+            os.mkfifo(new, 0o600)
             break
         except FileNotFoundError:  # whoever was the last has just removed the folder
             if last == _MAKE_MAX - 1:
                 raise
     descriptor = -1
     try:
-        os.chmod(new, mode)
         # For writing too, so that it does not end with the last of those who write.
-        descriptor = os.open(new, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = _open(new, os.O_RDWR)
+        os.fchmod(descriptor, 0o600 | (mode & 0o022))  # others may write; what they read would not be heard
         os.rename(new, path)
     except BaseException:
         if descriptor >= 0:
@@ -109,6 +120,15 @@ def _make(folder: str, name: str, mode: int) -> tuple[str, int]:
         os.unlink(new)
         raise
     return path, descriptor
+
+
+def _open(path: str, how: int) -> int:
+    """Open a pipe. Raises OSError for anything else: the folder may be another user's, who could let us write elsewhere."""
+    descriptor = os.open(path, how | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no pipe", path)
+    return descriptor
 
 
 class Neighbours:
@@ -155,8 +175,7 @@ class Neighbours:
         try:
             descriptor = self._descriptors.get(name)
             if descriptor is None:
-                path = os.path.join(self._folder, name)
-                descriptor = self._descriptors[name] = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                descriptor = self._descriptors[name] = _open(os.path.join(self._folder, name), os.O_WRONLY)
             if name in self._behind:  # it has missed something, and is to look at everything
                 lines = [f"{line}\n".encode() for line in News(leases=True).lines(LINE_BYTES_MAX)]
             for line in lines:
@@ -169,7 +188,7 @@ class Neighbours:
             if error.errno in (errno.ENXIO, errno.EPIPE):  # nobody reads it
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(self._folder, name))
-            elif error.errno != errno.ENOENT:  # another user's
+            elif error.errno != errno.ENOENT:  # another user's, or no pipe
                 logger.debug("'%s' in '%s' is not told what changes: %s", name, self._folder, error)
 
     def _forget(self, name: str) -> None:

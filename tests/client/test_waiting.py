@@ -148,7 +148,7 @@ async def test_what_is_heard_late_does_not_put_off_the_look_at_an_end(
     """Lines come in any order: that a run has changed may be heard after its end, before that was looked at."""
     for name in ("INTERVAL_FIRST", "INTERVAL_MAX"):
         monkeypatch.setattr(f"durable.client.waiting.{name}", 600.0)
-    async with deaf(store_url) as (client, owner, loads):
+    async with deaf(store_url) as (client, owner, _):
         handle = await client.start(double, 1, instance_id="a")
         waiting = asyncio.create_task(handle.result())
         await asyncio.sleep(0)

@@ -210,6 +210,59 @@ async def test_what_others_write_into_a_pipe_harms_nobody(url: str, path: Path) 
         await wait_for(lambda: any(wakeup.leases for wakeup in heard))
 
 
+async def test_nothing_is_written_into_what_is_no_pipe(url: str, path: Path, tmp_path: Path) -> None:
+    """Whoever may make the folder may be somebody else: in one that all may write to."""
+    folder = path.with_name("store.db.wake")
+    async with opened(url) as provider:
+        session = Session(provider, await provider.lease("worker", b"", worker=False))
+        folder.mkdir(exist_ok=True)
+        valued = tmp_path / "valued.txt"
+        valued.write_text("as it was")
+        os.mkfifo(tmp_path / "elsewhere")
+        elsewhere = os.open(tmp_path / "elsewhere", os.O_RDWR | os.O_NONBLOCK)
+        (folder / "1-link-0").symlink_to(valued)
+        (folder / "1-link-1").symlink_to(tmp_path / "elsewhere")
+        (folder / "1-file-0").write_text("")
+        (folder / "1-folder-0").mkdir()
+        for number in range(3):
+            await session.submit(start_of(new_row(f"instance-{number}")))
+        await asyncio.sleep(0.01)
+        files = len(os.listdir("/dev/fd"))
+        await session.submit(start_of(new_row("last")))
+        await asyncio.sleep(0.01)
+        assert len(os.listdir("/dev/fd")) == files
+        assert valued.read_text() == "as it was"
+        assert not (folder / "1-file-0").read_bytes()
+        with pytest.raises(BlockingIOError):
+            os.read(elsewhere, 1)
+        os.close(elsewhere)
+
+
+async def test_only_its_owner_may_read_a_pipe(path: Path) -> None:
+    """Whoever else read from it would take away what it was to hear; who may write to the file may write to it."""
+    await _with_file(path)
+    for mode, expected in ((0o644, 0o600), (0o664, 0o620), (0o666, 0o622), (0o600, 0o600)):
+        path.chmod(mode)
+        pipe = Pipe(asyncio.get_running_loop(), str(path), 1, lambda _: None)
+        assert [found.stat().st_mode & 0o777 for found in pipes_of(path)] == [expected]
+        pipe.close()
+
+
+async def test_a_loop_that_reads_no_pipes_leaves_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await _with_file(path)
+    loop = asyncio.get_running_loop()
+
+    def refuse(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(loop, "add_reader", refuse)
+    files = len(os.listdir("/dev/fd"))
+    async with opened(f"sqlite:///{path}") as provider:
+        provider.listen(lambda _: None)
+        assert not pipes_of(path)
+    assert len(os.listdir("/dev/fd")) == files
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 200, 1000])
 @pytest.mark.parametrize("limit", [LINE_BYTES_MAX, 300])
 def test_all_that_is_named_is_told_in_lines_that_fit(count: int, limit: int) -> None:

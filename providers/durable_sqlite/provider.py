@@ -200,7 +200,9 @@ class SqliteProvider:
             return opened.ownership.renew(transaction, lease, announcement, belief, confirms_clock=confirms_clock)
 
         view = await opened.writer.write(renew)
-        opened.waking.owned = {lease.lease_id: bits(view.partitions)}
+        here = opened.waking.owned  # who else leases by this object
+        theirs = {other.lease_id: bits(other.partitions) for other in view.others if other.lease_id in here}
+        opened.waking.owned = {**theirs, lease.lease_id: bits(view.partitions)}
         return view
 
     async def take(self, lease: Lease, partitions: Collection[int], *, from_live: bool = False) -> Collection[int]:

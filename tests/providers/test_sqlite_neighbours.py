@@ -78,6 +78,24 @@ async def test_another_process_hears_what_concerns_it_and_nothing_else(url: str,
 
 
 @pytest.mark.usefixtures("seldom_looks")
+async def test_of_several_leases_of_one_provider_each_hears_what_is_sent_to_it(url: str, path: Path) -> None:
+    async with opened(url) as provider, another(url) as other:
+        first, second = [Session(provider, await provider.lease("worker", b"", worker=True)) for _ in range(2)]
+        await provider.take(first.lease, range(PARTITIONS))
+        await provider.renew(second.lease)
+        heard: list[Wakeup] = []
+        provider.listen(heard.append)
+        await other.do("start")
+        await wait_for(lambda: any(wakeup.inbox for wakeup in heard))
+        await provider.release(first.lease)
+        await provider.take(second.lease, range(PARTITIONS))
+        await provider.renew(second.lease)
+        heard.clear()
+        await other.do("event")
+        await wait_for(lambda: any(wakeup.inbox for wakeup in heard))
+
+
+@pytest.mark.usefixtures("seldom_looks")
 async def test_an_end_in_another_process_is_seen_without_a_poll(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("durable.client.waiting.INTERVAL_FIRST", 600.0)
     monkeypatch.setattr("durable.client.waiting.INTERVAL_MAX", 600.0)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -72,19 +72,20 @@ def _serving(wanted: Wanted, url: str) -> Iterator[Sequence[subprocess.Popen[str
     processes = wanted.processes
     share = [str(total // processes) for total in (wanted.n, wanted.concurrency)]
     command = [sys.executable, "-m", __name__, url, wanted.workload, *share, str(processes)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    running = [subprocess.Popen(command, cwd=ROOT, text=True, **pipes) for _ in range(processes)]  # type: ignore[call-overload]
-    try:
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            for _ in range(processes)
+        ]  # each ends with its input
         for process in running:
             if _out(process).readline().strip() != READY:
                 raise SystemExit("a process of the benchmark did not become ready")
         yield running
-    finally:
         for process in running:
             assert process.stdin is not None
             process.stdin.close()
-        for process in running:
-            process.wait()
 
 
 def _out(process: subprocess.Popen[str]) -> IO[str]:

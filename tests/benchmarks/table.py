@@ -38,6 +38,7 @@ class Entry:
     limit: Callable[[Figures], tuple[str, float]] | None = None
     is_time: bool = False
     is_slow: bool = False
+    processes: int = 1
 
 
 def _bare_loop(concurrency: int) -> Callable[[Figures], tuple[str, float]]:
@@ -59,6 +60,8 @@ def _rows(limits: Figures) -> tuple[str, float]:
 ENTRIES = (
     Entry("seq5", 2_000, 50, limit=_bare_loop(50)),
     Entry("seq5", 2_000, 500, limit=_bare_loop(500)),
+    Entry("seq5", 2_000, 50, limit=_bare_loop(50), processes=2),
+    Entry("seq5", 2_000, 500, limit=_bare_loop(500), processes=2),
     Entry("seq1_latency", 300, 1, "p50_ms", "ms, p50", _commit_ms, is_time=True),
     Entry("fanout", 1_000, figure="steps_per_second", unit="activities/s", limit=_rows),
     Entry("long", 1_000, figure="steps_per_second", unit="activities/s", limit=_commits),
@@ -110,7 +113,8 @@ def measure_limits(store: str) -> Figures:
 def measure_entry(entry: Entry, store: str, limits: Figures) -> Figures:
     """Measure a workload; return its line of JSON with the limit and the ratio to it."""
     size = ("--n", str(entry.n), "--concurrency", str(entry.concurrency))
-    found = _json_of("tests.benchmarks", "--workload", entry.workload, *size, "--store", store)
+    shared = ("--processes", str(entry.processes)) if entry.processes > 1 else ()
+    found = _json_of("tests.benchmarks", "--workload", entry.workload, *size, "--store", store, *shared)
     found |= {"figure": found[entry.figure], "unit": entry.unit}
     if entry.limit is not None:
         name, limit = entry.limit(limits)
@@ -127,7 +131,8 @@ def table(lines: Sequence[Figures]) -> str:
         shown = ["" if value is None else f"{value:,.4g}" for value in measured]
         ratio = f"{found['ratio_to_limit']:.3g}" if "ratio_to_limit" in found else ""
         size = (f"{found['n']:,}", f"{found['concurrency']:,}")
-        rows.append((found["workload"], *size, f"{found['figure']:,.5g}", found["unit"], *shown, limit, ratio))
+        name = found["workload"] + (f", {found['processes']} processes" if "processes" in found else "")
+        rows.append((name, *size, f"{found['figure']:,.5g}", found["unit"], *shown, limit, ratio))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -143,7 +148,7 @@ def main() -> int:
     lines, all_limits = [], []
     limits: Figures = {}
     for number, entry in enumerate(entry for entry in ENTRIES if given.slow or not entry.is_slow):
-        if given.store == "memory" and entry.workload in OF_ONE_PROCESS:
+        if given.store == "memory" and (entry.workload in OF_ONE_PROCESS or entry.processes > 1):
             continue
         if number % 4 == 0:
             limits = measure_limits(given.store)

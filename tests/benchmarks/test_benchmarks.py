@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import beside_limits, program, waiting
-from tests.benchmarks.__main__ import MEASURES
+from tests.benchmarks.__main__ import IN_PROCESSES, MEASURES
 from tests.benchmarks.limits import group_commit, single_commit
 from tests.benchmarks.measuring import Wanted, measure_at
 from tests.benchmarks.stores import Place
@@ -54,6 +54,13 @@ def test_the_engine_is_measured_beside_its_limits(
     place = Place(store_url, "a store", "that of a test")
     found = beside_limits.measure_beside(Wanted("beside_limits", 3, 2, "sqlite", repeat=1), tmp_path, place)
     assert found.keys() >= FIELDS | {"step_to_commit", "seq5_2_to_bare"}
+
+
+def test_several_processes_share_the_instances() -> None:
+    found = IN_PROCESSES["seq5"](Wanted("seq5", 8, 4, "sqlite", repeat=1, processes=2))
+    assert found.keys() >= FIELDS
+    assert found["processes"] == 2
+    assert found["seconds"] > 0
 
 
 @pytest.mark.parametrize("workload", ["import", "first_result"])

@@ -45,6 +45,9 @@ TARGETS_MAX: Final = 500
 POLL_SHARE_MAX: Final = 4
 """After a load rest this many times its length, so that polling takes a fifth of the time at most."""
 
+TICK_S: Final = 0.001
+"""A timer may come up a little early, but not by so much."""
+
 ROWS_KEPT_MAX: Final = 256
 """Rows kept for a reader that is slower than its instance changes; older ones are left out."""
 
@@ -321,10 +324,8 @@ class Waiters:
             self._poll = None
             ended = self._loop.time()
             rest = min(POLL_SHARE_MAX * (ended - began), INTERVAL_MAX)
-            if not (
-                self._must_look_at_all and began < self._rest_until
-            ):  # that look is not put off by one that could not wait
-                self._rest_until = ended + rest
+            if not self._must_look_at_all or self._rest_until < ended + TICK_S:
+                self._rest_until = ended + rest  # else a look at all waits, and is not put off by one that could not
             for watch in seen:
                 if watch.is_open and not watch.has_ended:
                     self._look_in(max(watch.interval, rest), watch)

@@ -85,7 +85,8 @@ class ActivityRunner:
         self._on_beat = on_beat
         self._on_free = on_free
         self._may_begin = may_begin
-        self.line = Line()
+        self.line = Line(slots)
+        self.lasting = 0  # slots of attempts that may take their time
         self._threads = threads
         self._calling = calling
         self._loop = asyncio.get_running_loop()
@@ -135,6 +136,7 @@ class ActivityRunner:
             running.is_claimed = attempt.is_claimed  # the lease was lost and won again: it is this worker's once more
             return
         self.attempts[attempt.address] = attempt
+        attempt.is_lasting = not self.line.is_quick(attempt.request.name)
         queue_timeout = attempt.request.options.queue_timeout
         if queue_timeout is not None and not attempt.is_repeated:
             left = (attempt.requested_at + queue_timeout - self._clock.now()) / 1e6
@@ -262,6 +264,7 @@ class ActivityRunner:
         attempt.is_started = False
         attempt.task = attempt.unentered = attempt.context = attempt.deadline = None
         self.free_slots += 1
+        self.lasting -= attempt.is_lasting
         self.line.append(attempt)
         self._ask_again()
 
@@ -274,6 +277,7 @@ class ActivityRunner:
         # All of them refer to it: a circle would be left to the garbage collector.
         attempt.task = attempt.unentered = attempt.context = None
         self.free_slots += 1
+        self.lasting -= attempt.is_lasting
         if self.attempts.get(attempt.address) is attempt:
             del self.attempts[attempt.address]
         if self._idle is not None and not self.attempts and not self._idle.done():
@@ -285,6 +289,7 @@ class ActivityRunner:
 
     def _begin(self, attempt: Attempt) -> None:
         self.free_slots -= 1
+        self.lasting += attempt.is_lasting
         if attempt.timers:
             _stop_timers(attempt)
         attempt.is_started = True

@@ -24,6 +24,7 @@ class Attempt:
     is_claimed = False
     is_repeated = False  # delivered before: it has had its start, so its queue_timeout is met
     is_in_line = False  # it waits here for a slot, by its priority, and is shown as waiting until it begins
+    is_lasting = False  # it may take its time: its function is not known to be quick
     expected_s = 0.0  # how long it will take, if that is known, while it waits
     deadline: datetime | None = None
     heartbeat_details: bytes | None = None  # the latest beat's, encoded

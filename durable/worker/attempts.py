@@ -37,10 +37,6 @@ has its row in the queue, where a worker that joins finds it."""
 OWN_S = 0.0002
 """What this worker itself does for each attempt in the line, whatever its function does."""
 
-OFFER_S = 0.0005
-"""What an attempt costs more that another worker has: its row, the claim, the report and the message. One that takes less of
-all slots than that gains nothing by it."""
-
 SHARED_LINE_S_MAX = 1.0
 """How long what gains nothing elsewhere may wait here while there is company."""
 
@@ -84,6 +80,7 @@ class OwnerAttempts:
         self._loop = asyncio.get_running_loop()
         # Activities that are kept, each with a slot, but whose request is not yet durable; by identity.
         self._reserved: dict[int, ev.ActivityScheduled] = {}
+        self._lasting: set[int] = set()  # those of them that may take their time
         self._reserved_s = 0.0  # what those of them that wait in line will take
         self.is_draining = False
 
@@ -105,6 +102,8 @@ class OwnerAttempts:
         elif options.priority != 1 or (free <= 0 and self._keeper.others and not self._is_soon(request, -free)):
             return QUEUE
         self._reserved[id(request)] = request
+        if not self._runner.line.is_quick(request.name):
+            self._lasting.add(id(request))
         return placement
 
     def _has_line_for(self, request: ev.ActivityScheduled) -> bool:
@@ -123,22 +122,26 @@ class OwnerAttempts:
         """Tell whether a worker beside this one would not end an attempt sooner, before which so many wait for a slot here."""
         runner, line = self._runner, self._runner.line
         usual_s = line.usual_s(request.name)
-        if usual_s is None or usual_s > OFFER_S * runner.slots:
+        if usual_s is None or not line.is_quick(request.name):
             return False
-        if runner.free_slots <= 0 and self._loop.time() - line.freed_at > STUCK_S:
+        # Nobody knows when what has the other slots, or comes before it, gives them up.
+        slots = runner.slots - runner.lasting - line.lasting - len(self._lasting)
+        if slots <= 0 or (runner.free_slots <= 0 and self._loop.time() - line.freed_at > STUCK_S):
             return False
-        return (waiting + 1) * max(usual_s / runner.slots + OWN_S, line.freed_each_s) <= SHARED_LINE_S_MAX
+        return (waiting + 1) * max(usual_s / slots + OWN_S, line.freed_each_s) <= SHARED_LINE_S_MAX
 
     def unreserve(self, held: Iterable[Offer]) -> None:
         """Give back the slots of kept activities: they begin now, or what asked for them was not written."""
         for offer in held:
             self._reserved.pop(id(offer.request), None)
+            self._lasting.discard(id(offer.request))
         if not self._reserved:
             self._reserved_s = 0.0
 
     def lose_everything(self) -> None:
         """Nothing that was prepared will be written, and what waits for a slot is for the next owner. What runs goes on."""
         self._reserved.clear()
+        self._lasting.clear()
         self._reserved_s = 0.0
         self._runner.lose_unbegun()
 

@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 WEIGHT: Final = 0.1
 """Of the latest attempt in what an activity usually takes."""
 
+OFFER_S: Final = 0.0005
+"""What an attempt costs more that another worker has: its row, the claim, the report and the message. One that takes less of
+all slots than that gains nothing by it, and is called quick."""
+
 
 class Line:
-    """Attempts that wait for a slot."""
+    """Attempts that wait for one of so many slots."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int) -> None:
+        self._quick_s = OFFER_S * slots
         self._queues: dict[int, TakingTurns[InstanceKey, Attempt]] = {}
         self.count = 0
+        self.lasting = 0  # how many of them may take their time
         self._usual_s: dict[str, float] = {}  # by activity
         self.work_s = 0.0  # what those of which it is known will take, all in all
         self.freed_at = -math.inf  # when a slot was last given up, by the loop's clock
@@ -49,6 +55,7 @@ class Line:
             queue = self._queues[request.options.priority] = TakingTurns()
         queue.append(attempt.address.key, attempt)
         self.count += 1
+        self.lasting += attempt.is_lasting
 
     def pop(self) -> Attempt:
         """Take the attempt whose turn it is: of a low number first."""
@@ -58,18 +65,23 @@ class Line:
         if not queue:
             del self._queues[priority]
         self.count -= 1
+        self.lasting -= attempt.is_lasting
         self.work_s = self.work_s - attempt.expected_s if self.count else 0.0
         return attempt
 
     def clear(self) -> None:
         """Forget all that wait."""
         self._queues.clear()
-        self.count = 0
+        self.count = self.lasting = 0
         self.work_s = 0.0
 
     def usual_s(self, name: str) -> float | None:
         """Return how long an attempt of an activity takes on average, in seconds; None while that is not known."""
         return self._usual_s.get(name)
+
+    def is_quick(self, name: str) -> bool:
+        """Tell whether attempts of an activity are known to give their slots up soon."""
+        return self._usual_s.get(name, math.inf) <= self._quick_s
 
     def note_end(self, name: str, took_s: float) -> None:
         """Learn from an attempt of an activity that has ended."""

@@ -44,6 +44,13 @@ def build_app(gate: Gate) -> App:
         name, count = of
         return sum(await when_all([ctx.call_activity(name, number) for number in range(count)]))
 
+    @app.orchestrator
+    async def mixed(ctx: OrchestrationContext) -> int:
+        waiting = [ctx.call_activity("endless", number) for number in range(SLOTS)]
+        result: int = await ctx.call_activity("quick", 7)
+        await when_all(waiting)
+        return result
+
     return app
 
 
@@ -121,3 +128,20 @@ async def test_nothing_waits_for_slots_that_nobody_gives_up(store_url: str, monk
         await taken.result(timeout=30)
 
     assert await offered_by(store_url, monkeypatch, scenario, gate) == 5
+
+
+async def test_nothing_waits_behind_what_is_not_known_to_be_quick(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where these have only been asked for, in the same turn, or begun a moment ago."""
+    gate = Gate()
+
+    async def scenario(worker: Worker) -> None:
+        await run(worker, "quick", 10)
+        mixed = await worker.client.start("mixed")
+        await becomes_true(lambda: worker.health().activities == SLOTS)
+        await run(worker, "quick", 5)
+        gate.is_open.set()
+        assert await mixed.result(timeout=30) == 7
+
+    assert await offered_by(store_url, monkeypatch, scenario, gate) == 6

@@ -170,6 +170,11 @@ class WriteConnection:
                 self._turn.release()
         return is_begun
 
+    @property
+    def is_in_use(self) -> bool:
+        """True while somebody works with this connection."""
+        return self._turn.locked()
+
     def begin(self) -> None:
         """Begin a transaction, after the other writers. Blocks; raises StoreUnavailableError after a long wait."""
         give_up_at = time.monotonic() + WAIT_S_MAX

@@ -246,9 +246,11 @@ class Writer:
             self._finish(group)
 
     def _wait_for_rival(self) -> bool:
-        """Wait a moment for another writer, and begin if it ends; where commits are slow, do not wait here."""
+        """Wait a moment for another writer, and begin if it ends; where commits are slow, or it does not, do not wait here."""
+        if self._connection.is_in_use:  # by a thread of this very provider, as while it copies the WAL
+            return False
         now = self._rival_at = time.monotonic()
-        if self._thread is None or not self._is_fast:
+        if self._thread is None or not self._is_fast or self._pause_s >= PAUSE_S_MAX:
             return False
         until = now + WAIT_S
         while time.monotonic() < until:

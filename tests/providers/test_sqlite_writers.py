@@ -8,10 +8,12 @@ import itertools
 import os
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from durable_sqlite import writer as writing
 from durable_sqlite.filelock import FileLock, is_held
 from durable_sqlite.wal import ROOM_BYTES
 from durable_sqlite.writer import RIVAL_S
@@ -228,6 +230,45 @@ async def test_while_others_write_no_commit_holds_the_lock_for_a_threads_sake(st
     inside(session.provider).writer._rival_at -= RIVAL_S
     await session.commit(step_of(rows[2], b"record"))
     assert elsewhere == ["COMMIT"] * 2
+    await store.close()
+
+
+async def test_the_loop_does_not_wait_for_long_for_a_rival_that_does_not_end(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have stopped, or do something long."""
+    session = await store.worker()
+    row = await session.start("instance")
+    writer_of(session.provider).commit_s_average = 0.0  # as on a fast disk
+    lock = FileLock(f"{path}.lock")
+    lock.acquire()
+    waits: list[float] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "sleep", waits.append)
+        patched.setattr(writing, "WAIT_S", 0.0001)
+        commit = asyncio.create_task(session.commit(step_of(row, b"record")))
+        await asyncio.sleep(0.1)
+        met = len(waits)
+        await asyncio.sleep(0.1)
+        assert met
+        assert len(waits) == met
+    lock.close()
+    await commit
+    await store.close()
+
+
+async def test_the_writers_own_thread_is_no_rival(store: Store) -> None:
+    session = await store.worker()
+    row = await session.start("instance")
+    opened = inside(session.provider)
+    writer_of(session.provider).commit_s_average = 0.0  # as on a fast disk
+    assert opened.write.try_begin()  # as while the writer's thread copies the WAL
+    commit = asyncio.create_task(session.commit(step_of(row, b"record")))
+    await asyncio.sleep(0.02)
+    opened.write.rollback()
+    opened.write.end()
+    await commit
+    assert opened.writer._rival_at < 0
     await store.close()
 
 

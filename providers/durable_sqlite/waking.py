@@ -20,6 +20,17 @@ logger = logging.getLogger("durable.sqlite")
 _listeners = ListenersOfProcess()
 
 
+class _Note(Listener):
+    """Lets a watch know what another object of this process has written, for which nobody need look into the file."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, watch: FileWatch) -> None:
+        super().__init__(loop, lambda _: None)
+        self._watch = watch
+
+    def tell(self, wakeup: Wakeup) -> None:
+        self._watch.told()
+
+
 class Waking:
     """The wake-ups of one provider object, for a hub of a file. `owned`: the partitions of its leases, as bits.
 
@@ -33,6 +44,7 @@ class Waking:
         self._place = (write.path, hub_name)
         self._own: list[Listener] = []
         self._watch: FileWatch | None = None
+        self._note: Listener | None = None
         self._pipe: Pipe | None = None
         self._neighbours = Neighbours(write.path, hub) if has_neighbours else None
         self._news = News()  # what neighbours are still to be told
@@ -50,7 +62,8 @@ class Waking:
         if self._watch is not None:
             self._watch.hurry()
         for listener in _listeners.at(self._place):
-            listener.tell(wakeup)
+            if listener is not self._note:  # what this object writes the watch does not see
+                listener.tell(wakeup)
         if self._neighbours is None:
             return
         self._news.add(wakeup, self._owned_bits())
@@ -82,6 +95,8 @@ class Waking:
         _listeners.add(self._place, listener)
         if self._watch is None:
             self._watch = FileWatch(loop, self._write.data_version, lambda: self._hear(Wakeup(anything=True)))
+            self._note = _Note(loop, self._watch)
+            _listeners.add(self._place, self._note)
             self._pipe = self._make_pipe(loop)
         return functools.partial(self._stop, listener)
 
@@ -113,6 +128,9 @@ class Waking:
         if not self._own and self._watch is not None:
             self._watch.stop()
             self._watch = None
+            if self._note is not None:
+                _listeners.remove(self._place, self._note)
+                self._note = None
             if self._pipe is not None:
                 self._pipe.close()
                 self._pipe = None

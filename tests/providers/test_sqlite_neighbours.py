@@ -136,6 +136,22 @@ async def test_a_change_that_was_told_of_is_not_looked_for(url: str) -> None:
         assert {run for wakeup in heard for run in wakeup.changed} == {"run"}
 
 
+async def test_what_another_object_of_this_process_writes_is_not_looked_for(url: str) -> None:
+    async with opened(url) as provider, opened(url) as other:
+        heard: list[Wakeup] = []
+        provider.listen(heard.append)
+        session = Session(other, await other.lease("worker", b"", worker=True))
+        await other.take(session.lease, range(PARTITIONS))
+        await asyncio.sleep(0.1)
+        heard.clear()
+        for number in range(10):
+            await session.submit(start_of(new_row(f"instance-{number}")))
+            await asyncio.sleep(watching.LOOK_S_MIN)
+        await asyncio.sleep(3 * watching.UNTOLD_S)
+        assert sum(len(wakeup.messages) for wakeup in heard) == 10
+        assert not any(wakeup.anything for wakeup in heard)
+
+
 @pytest.mark.usefixtures("seldom_looks")
 async def test_who_missed_something_is_told_to_look_at_everything(path: Path) -> None:
     loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 
 Theory. The pipes lie in a folder that is named after the database, one for each object that listens to a hub. Whoever has
 committed writes lines into all of its hub but those of its own process: names only (`durable.news`), each line so short that
-a pipe takes it whole. What a full pipe cannot take is lost, and its reader is told so by the next line. A pipe that nobody
+a pipe takes it whole. What a full pipe cannot take is lost, and its reader is told so by the next line, or soon. A pipe that nobody
 reads any more is removed by whoever finds that. All of it is a short cut: that the file was changed shows in the file itself,
 at which `FileWatch` looks.
 """
@@ -170,6 +170,16 @@ class Neighbours:
         for name in self.names():
             lines = lines or [f"{line}\n".encode() for line in news.lines(LINE_BYTES_MAX)]
             self._write(name, lines)
+
+    @property
+    def are_behind(self) -> bool:
+        """True while some could not take a line, and were not told so."""
+        return bool(self._behind)
+
+    def remind(self) -> None:
+        """Tell those that have missed something to look at everything, if they can take it now."""
+        for name in list(self._behind):
+            self._write(name, ())
 
     def _write(self, name: str, lines: Sequence[bytes]) -> None:
         try:

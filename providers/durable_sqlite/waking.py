@@ -17,6 +17,11 @@ from durable_sqlite.watching import FileWatch
 
 logger = logging.getLogger("durable.sqlite")
 
+REMIND_S_FIRST = 0.01
+REMIND_S_MAX = 0.64
+"""When a neighbour that could not take a line is told so, if nothing else is to be told: after that long, twice that, and so
+on. Then it has looked by itself."""
+
 _listeners = ListenersOfProcess()
 
 
@@ -50,6 +55,7 @@ class Waking:
         self._news = News()  # what neighbours are still to be told
         self._is_telling = False
         self._telling: asyncio.TimerHandle | None = None
+        self._reminding: asyncio.TimerHandle | None = None
 
     def is_heard(self) -> bool:
         """Tell whether anybody, here or in another process, would hear of a row."""
@@ -81,6 +87,18 @@ class Waking:
         news, self._news = self._news, News()
         if self._neighbours is not None and news:
             self._neighbours.tell(news)
+            if self._reminding is None:
+                self._remind_in(REMIND_S_FIRST)
+
+    def _remind_in(self, pause_s: float) -> None:
+        self._reminding = None
+        if self._neighbours is not None and self._neighbours.are_behind and pause_s <= REMIND_S_MAX:
+            self._reminding = asyncio.get_running_loop().call_later(pause_s, self._remind, pause_s)
+
+    def _remind(self, pause_s: float) -> None:
+        if self._neighbours is not None:
+            self._neighbours.remind()
+        self._remind_in(2 * pause_s)
 
     def _owned_bits(self) -> int:
         return functools.reduce(operator.or_, self.owned.values(), 0)
@@ -145,6 +163,8 @@ class Waking:
     def close(self) -> None:
         """Tell what is still to be told, and let go of the others' pipes."""
         self._tell_neighbours()
+        if self._reminding is not None:
+            self._reminding.cancel()
         if self._neighbours is not None:
             self._neighbours.close()
             self._neighbours = None

@@ -21,6 +21,7 @@ from durable.ports import system_ports
 from durable.provider import PARTITIONS, Provider, Wakeup
 from durable.testing.conformance.store import Session, new_row, start_of, wait_for
 from tests.providers.another_process import Another, another, check_what_is_heard
+from tests.providers.sqlite_store import inside
 
 LAST = b"another:l:0\n"
 
@@ -171,6 +172,26 @@ async def test_who_missed_something_is_told_to_look_at_everything(path: Path) ->
     assert heard[1].split(":")[3] == "other"
     neighbours.close()
     pipe.close()
+
+
+@pytest.mark.usefixtures("seldom_looks")
+async def test_who_missed_the_last_thing_is_told_so_although_nothing_follows(url: str, path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    async with opened(url) as provider:
+        waking = inside(provider).waking
+        waking._neighbours._own = "1-elsewhere-"
+        heard: list[str] = []
+        pipe = Pipe(loop, str(path), 1, heard.append)
+        loop.remove_reader(pipe._descriptor)  # as while its process does something else
+        while not waking._neighbours._behind:
+            waking._neighbours.tell(News(ended={"run"}))
+        session = Session(provider, await provider.lease("worker", b"", worker=False))
+        await session.submit(start_of(new_row("instance")))
+        await asyncio.sleep(0.03)
+        loop.add_reader(pipe._descriptor, pipe._read)
+        await wait_for(lambda: bool(heard) and heard[-1].split(":")[1] == "l")
+        assert not waking._neighbours._behind
+        pipe.close()
 
 
 async def _with_file(path: Path) -> None:

@@ -2,9 +2,9 @@
 
 Theory. The pipes lie in a folder that is named after the database, one for each object that listens to a hub. Whoever has
 committed writes lines into all of its hub but those of its own process: names only (`durable.news`), each line so short that
-a pipe takes it whole. What a full pipe cannot take is lost, and its reader is told so by the next line, or soon. A pipe that nobody
-reads any more is removed by whoever finds that. All of it is a short cut: that the file was changed shows in the file itself,
-at which `FileWatch` looks.
+a pipe takes it whole. What a full pipe cannot take is lost, and its reader is told so by the next line, or soon. A pipe that
+nobody reads any more is removed by whoever finds that. All of it is a short cut: that the file was changed shows in the file
+itself, at which `FileWatch` looks.
 """
 
 from __future__ import annotations

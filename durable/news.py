@@ -78,7 +78,7 @@ class News:
             return [f"{origin()}:{kinds}{STATES * self.states}:{self.partitions:x}"]
         lines = []
         partitions = self.partitions
-        for ended, changed in _in_pieces(self.ended, self.changed, bytes_max - len(origin()) - ROOM):
+        for ended, changed in _in_pieces(self.ended, self.changed - self.ended, bytes_max - len(origin()) - ROOM):
             lines.append(f"{origin()}:{kinds}{STATES}{NAMED}:{partitions:x}:{','.join(ended)}:{','.join(changed)}")
             kinds, partitions = "", 0
         return lines

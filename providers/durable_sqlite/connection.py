@@ -92,9 +92,16 @@ class ReadConnection(sqlite3.Connection):
             return connection
 
     def close(self) -> None:
-        """Close the connection."""
-        with lock_of(self.path):
+        """Close the connection, also where its lock cannot be had any more."""
+        lock = lock_of(self.path)
+        try:
+            lock.acquire()
+        except StoreError as error:
+            logger.debug("'%s' is closed without its lock: %s", self.path, error)
+        try:
             super().close()
+        finally:
+            lock.close()
 
 
 class WriteConnection:
@@ -147,8 +154,8 @@ class WriteConnection:
         with self._turn:
             try:
                 self._file_lock.acquire()
-            except StoreError:
-                logger.warning("'%s' is closed without its lock, which another process does not give up", self.path)
+            except StoreError as error:
+                logger.warning("'%s' is closed without its lock: %s", self.path, error)
             try:
                 self._room.close()
                 self.database.close()
@@ -192,7 +199,12 @@ class WriteConnection:
     def _begin(self) -> bool:
         if self.broken is not None:
             raise self.broken
-        if not self._file_lock.try_acquire():
+        try:
+            is_locked = self._file_lock.try_acquire()
+        except StoreError:
+            self._check_file()  # says so if the database itself is gone
+            raise
+        if not is_locked:
             return False
         try:
             self._check_file()

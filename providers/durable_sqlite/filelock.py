@@ -51,16 +51,24 @@ class FileLock:
 
     def _open(self) -> int:
         try:
+            return self._open_or_make()
+        except PermissionError as error:
+            raise StoreError(
+                f"'{self.path}' may not be written by this user: give permission on it ({error})"
+            ) from error
+        except FileNotFoundError as error:
+            raise StoreError(f"the folder of '{self.path}' is gone") from error
+        except OSError as error:  # too many open files, for instance
+            raise StoreUnavailableError(f"'{self.path}' cannot be opened: {error}") from error
+
+    def _open_or_make(self) -> int:
+        try:
             return os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, self._mode)
             if os.fstat(descriptor).st_uid == os.geteuid():
                 os.fchmod(descriptor, self._mode)  # the mode of the database, whatever the umask
             return descriptor
-        except PermissionError as error:
-            raise StoreError(
-                f"'{self.path}' may not be written by this user: give permission on it ({error})"
-            ) from error
 
     def acquire(self, wait_s: float = WAIT_S_MAX) -> None:
         """Take the lock; raise StoreUnavailableError if another holds it for `wait_s`. Blocks."""

@@ -400,6 +400,10 @@ def _disconnect(opened: _Opened) -> None:
     try:
         with lock_of(opened.write.path):
             opened.ownership.unlock_all()
+    except StoreError:
+        if os.path.exists(os.path.dirname(opened.write.path)):
+            raise
+        opened.ownership.unlock_all()  # the folder is gone, and with it all who could be in the way
     finally:
         opened.read.close()
         opened.write.close()

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import itertools
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -18,6 +19,7 @@ from durable_sqlite.filelock import FileLock, is_held
 from durable_sqlite.wal import ROOM_BYTES
 from durable_sqlite.writer import RIVAL_S
 
+from durable import App, Worker
 from durable.errors import LeaseLostError, StoreError, StoreUnavailableError
 from durable.provider import Belief, InstanceFilter, InstanceRow
 from durable.testing.conformance import Store
@@ -371,6 +373,36 @@ async def test_a_file_that_is_replaced_underneath_is_not_written_any_more(store:
     with pytest.raises(StoreError, match="removed or replaced"):
         await session.commit()
     await store.close()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_where_the_folder_is_removed_calls_fail_and_nothing_hangs(tmp_path: Path, alone: bool) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    store = store_at(folder / "store.db")
+    session = await store.worker()
+    session.provider.listen(lambda _: None)
+    row = await session.start("instance")
+    shutil.rmtree(folder)
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            with pytest.raises(StoreError, match="was removed"):
+                await session.commit(step_of(row, b"record"), alone=alone)
+        await store.close()
+    assert not folder.exists()
+
+
+@pytest.mark.diverges("what it ran is gone with its folder")
+async def test_a_worker_whose_store_was_removed_says_so_and_can_be_stopped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    async with asyncio.timeout(20):
+        async with Worker(App(), f"sqlite:///{folder}/store.db") as worker:
+            shutil.rmtree(folder)
+            await wait_for(lambda: worker.health().store_error is not None)
+        assert "was removed" in caplog.text
 
 
 async def test_only_what_waits_for_the_disk_leaves_the_loops_thread(store: Store) -> None:

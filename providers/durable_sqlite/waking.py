@@ -70,7 +70,7 @@ class Waking:
         for listener in _listeners.at(self._place):
             if listener is not self._note:  # what this object writes the watch does not see
                 listener.tell(wakeup)
-        if self._neighbours is None:
+        if self._neighbours is None or not self._neighbours.names():
             return
         self._news.add(wakeup, self._owned_bits())
         if self._news.is_urgent:

@@ -21,8 +21,10 @@ class TakingTurns(Generic[K, T]):
         return self._count
 
     def __iter__(self) -> Iterator[T]:
-        for line in list(self._lines.values()):  # copied at one blow: a probe may look from a thread of its own
-            yield from tuple(line)
+        # Each is copied at one blow, for a probe may look from a thread of its own. (A tuple would not be: making it may call
+        # the collector of garbage, which lets other threads run.)
+        for line in list(self._lines.values()):
+            yield from line.copy()
 
     def append(self, key: K, item: T) -> None:
         """Add an item to the end of its line."""

@@ -41,8 +41,8 @@ class Line:
         return self.count
 
     def __iter__(self) -> Iterator[Attempt]:
-        for _, queue in sorted(self._queues.items()):  # a copy, as in `TakingTurns`
-            yield from queue
+        for priority in sorted(self._queues):  # a copy, as in `TakingTurns`
+            yield from self._queues.get(priority, ())
 
     def append(self, attempt: Attempt) -> None:
         """Add an attempt behind those of its priority."""

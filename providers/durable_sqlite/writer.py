@@ -260,7 +260,12 @@ class Writer:
         return False
 
     def _commit_here(self, group: list[_Waiting]) -> None:
-        self._commit_for(group)
+        try:
+            self._commit_for(group)
+        except BaseException:  # Ctrl-C: whoever closes the file, and all other writers, would wait for its locks
+            self._connection.rollback()
+            self._connection.end()
+            raise
         if self._connection.is_checkpoint_due:
             self._answer_all(group)
             self._do(self._checkpoint_in_thread)

@@ -274,6 +274,23 @@ async def test_the_writers_own_thread_is_no_rival(store: Store) -> None:
     await store.close()
 
 
+async def test_an_interrupted_commit_holds_no_lock(store: Store, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = await store.worker()
+    writer = inside(session.provider).writer
+    assert writer._connection.try_begin()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer._connection, "commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer._commit_here([])
+    assert not writer._connection.is_in_use
+    assert not is_held(f"{path}.lock")
+    monkeypatch.undo()
+    await store.close()
+
+
 async def test_a_commit_waits_for_a_program_that_does_not_know_the_lock(store: Store, path: Path) -> None:
     session = await store.worker()
     row = await session.start("instance")

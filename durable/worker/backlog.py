@@ -2,7 +2,7 @@
 
 A place, a partition or one instance, is behind while the store may hold eligible messages of it that are not in memory:
 after the partition was taken, and after a message was left there. A fresh message of such a place waits until everything
-eligible was read once, by a read that began after the place fell behind.
+eligible was read once, by a read that began after the place fell behind, and when the store kept back nothing of it.
 
 Invariant: of one place, a message enters memory only after all that were stored before it and that this process was told of.
 """
@@ -30,6 +30,7 @@ class Backlog:
         self._stash: list[StoredMessage] = []
         self._reads = 0
         self._taken: dict[int, int] = {}  # during which read a partition was last taken
+        self._kept_back: dict[Place, int] = {}  # until when: as the present read began
 
     def fall_behind(self, places: Iterable[Place]) -> None:
         """Note that the store holds, or may hold, messages of these places that are not in memory."""
@@ -63,14 +64,17 @@ class Backlog:
         else:
             self.fall_behind([place])
 
-    def begin_read(self) -> None:
-        """A read of what is eligible begins."""
+    def begin_read(self, kept_back_until: Callable[[InstanceKey], int]) -> None:
+        """A read of what is eligible begins. The store may keep back what came for an instance; 0: it does not."""
         self._reads += 1
+        untils = {place: kept_back_until(place) for place in self._behind if isinstance(place, InstanceKey)}
+        self._kept_back = {place: until for place, until in untils.items() if until}
 
-    def end_read(self, is_parked: Callable[[InstanceKey], bool]) -> list[StoredMessage]:
-        """Everything eligible has been read and taken in; return the fresh messages whose turn it is now."""
+    def end_read(self, read_at: int) -> list[StoredMessage]:
+        """What was eligible `read_at`, by the store, is taken in; return the fresh messages whose turn it is now."""
         for place, since in list(self._behind.items()):
-            if since < self._reads and not (isinstance(place, InstanceKey) and is_parked(place)):
+            # An instance whose pause is over by now may have been in it when the store looked.
+            if since < self._reads and self._kept_back.get(place, 0) <= read_at:
                 del self._behind[place]
         ready = [message for message in self._stash if self.place_of(message) is None]
         self._stash = [message for message in self._stash if self.place_of(message) is not None]

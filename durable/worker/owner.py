@@ -488,9 +488,8 @@ class Owner:
         if row.parked_until:
             return
         if before is not None and before.parked_until:
-            self.receiver.wake()  # what was left in the store meanwhile is eligible now
-            if live.awaits_read:
-                self._parking.await_read(live)
+            self._parking.is_over(live)  # what was left in the store meanwhile is eligible now
+            self.receiver.wake()
         if row.due_at is None:
             self._due_times.drop(live.key)
         elif before is None or row.due_at != before.due_at or live.pushed_due is None:

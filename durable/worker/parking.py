@@ -51,18 +51,13 @@ class Parking:
         # Of several words of steering each turn takes one: the next one waits for no pause either.
         return row.parked_until > self._clock.now() and blind_arrival(live, row) is None
 
-    def is_parked_in_store(self, key: InstanceKey) -> bool:
-        """Tell whether the store keeps an instance's messages back, also where its next try does not wait for the pause."""
-        live = self._find(key)
-        row = live.row if live is not None else None
-        return row is not None and row.parked_until > self._clock.now()
+    def kept_back_until(self, key: InstanceKey) -> int:
+        """Return until when the store keeps back what comes for an instance, if that is known: 0 is no pause.
 
-    def has_room(self, key: InstanceKey) -> bool | None:
-        """Tell whether memory takes another message of a parked instance; None for one that is not parked."""
+        The store goes by it also where the next try does not wait for the pause, and until the turn that ends it is durable.
+        """
         live = self._find(key)
-        if live is None or live.row is None or not self.is_parked(live):
-            return None
-        return len(live.normal) < _kept_max(live.row)
+        return live.row.parked_until if live is not None and live.row is not None else 0
 
     def rest(self, live: LiveInstance) -> None:
         """Leave an instance that is parked alone until its time; do nothing for one that is not."""
@@ -80,10 +75,11 @@ class Parking:
         self.held.difference_update(live.release(kept_max))
         self._backlog.fall_behind([live.key])
 
-    def await_read(self, live: LiveInstance) -> None:
-        """Let an instance run no turn before what the store has let go was read."""
+    def is_over(self, live: LiveInstance) -> None:
+        """A pause is over, durably: nothing goes ahead of what the store has let go, nor a turn that awaits that."""
         self._backlog.fall_behind([live.key])
-        self._awaiting.append(live)
+        if live.awaits_read:
+            self._awaiting.append(live)
 
     def was_read(self, *, is_full: bool) -> list[LiveInstance]:
         """Return those that have waited for a read; also if memory `is_full` of messages, and takes no more."""

@@ -89,7 +89,7 @@ class Receiver:
             self._settled.popitem(last=False)
 
     def leaves_in_store(self, message: StoredMessage) -> bool:
-        """Leave a fresh message for later: not due, too many here, older ones unread, or its instance parked with enough."""
+        """Leave a fresh message for later: not due, too many here, or older ones unread, as may be of a parked instance."""
         is_control = message.priority is Priority.CONTROL
         start = None if is_control else message.start
         ahead = max(message.visible_at, start.parked_until if start is not None else 0) - self._clock.now()
@@ -101,13 +101,13 @@ class Receiver:
         if self.is_full and not is_control:
             self._backlog.fall_behind([message.partition])
             return True
+        pause_end = 0 if is_control else self._parking.kept_back_until(message.target)
+        if pause_end:  # the store may have kept back older ones, also some that nobody here has heard of
+            self._backlog.fall_behind([message.target])
+            if pause_end <= self._clock.now():
+                self.wake()
+            return True
         place = self._backlog.place_of(message)
-        has_room = None if is_control else self._parking.has_room(message.target)
-        if has_room is not None:
-            if place is not None or not has_room:
-                self._backlog.fall_behind([message.target])
-                return True
-            return False
         if place is None or (is_control and place == message.target):
             return False
         self._backlog.keep(message, place)
@@ -144,7 +144,7 @@ class Receiver:
             self._on_read()
         if not self._keeper.owned or self.is_draining or self.is_full:
             return False
-        self._backlog.begin_read()
+        self._backlog.begin_read(self._parking.kept_back_until)
         window, served = self._due_times.next_window(), self._unserved.served()
         asked_at = self._clock.monotonic()
         received = await self._provider.receive(
@@ -161,7 +161,7 @@ class Receiver:
                 self._accept(message)
         is_cut = len(received.messages) == RECEIVE_MAX
         if not is_cut:
-            for message in self._backlog.end_read(self._parking.is_parked_in_store):
+            for message in self._backlog.end_read(received.now):
                 if message.partition in self._keeper.owned:
                     self._accept(message)
         self._on_read()

@@ -755,6 +755,18 @@ async def started_for_later(client: Client) -> None:
     assert state.last_updated_at >= state.scheduled_at
 
 
+@case(Role(), Role())
+async def events_from_before_a_run_for_later_begins_until_after_it(client: Client) -> None:
+    """They are raised one after the other; one of them falls into the moment when the run is due."""
+    at = timedelta(seconds=1.5)
+    handles = [await client.start(collecting, 31, at=at, events=[("number", 0)]) for _ in range(3)]
+    for number in range(1, 31):
+        for handle in handles:
+            await handle.raise_event("number", number)
+        await asyncio.sleep(0.08)
+    assert await asyncio.gather(*(handle.result() for handle in handles)) == [list(range(31))] * 3
+
+
 @case()
 async def suspended_and_resumed(client: Client) -> None:
     handle = await client.start(collecting, 3)

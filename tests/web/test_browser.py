@@ -238,6 +238,24 @@ async def plant(client: Client) -> None:
     await client.wait(name="victim", timeout=30)
 
 
+SLOW_ANSWERS = """() => {
+  const real = window.fetch;
+  window.fetch = async (...what) => { await new Promise((done) => setTimeout(done, 200)); return real(...what); };
+}"""
+
+
+def test_going_to_a_page_waits_for_that_one_also_where_it_has_the_name_of_the_last(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    app, _ = bank()
+    with Hub(app, f"memory://{tmp_path.name}") as hub:
+        watched = Watched(chromium.new_context(), hub.address)
+        watched.go(hub.address, "/instances", "Instances")
+        watched.page.evaluate(SLOW_ANSWERS)
+        watched.go(hub.address, "/instances?order=oldest", "Instances")
+        assert watched.page.locator("#order").input_value() == "oldest"
+
+
 def test_a_hundred_scripts_in_every_field_run_nowhere(chromium: Browser, tmp_path: Path) -> None:
     assert len(PAYLOADS) == 100
     with Hub(hostile(), f"memory://{tmp_path.name}", name=PAYLOADS[0]) as hub:

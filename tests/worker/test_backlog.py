@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from durable import App, Handle, OrchestrationContext, OrchestrationStatus, Worker
 from durable.errors import StoreUnavailableError
+from durable.history import utc_datetime
 from durable.provider import partition_of
 from durable.worker import leasing, steps
 from durable.worker.committing import GroupCommits
@@ -169,6 +170,107 @@ async def test_a_new_owner_of_a_stalled_instance_lets_nothing_go_ahead_of_what_t
             is_loaded = False
             owner._pump_soon()
             assert await handle.result(timeout=10) == list(range(22))
+
+
+async def test_a_read_from_before_a_start_was_due_lets_nothing_go_ahead_of_it(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It found nothing of the run, and ends when the run is due: what is heard meanwhile still waits for the next read."""
+    async with Worker(lives_app(), store_url) as worker:
+        at = timedelta(milliseconds=300)
+        handle = await worker.client.start("collects-async", 3, at=at, events=[("item", 0)])
+        await handle.raise_event("item", 1)
+        assert worker._parts is not None
+        owner = worker._parts.owner
+        await becomes_true(lambda: owner._backlog)  # it is known that the store keeps the event back
+        read = Slow(worker, monkeypatch)
+        await read.has_answer.wait()
+        due = (await handle.state()).scheduled_at
+        await becomes_true(lambda: due < _now(worker))
+        await handle.raise_event("item", 2)
+        is_full = GroupCommits.is_full
+        monkeypatch.setattr(GroupCommits, "is_full", True)  # no turn begins before all has been read
+        read.may_end.set()
+        await becomes_true(lambda: len(owner.receiver.held) == 3)
+        monkeypatch.setattr(GroupCommits, "is_full", is_full)
+        owner._pump_soon()
+        assert await handle.result(timeout=10) == [0, 1, 2]
+
+
+async def test_a_read_from_before_a_stalled_instance_went_on_lets_nothing_go_ahead_of_what_it_has_not_seen(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The read begins while the store keeps the instance's events back, and ends after the turn that has ended its pause."""
+    monkeypatch.setattr(steps, "STALL_FIRST_US", 3600 * 1_000_000)
+    monkeypatch.setattr(steps, "STALL_LONGEST_US", 3600 * 1_000_000)
+    good, bad = App(), App()
+
+    @good.orchestrator(name="collects")
+    async def collects(ctx: OrchestrationContext) -> list[int]:
+        found = []
+        for _ in range(22):
+            found.append(await ctx.wait_for_external_event("item"))
+            ctx.set_custom_status(len(found))
+        return found
+
+    @bad.orchestrator(name="collects")
+    async def differs(ctx: OrchestrationContext) -> None:
+        await ctx.create_timer(timedelta(hours=1))
+
+    async with open_store(store_url, good) as client:
+        async with Worker(good, store_url):
+            handle = await client.start("collects")
+            await handle.raise_event("item", 0)
+            await becomes_true(lambda: _has_begun(handle))
+        async with Worker(bad, store_url):
+            await handle.raise_event("item", 1)
+            await until(handle, OrchestrationStatus.STALLED)
+            for number in range(2, 21):
+                await handle.raise_event("item", number)
+        is_held_up = False
+        loaded = Parking.loaded
+
+        def loaded_and_held_up(parking: Parking, *arguments: Any, **options: Any) -> None:
+            nonlocal is_held_up
+            is_held_up = True  # no turn begins from now on
+            loaded(parking, *arguments, **options)
+
+        monkeypatch.setattr(Parking, "loaded", loaded_and_held_up)
+        monkeypatch.setattr(GroupCommits, "is_full", property(lambda commits: is_held_up))
+        async with Worker(good, store_url) as worker:
+            await becomes_true(lambda: is_held_up)
+            assert worker._parts is not None
+            read = Slow(worker, monkeypatch)
+            await read.has_answer.wait()
+            monkeypatch.setattr(Parking, "loaded", loaded)  # without a cache it is read again for each turn
+            is_held_up = False
+            worker._parts.owner._pump_soon()
+            await until(handle, OrchestrationStatus.RUNNING)
+            await handle.raise_event("item", 21)
+            read.may_end.set()
+            assert await handle.result(timeout=10) == list(range(22))
+
+
+class Slow:
+    """A read of a worker's messages that begins now, and ends when it may."""
+
+    def __init__(self, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.has_answer, self.may_end = asyncio.Event(), asyncio.Event()
+        self._receive = worker._provider.receive
+        monkeypatch.setattr(worker._provider, "receive", self._later)
+        assert worker._parts is not None
+        worker._parts.owner.receiver.wake()
+
+    async def _later(self, *arguments: Any, **options: Any) -> Any:
+        answer = await self._receive(*arguments, **options)
+        self.has_answer.set()
+        await self.may_end.wait()
+        return answer
+
+
+def _now(worker: Worker) -> datetime:
+    assert worker._parts is not None
+    return utc_datetime(worker._parts.owner._clock.now())
 
 
 async def _has_begun(handle: Handle[Any]) -> bool:

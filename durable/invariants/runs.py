@@ -23,6 +23,14 @@ READS_MAX: Final = 20
 MEMOS_MAX: Final = 1_000_000
 
 
+_ENDS = (
+    ev.OrchestrationCompleted,
+    ev.OrchestrationFailed,
+    ev.OrchestrationCancelled,
+    ev.OrchestrationTerminated,
+)
+
+
 class Moment(enum.IntEnum):
     """When a hub is read, and with it what may be expected of it.
 
@@ -59,8 +67,9 @@ class StoredRun:
         """True if the run went on after its end, as far as that can be seen: its former ends are no ends then."""
         if self.row.generation and not self.row.records:
             return True
+        last = max(self.generations, default=0)
         return any(
-            isinstance(event, ev.OrchestrationRewound)
+            isinstance(event, ev.OrchestrationRewound) or (generation < last and isinstance(event, _ENDS))
             for generation in self.generations
             for event in self.events_of(generation)
         )
@@ -97,7 +106,8 @@ class Answers:
     """What clients were told, to be compared with what the store holds.
 
     `started`: starts that returned, key by run id. `raised`: events accepted, counted by (run id, event name); `asked`: those
-    whose answer never came. `ended`: final statuses that somebody saw, by run id. `purged`: run ids that are gone on purpose.
+    whose answer never came. `ended`: final statuses that somebody saw, by run id. `purged`: run ids that are gone on purpose;
+    `rewound`: those that were to go on after an end, of which their histories need not tell any more.
     """
 
     started: dict[str, InstanceKey] = dataclasses.field(default_factory=dict)
@@ -105,6 +115,7 @@ class Answers:
     asked: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
     ended: dict[str, Status] = dataclasses.field(default_factory=dict)
     purged: set[str] = dataclasses.field(default_factory=set)
+    rewound: set[str] = dataclasses.field(default_factory=set)
 
 
 async def read_runs(provider: Provider, also: Iterable[tuple[InstanceKey, str]] = ()) -> list[StoredRun]:

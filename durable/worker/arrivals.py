@@ -73,8 +73,8 @@ class Arrivals:
         if wakeup.activities or wakeup.anything:
             self._claims.offered()
 
-    def accept(self, message: StoredMessage, *, is_fresh: bool = False) -> None:
-        """Queue a message on its instance, once. `is_fresh`: it was stored just now, and not read."""
+    def accept(self, message: StoredMessage, *, is_fresh: bool = False, was_heard: bool = False) -> None:
+        """Queue a message on its instance, once. `is_fresh`: it was stored just now, and not read; `was_heard`: a while ago."""
         if self._receiver.knows(message) or message.partition in self._keeper.leaving:
             return
         if is_fresh and self._receiver.leaves_in_store(message):
@@ -89,7 +89,7 @@ class Arrivals:
             self._give_back(live)
             live = self._live_at(message.target)
         is_unread = live.row is None or live.is_row_stale or live.is_loading
-        live.has_heard = live.has_heard or (is_fresh and is_unread)
+        live.has_heard = live.has_heard or ((is_fresh or was_heard) and is_unread)
         try:
             generation, events = decode_arrivals(message.data)
         except HistoryDamagedError as error:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from durable.events import InstanceKey
-from durable.provider import StoredMessage
+from durable.provider import Priority, StoredMessage
 
 Place: TypeAlias = InstanceKey | int
 """An instance, or a partition."""
@@ -30,11 +30,17 @@ class Backlog:
         self._stash: list[StoredMessage] = []
         self._reads = 0
         self._taken: dict[int, int] = {}  # during which read a partition was last taken
+        self._let_go: set[InstanceKey] = set()  # of these messages left memory after the present read had begun
         self._kept_back: dict[Place, int] = {}  # until when: as the present read began
 
     def fall_behind(self, places: Iterable[Place]) -> None:
         """Note that the store holds, or may hold, messages of these places that are not in memory."""
         self._behind.update(dict.fromkeys(places, self._reads))
+
+    def let_go(self, key: InstanceKey) -> None:
+        """Note that messages of an instance have left memory unconsumed: what a read returns that left them out comes later."""
+        self._let_go.add(key)
+        self.fall_behind([key])
 
     def take_over(self, partitions: Iterable[int]) -> None:
         """These were just taken. What was read or heard of them before may be consumed by now: only the store knows."""
@@ -43,9 +49,14 @@ class Backlog:
         self._stash = [message for message in self._stash if message.partition not in taken]
         self.fall_behind(taken)
 
-    def is_outdated(self, partition: int) -> bool:
-        """Tell whether a partition was taken after the present read had begun, which may know nothing of its former owner."""
-        return self._taken.get(partition) == self._reads
+    def is_outdated(self, message: StoredMessage) -> bool:
+        """Tell whether the present read, which has found this message, may not have found older ones.
+
+        Its partition was taken after the read had begun, or older ones were in memory then and are no more.
+        """
+        if self._taken.get(message.partition) == self._reads:
+            return True
+        return message.target in self._let_go and message.priority is not Priority.CONTROL
 
     def place_of(self, message: StoredMessage) -> Place | None:
         """Return the place that holds a fresh message up, None if it may go ahead."""
@@ -67,6 +78,7 @@ class Backlog:
     def begin_read(self, kept_back_until: Callable[[InstanceKey], int]) -> None:
         """A read of what is eligible begins. The store may keep back what came for an instance; 0: it does not."""
         self._reads += 1
+        self._let_go.clear()
         untils = {place: kept_back_until(place) for place in self._behind if isinstance(place, InstanceKey)}
         self._kept_back = {place: until for place, until in untils.items() if until}
 
@@ -86,4 +98,5 @@ class Backlog:
     def forget(self) -> None:
         """Everything in memory is gone, and will be read again."""
         self._behind.clear()
+        self._let_go.clear()
         self._stash.clear()

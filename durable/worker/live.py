@@ -354,6 +354,7 @@ class LiveInstance:
         "is_recovered",
         "is_row_stale",
         "key",
+        "looked_for",
         "normal",
         "origin",
         "outbox",
@@ -387,6 +388,7 @@ class LiveInstance:
         self.is_recovered = False  # what a former owner held has been started again
         self.is_row_stale = False  # another run has begun: the row is read again
         self.awaits_read = False  # the store has just let its messages go: they belong to what its next turn does
+        self.looked_for: tuple[str, int] | None = None  # the run and generation whose start was looked for in the store
         self.has_heard = False  # messages of it were heard before its row was known: older ones may be in the store
         self.wants_turn = False  # a timer is due, an opening waits, or it is to be tried again
         self.skips_pause = False  # though parked, it is tried now: somebody steers it, or its worker is a new one

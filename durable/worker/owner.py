@@ -20,14 +20,7 @@ from typing import Any
 
 from durable.errors import DurableError, StoreError
 from durable.events import InstanceKey
-from durable.provider import (
-    Batch,
-    Committed,
-    InstanceRow,
-    Provider,
-    TaskAddress,
-    partition_of,
-)
+from durable.provider import Batch, Committed, InstanceRow, Provider, TaskAddress, partition_of
 from durable.records import Record
 from durable.worker.activities import ActivityRunner
 from durable.worker.arrivals import Arrivals
@@ -46,8 +39,8 @@ from durable.worker.live import LiveInstance, OwnerState, Pending
 from durable.worker.loading import Loader
 from durable.worker.parking import Parking
 from durable.worker.receiving import Receiver
-from durable.worker.steps import Prepared, blind_arrival
-from durable.worker.succession import is_waiting_for_its_start
+from durable.worker.steps import Prepared, blind_arrival, ending
+from durable.worker.succession import is_waiting_for_its_start, lacks_its_start
 from durable.worker.timers import DueTimes
 from durable.worker.turns import Turns
 from durable.worker.unserved import Unserved
@@ -129,7 +122,7 @@ class Owner:
             self._backlog,
             self._due_times,
             parking=self._parking,
-            accept=lambda message: self.arrivals.accept(message),
+            accept=lambda message, **how: self.arrivals.accept(message, **how),
             on_read=self._read,
             unserved=self._unserved,
         )
@@ -220,6 +213,10 @@ class Owner:
         if met is not None:
             self._stall(live, met)
             return
+        row = live.row
+        if row is not None and lacks_its_start(live, row) and ending(live, row) is None:
+            self._look_for_start(live, row)
+            return
         if live.normal and self._turns.is_ahead_of_its_start(live):
             self._parking.release(live)
         prepared = self._turns.prepare(live)
@@ -230,6 +227,15 @@ class Owner:
             self._rest(live)
         else:
             self._add(prepared)
+
+    def _look_for_start(self, live: LiveInstance, row: InstanceRow) -> None:
+        """Let an instance have its next turn after a read, for which the store keeps nothing back."""
+        live.awaits_read, live.looked_for = True, (row.run_id, row.generation)
+        if row.parked_until:
+            self._add(self._turns.steps.let_go(live, row))
+        else:
+            self._parking.is_over(live)
+            self.receiver.wake()
 
     def _add(self, prepared: Prepared) -> None:
         if prepared.step is not None or prepared.messages:

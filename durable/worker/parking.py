@@ -73,7 +73,7 @@ class Parking:
     def release(self, live: LiveInstance, kept_max: int = 0) -> None:
         """Leave messages to the store again; they are received in order when the instance is parked no more."""
         self.held.difference_update(live.release(kept_max))
-        self._backlog.fall_behind([live.key])
+        self._backlog.let_go(live.key)
 
     def is_over(self, live: LiveInstance) -> None:
         """A pause is over, durably: nothing goes ahead of what the store has let go, nor a turn that awaits that."""

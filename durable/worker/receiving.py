@@ -34,7 +34,8 @@ SETTLED_KEPT = 65_536
 
 
 class Receiver:
-    """Receives for one owner. `held` are the sequences of the messages in memory; the owner takes new ones by `accept`.
+    """Receives for one owner. `held` are the sequences of the messages in memory; the owner takes new ones by `accept`,
+    with `was_heard=True` those that it has heard of, and that have waited for older ones.
 
     `on_read()`: something was read, or cannot be, because memory is full.
     """
@@ -48,7 +49,7 @@ class Receiver:
         due_times: DueTimes,
         *,
         parking: Parking,
-        accept: Callable[[StoredMessage], None],
+        accept: Callable[..., None],
         on_read: Callable[[], None],
         unserved: Unserved,
     ) -> None:
@@ -66,6 +67,7 @@ class Receiver:
         self._unserved = unserved
         self._settled: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._wake = asyncio.Event()
+        self._planned: dict[int, asyncio.TimerHandle] = {}  # looks that are to come, by their time
 
     def wake(self) -> None:
         """Look now."""
@@ -92,10 +94,11 @@ class Receiver:
         """Leave a fresh message for later: not due, too many here, or older ones unread, as may be of a parked instance."""
         is_control = message.priority is Priority.CONTROL
         start = None if is_control else message.start
-        ahead = max(message.visible_at, start.parked_until if start is not None else 0) - self._clock.now()
+        due = max(message.visible_at, start.parked_until if start is not None else 0)
+        ahead = due - self._clock.now()
         if ahead > 0:
             if ahead < HORIZON_US:
-                asyncio.get_running_loop().call_later(ahead / 1e6, self.wake)
+                self._plan(due, ahead)
             return True
         self.is_full = self.is_full or len(self.held) > HELD_MAX
         if self.is_full and not is_control:
@@ -120,8 +123,25 @@ class Receiver:
             self.is_full = False
             self.wake()
 
+    def _plan(self, at: int, ahead: int) -> None:
+        """Look at that time, which is so many microseconds ahead."""
+        if at not in self._planned:
+            self._planned[at] = asyncio.get_running_loop().call_later(ahead / 1e6, self._look_as_planned, at)
+
+    def _look_as_planned(self, at: int) -> None:
+        del self._planned[at]
+        self.wake()
+
     async def run(self) -> None:
         """Receive until cancelled."""
+        try:
+            await self._go_on()
+        finally:
+            for timer in self._planned.values():
+                timer.cancel()
+            self._planned.clear()
+
+    async def _go_on(self) -> None:
         while True:
             try:
                 more = await self._receive()
@@ -157,13 +177,15 @@ class Receiver:
         if served is not None:
             self._unserved.found(received.unserved)
         for message in received.messages:
-            if message.partition in self._keeper.owned and not self._backlog.is_outdated(message.partition):
+            if self._backlog.is_outdated(message):
+                self.wake()
+            elif message.partition in self._keeper.owned:
                 self._accept(message)
         is_cut = len(received.messages) == RECEIVE_MAX
         if not is_cut:
             for message in self._backlog.end_read(received.now):
                 if message.partition in self._keeper.owned:
-                    self._accept(message)
+                    self._accept(message, was_heard=True)
         self._on_read()
         more_due = len(received.due) >= RECEIVE_MAX
         self._due_times.fill(window, received.due, is_cut=more_due)

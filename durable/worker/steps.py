@@ -272,24 +272,25 @@ class Steps:
         return self.complete(Prepared(live), row, state, dataclasses.replace(step, queue_adds=offered))
 
     def blind(self, live: LiveInstance, row: InstanceRow, pending: Pending) -> Prepared | None:
-        """Suspend or resume a stalled instance without its history: the arrival is recorded, a later turn applies it."""
+        """Suspend or resume a stalled instance without its history: the arrival is recorded, a later turn applies it.
+
+        Of a generation that begins with what an older one has done nothing is recorded before that: the arrival stays.
+        """
+        is_suspended = isinstance(pending.event, ev.OrchestrationSuspended)
+        now = max(self._clock.now(), row.updated_at)
+        state = dataclasses.replace(live.state, stalls=max(live.state.stalls, 1))
+        status = Status.SUSPENDED if is_suspended else Status.STALLED
+        parked_until = DUE_MAX if is_suspended else now
+        if live.beginning() is not None:
+            step = self.quiet(row, state, status=status, parked_until=parked_until)
+            return self.complete(Prepared(live), row, state, step)
         live.control.remove(pending)
         prepared = Prepared(live, taken=[pending])
-        is_suspended = isinstance(pending.event, ev.OrchestrationSuspended)
         if is_suspended and row.status is Status.SUSPENDED:
             self.note_dropped(prepared, row, pending.event, "the orchestration is suspended already")
             return self.without_step(prepared)
-        now = max(self._clock.now(), row.updated_at)
         appends, chain = self.append(row, Record(now, [pending.event], is_opening=True))
-        state = dataclasses.replace(live.state, stalls=max(live.state.stalls, 1))
-        step = self.quiet(
-            row,
-            state,
-            records=row.records + 1,
-            chain=chain,
-            status=Status.SUSPENDED if is_suspended else Status.STALLED,
-            parked_until=DUE_MAX if is_suspended else now,
-        )
+        step = self.quiet(row, state, records=row.records + 1, chain=chain, status=status, parked_until=parked_until)
         step = dataclasses.replace(step, appends=appends, consumed=consumed_by(prepared.taken))
         return self.complete(prepared, row, state, step)
 
@@ -433,11 +434,12 @@ def blind_arrival(live: LiveInstance, row: InstanceRow) -> Pending | None:
     """Return the suspension or resumption that a stalled instance takes without its history, if there is one."""
     if not (row.status is Status.STALLED or is_blindly_suspended(row, live.state)) or ending(live, row) is not None:
         return None
-    for pending in live.control:
-        is_meant = isinstance(pending.event, ev.OrchestrationSuspended | ev.OrchestrationResumed)
-        if is_meant and not is_stale(pending, row):
-            return pending
-    return None
+    kinds = ev.OrchestrationSuspended | ev.OrchestrationResumed
+    meant = [pending for pending in live.control if isinstance(pending.event, kinds) and not is_stale(pending, row)]
+    if meant and live.beginning() is not None:  # they wait for the first turn, and the last of them counts till then
+        is_suspended = isinstance(meant[-1].event, ev.OrchestrationSuspended)
+        return meant[-1] if is_suspended is not (row.status is Status.SUSPENDED) else None
+    return meant[0] if meant else None
 
 
 def chained(chain: bytes, index: int, record: Record) -> tuple[bytes, RecordRow]:

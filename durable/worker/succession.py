@@ -72,6 +72,16 @@ def is_waiting_for_its_start(row: InstanceRow) -> bool:
     return row.parked_until > 0 and row.stall_reason is None and row.open_work == 0
 
 
+def lacks_its_start(live: LiveInstance, row: InstanceRow) -> bool:
+    """Tell whether a run or generation that has not begun is steered before its start, which nobody has read yet.
+
+    A start that takes over what an older generation has done must be the first that is taken.
+    """
+    if row.records or row.status.is_finished or live.direct is not None or is_waiting_for_its_start(row):
+        return False
+    return bool(live.control) and not live.has_start(row.run_id) and live.looked_for != (row.run_id, row.generation)
+
+
 def name_former_run(live: LiveInstance, row: InstanceRow, former_run_id: str = "") -> None:
     """Write the former run on the arrivals that are for it without saying so."""
     boundary = 0

@@ -8,7 +8,10 @@ import sys
 from durable.testing.simulation.faults import Schedule, draw_schedule
 from durable.testing.simulation.running import Outcome, run_schedule
 from tests.ledger import Ledger
+from tests.simulation import steering
 from tests.simulation.cases import CASES, Case, app
+
+assert steering.steered_at_random.__name__ in CASES
 
 
 def play(case: Case, schedule: Schedule, engine: str, *, is_traced: bool = False) -> Outcome:

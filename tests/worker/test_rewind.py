@@ -6,6 +6,7 @@ Each orchestration does named pieces of work; `World` notes each piece as it run
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -34,6 +35,7 @@ from durable import (
     Worker,
     when_all,
 )
+from durable.worker import steps as stalling
 from tests.worker.lives import becomes_true, names_of, raises_soon, until
 
 AT_ONCE = RetryPolicy(timedelta(0), 3)
@@ -732,6 +734,65 @@ async def test_what_stalls_before_it_goes_on_can_be_ended_and_rewound_again(stor
         async with Worker(world.app, store_url):
             assert await handle.result(timeout=20) == ["A", "B"]
         assert world.ran == ["b"]
+
+
+@pytest.mark.parametrize("is_forked", [False, True], ids=["rewound", "forked"])
+@pytest.mark.parametrize("is_taken_over", [False, True], ids=["one worker", "another worker"])
+@pytest.mark.parametrize("steered", ["resume", "suspend resume", "suspend", "cancel", "suspend cancel resume"])
+async def test_what_stalls_before_it_goes_on_can_be_steered_and_loses_nothing_of_what_it_takes_over(
+    store_url: str, world: World, steered: str, is_taken_over: bool, is_forked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code is repaired after the steering, or a worker with the right one takes over."""
+    monkeypatch.setattr(stalling, "STALL_FIRST_US", 3600 * 1_000_000)
+    monkeypatch.setattr(stalling, "STALL_LONGEST_US", 3600 * 1_000_000)
+    is_wrong = True
+
+    @world.app.orchestrator
+    async def collects(ctx: OrchestrationContext) -> list[Any]:
+        found = [await ctx.call_activity(world.work, "a"), await ctx.wait_for_external_event("item")]
+        if ctx.is_replaying and is_wrong:
+            await ctx.call_activity(world.work, "another")
+        while len(found) < 4:
+            found.append(await ctx.wait_for_external_event("item"))
+        return found
+
+    async with Client(store_url) as client, contextlib.AsyncExitStack() as workers:
+        worker = await workers.enter_async_context(Worker(world.app, store_url))
+        handle = await worker.client.start(collects)
+        await handle.raise_event("item", 1)
+        await becomes_true(lambda: _has_seen(handle, 1))
+        if is_forked:
+            handle = await client.get(handle.instance_id).fork(at=len(await handle.history()))
+        else:
+            await handle.terminate()
+            await handle.wait()
+            await handle.rewind()
+        handle = client.get(handle.instance_id)
+        await until(handle, OrchestrationStatus.STALLED)
+        await handle.raise_event("item", 2)
+        for word in steered.split():
+            await getattr(handle, word)()
+            if word == "suspend":
+                await until(handle, OrchestrationStatus.SUSPENDED)
+        await handle.raise_event("item", 3)
+        if is_taken_over:
+            await workers.aclose()
+        is_wrong = False
+        if is_taken_over:
+            await workers.enter_async_context(Worker(world.app, store_url))
+        with contextlib.suppress(InstanceFinishedError):
+            await handle.resume()
+        if "cancel" in steered:
+            await raises_soon(OrchestrationCancelledError, handle.result())
+        else:
+            assert await handle.result(timeout=20) == ["A", 1, 2, 3]
+        names = names_of(await handle.history())
+        assert names[0] == "OrchestrationStarted"
+        assert names.count("OrchestrationSuspended") == ("suspend" in steered)
+
+
+async def _has_seen(handle: Handle[Any], count: int) -> bool:
+    return names_of(await handle.history()).count("EventRaised") == count
 
 
 async def test_steering_waits_for_it_and_counts(store_url: str, world: World) -> None:

@@ -74,6 +74,7 @@ def note_answers(answers: Answers, messages: Sequence[Message], deliveries: Sequ
         if message.start is not None:
             run_id = message.start.run_id
             answers.started[run_id] = message.target
+            _note_rewind(answers, message.start)
         if run_id is None:
             continue
         try:
@@ -88,9 +89,15 @@ def note_answers(answers: Answers, messages: Sequence[Message], deliveries: Sequ
 def note_doubt(answers: Answers, message: Message) -> None:
     """Take note of a start of which nobody knows whether its run has begun with the events that it holds."""
     if message.start is not None:
+        _note_rewind(answers, message.start)
         for event in decode_arrivals(message.data)[1]:
             if isinstance(event, ev.EventRaised):
                 answers.asked[message.start.run_id, event.name] += 1
+
+
+def _note_rewind(answers: Answers, start: InstanceRow) -> None:
+    if start.generation:
+        answers.rewound.add(start.run_id)
 
 
 def note_rows(answers: Answers, rows: Sequence[InstanceRow | None]) -> None:

@@ -1,0 +1,141 @@
+"""A case whose client does what nobody would think of: instances are raised, steered, begun again and left to stall at random.
+
+Nothing here says what must come of it: that every accepted event is seen or listed as dropped, in the order in which it was
+sent, and that everything ends, is for the simulator to look at. What is drawn follows from the ids of the run, and so from
+its schedule's seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+from durable import (
+    Client,
+    Handle,
+    InstanceAlreadyExistsError,
+    InstanceFinishedError,
+    InstanceRunningError,
+    OrchestrationContext,
+    ReusePolicy,
+)
+from durable.client.starting import StartOptions
+from tests.simulation.cases import add_one, always_fail, app, case
+
+GO_ON, FAIL, END = -1, -2, -3
+NAMES = ("left", "middle", "right")
+STEPS = 30
+
+broken: set[str] = set()
+"""Instances whose code does not fit their history at present."""
+
+
+@app.orchestrator
+async def steered(ctx: OrchestrationContext, seen: int) -> int:
+    """Takes numbers, with and without work in between, until it is told to go on anew, to fail or to end."""
+    if ctx.is_replaying and ctx.instance_id in broken:
+        await ctx.call_activity(always_fail, "this is not in the history")
+    while True:
+        number = await ctx.wait_for_external_event("number", int)
+        if number == GO_ON:
+            ctx.continue_as_new(seen)
+            return seen
+        if number == FAIL:
+            raise ValueError(f"after {seen} numbers")
+        if number == END:
+            return seen
+        seen += 1
+        if number % 3 == 0:
+            await ctx.call_activity(add_one, number)
+        elif number % 7 == 0:
+            await ctx.create_timer(timedelta(seconds=0.2))
+
+
+class Crowd:
+    """A few instances, and somebody who steers them as the dice fall."""
+
+    def __init__(self, client: Client, dice: random.Random, runs: dict[str, Handle[Any]]) -> None:
+        self._client = client
+        self._dice = dice
+        self._runs = runs
+        self._numbers: Iterator[int] = itertools.count(1)
+
+    def _any(self) -> Handle[Any]:
+        return self._runs[self._dice.choice(NAMES)]
+
+    async def begin(self, name: str) -> None:
+        """Start one, or another run of it; at once or later."""
+        policies = (ReusePolicy.TERMINATE_AND_REPLACE, ReusePolicy.REPLACE_FINISHED)
+        later = timedelta(seconds=self._dice.choice((0.3, 1.1, 4.0))) if self._dice.random() < 0.6 else None
+        events = [("number", next(self._numbers)) for _ in range(self._dice.randrange(3))]
+        policy = self._dice.choice(policies)
+        options = StartOptions(instance_id=name, reuse_policy=policy, at=later, events=events)
+        self._runs[name] = await self._client.start(steered, 0, **options)
+
+    async def _begin_again(self) -> None:
+        await self.begin(self._dice.choice(NAMES))
+
+    async def _raise_some(self) -> None:
+        handle = self._any()
+        for _ in range(self._dice.choice((1, 1, 2, 12))):
+            await handle.raise_event("number", next(self._numbers))
+
+    async def _tell(self) -> None:
+        await self._any().raise_event("number", self._dice.choice((GO_ON, GO_ON, FAIL, END)))
+
+    async def _steer(self) -> None:
+        handle = self._any()
+        ways = (handle.suspend, handle.resume, handle.resume, handle.cancel, handle.terminate, handle.rewind)
+        way: Callable[[], Awaitable[Any]] = self._dice.choice(ways)
+        await way()
+
+    async def _break(self) -> None:
+        name = self._dice.choice(NAMES)
+        if name in broken:
+            broken.remove(name)
+        else:
+            broken.add(name)
+
+    async def _wait(self) -> None:
+        await asyncio.sleep(self._dice.choice((0.02, 0.1, 0.3, 1.0, 3.0)))
+
+    async def act(self) -> None:
+        """Do so many things, one after the other; what cannot be done as things stand is not done."""
+        ways: dict[Action, int] = {
+            self._raise_some: 12,
+            self._wait: 6,
+            self._steer: 4,
+            self._break: 3,
+            self._begin_again: 2,
+            self._tell: 1,
+        }
+        for way in self._dice.choices(list(ways), list(ways.values()), k=STEPS):
+            with contextlib.suppress(InstanceAlreadyExistsError, InstanceFinishedError, InstanceRunningError):
+                await way()
+
+
+Action: TypeAlias = Callable[[], Awaitable[None]]
+
+
+@case()
+async def steered_at_random(client: Client) -> None:
+    broken.clear()
+    runs = {name: await client.start(steered, 0, instance_id=name) for name in NAMES}
+    dice = random.Random(runs[NAMES[0]].run_id)
+    await asyncio.gather(*(Crowd(client, random.Random(dice.random()), runs).act() for _ in range(2)))
+    broken.clear()
+    for handle in runs.values():
+        with contextlib.suppress(InstanceFinishedError):
+            await handle.resume()
+            await handle.raise_event("number", END)
+        try:
+            await handle.wait(timeout=60)
+        except TimeoutError:  # it begins in ten years: a clock had jumped when it was asked for
+            with contextlib.suppress(InstanceFinishedError):
+                await handle.terminate()
+            await handle.wait()

@@ -127,7 +127,7 @@ class Answers:
             yield waiting
         finally:
             self._waiting.pop(waiting.key, None)
-            if waiting.future.done() and not waiting.future.cancelled():
+            if not waiting.future.cancel() and not waiting.future.cancelled():
                 waiting.future.exception()  # looked at: whoever asked may have given up in that very moment
             if not self._waiting:
                 self._stop_timer()

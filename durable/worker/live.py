@@ -354,6 +354,7 @@ class LiveInstance:
         "is_recovered",
         "is_row_stale",
         "key",
+        "left_over",
         "looked_for",
         "normal",
         "origin",
@@ -388,6 +389,9 @@ class LiveInstance:
         self.is_recovered = False  # what a former owner held has been started again
         self.is_row_stale = False  # another run has begun: the row is read again
         self.awaits_read = False  # the store has just let its messages go: they belong to what its next turn does
+        self.left_over: Sequence[
+            HistoryEvent
+        ] = ()  # of what is ended unread: the events that earlier generations have left
         self.looked_for: tuple[str, int] | None = None  # the run and generation whose start was looked for in the store
         self.has_heard = False  # messages of it were heard before its row was known: older ones may be in the store
         self.wants_turn = False  # a timer is due, an opening waits, or it is to be tried again
@@ -485,6 +489,10 @@ class LiveInstance:
         return next(
             (item for item in of_run if isinstance(item.event, OrchestrationRewound | OrchestrationForked)), None
         )
+
+    def undelivered(self) -> Sequence[HistoryEvent]:
+        """Return the events that nobody has consumed, as far as they are known, of a run that is ended by force."""
+        return self.left_over if self.execution is None else self.execution.undelivered()
 
     def go_first(self, pending: Pending) -> None:
         """Let an arrival be the first that is taken."""

@@ -185,15 +185,22 @@ class Loader:
     async def _look_for_undelivered(self, live: LiveInstance, row: InstanceRow) -> None:
         """Replay what is about to be ended by force, to list the events that nobody has consumed.
 
-        It ends all the same if that is not possible, or if its code is known to be stuck.
+        It ends all the same if that is not possible, or if its code is known to be stuck: then what earlier generations have
+        left is listed, which stands in no history.
         """
-        if live.execution is None and row.records > 0 and row.status is not Status.STALLED:
-            try:
+        live.left_over = ()
+        try:
+            if live.execution is None and row.records > 0 and row.status is not Status.STALLED:
                 live.execution = await self._replay(row)
-            except StoreError:
-                raise
-            except Exception as error:  # noqa: BLE001 (as in `load`)
-                logger.info("instance '%s' ends without a look at its history: %s", row.key.id, error)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 (as in `load`)
+            logger.info("instance '%s' ends without a look at its history: %s", row.key.id, error)
+        try:
+            if live.execution is None:
+                live.left_over = tuple(await read_carried(self._provider, row, live.state.carried))
+        except HistoryDamagedError as error:
+            logger.error("what generations of '%s' have left cannot be listed with its end: %s", row.key.id, error)
 
     async def _replay(self, row: InstanceRow) -> Execution:
         execution = self._turns.new_execution(row)

@@ -302,8 +302,7 @@ class Steps:
         live.put_back(later)
         others = [pending for pending in prepared.taken if pending.event is not event]
         self.note_pending(prepared, row, others, "the instance was terminated")
-        if live.execution is not None:
-            self.note_all(prepared, row, live.execution.undelivered())
+        self.note_all(prepared, row, live.undelivered())
         step = self._end_by_force(live, row, prepared, event)
         state = OwnerState()
         return self.complete(prepared, row, state, step)
@@ -353,8 +352,7 @@ class Steps:
         prepared.taken, later = parted(prepared.taken, row, start)
         live.put_back(later)
         self.note_pending(prepared, row, prepared.taken, "the instance was replaced")
-        if live.execution is not None:
-            self.note_all(prepared, row, live.execution.undelivered())
+        self.note_all(prepared, row, live.undelivered())
         new = successor_row(start, row)
         # Not before its start was sent: where the clock was set back since, a start for now would be one of later.
         new = dataclasses.replace(new, created_at=max(self._clock.now(), new.created_at), status=Status.PENDING)

@@ -20,14 +20,17 @@ from durable import (
     Handle,
     InstanceAlreadyExistsError,
     InstanceFinishedError,
+    InstanceNotFoundError,
     InstanceRunningError,
     OrchestrationContext,
     ReusePolicy,
+    UpdateRejectedError,
 )
 from durable.client.starting import StartOptions
-from tests.simulation.cases import add_one, always_fail, app, case
+from tests.simulation.cases import add_one, always_fail, app, case, sequence
 
-GO_ON, FAIL, END = -1, -2, -3
+GO_ON, FAIL, END = range(3)
+NOT_NOW = (InstanceAlreadyExistsError, InstanceFinishedError, InstanceNotFoundError, InstanceRunningError)
 NAMES = ("left", "middle", "right")
 STEPS = 30
 
@@ -40,18 +43,28 @@ async def steered(ctx: OrchestrationContext, seen: int) -> int:
     """Takes numbers, with and without work in between, until it is told to go on anew, to fail or to end."""
     if ctx.is_replaying and ctx.instance_id in broken:
         await ctx.call_activity(always_fail, "this is not in the history")
+    added = 0
+
+    def add(number: int) -> int:
+        nonlocal added
+        added += number
+        return added
+
+    ctx.on_update("add", add)
     while True:
         number = await ctx.wait_for_external_event("number", int)
-        if number == GO_ON:
-            ctx.continue_as_new(seen)
-            return seen
-        if number == FAIL:
-            raise ValueError(f"after {seen} numbers")
-        if number == END:
+        if number < 0:
+            word = -number % 3
+            if word == GO_ON:
+                ctx.continue_as_new(seen)
+            if word == FAIL:
+                raise ValueError(f"after {seen} numbers")
             return seen
         seen += 1
         if number % 3 == 0:
             await ctx.call_activity(add_one, number)
+        elif number % 5 == 0:
+            await ctx.call_sub_orchestrator(sequence, number)
         elif number % 7 == 0:
             await ctx.create_timer(timedelta(seconds=0.2))
 
@@ -59,14 +72,16 @@ async def steered(ctx: OrchestrationContext, seen: int) -> int:
 class Crowd:
     """A few instances, and somebody who steers them as the dice fall."""
 
-    def __init__(self, client: Client, dice: random.Random, runs: dict[str, Handle[Any]]) -> None:
+    def __init__(
+        self, client: Client, dice: random.Random, runs: dict[str, Handle[Any]], numbers: Iterator[int]
+    ) -> None:
         self._client = client
         self._dice = dice
         self._runs = runs
-        self._numbers: Iterator[int] = itertools.count(1)
+        self._numbers = numbers
 
     def _any(self) -> Handle[Any]:
-        return self._runs[self._dice.choice(NAMES)]
+        return self._runs[self._dice.choice(list(self._runs))]
 
     async def begin(self, name: str) -> None:
         """Start one, or another run of it; at once or later."""
@@ -86,13 +101,32 @@ class Crowd:
             await handle.raise_event("number", next(self._numbers))
 
     async def _tell(self) -> None:
-        await self._any().raise_event("number", self._dice.choice((GO_ON, GO_ON, FAIL, END)))
+        await tell(self._any(), self._dice.choice((GO_ON, GO_ON, FAIL, END)), self._numbers)
 
     async def _steer(self) -> None:
         handle = self._any()
         ways = (handle.suspend, handle.resume, handle.resume, handle.cancel, handle.terminate, handle.rewind)
         way: Callable[[], Awaitable[Any]] = self._dice.choice(ways)
         await way()
+
+    async def _update(self) -> None:
+        with contextlib.suppress(TimeoutError, UpdateRejectedError):
+            await self._any().update("add", 1, timeout=self._dice.choice((0.1, 1.0)))
+
+    async def _begin_otherwise(self) -> None:
+        name = self._dice.choice(NAMES)
+        handle = self._runs[name]
+        way = self._dice.randrange(3)
+        if way == 0:
+            self._runs[name] = await handle.restart()
+        elif way == 1:
+            await handle.purge()
+        else:
+            events = len(await handle.history())
+            if events:
+                with contextlib.suppress(ValueError):  # the history is another one by now
+                    fork = await handle.fork(at=self._dice.randint(1, events))
+                    self._runs[fork.instance_id] = fork
 
     async def _break(self) -> None:
         name = self._dice.choice(NAMES)
@@ -112,10 +146,12 @@ class Crowd:
             self._steer: 4,
             self._break: 3,
             self._begin_again: 2,
+            self._begin_otherwise: 2,
+            self._update: 2,
             self._tell: 1,
         }
         for way in self._dice.choices(list(ways), list(ways.values()), k=STEPS):
-            with contextlib.suppress(InstanceAlreadyExistsError, InstanceFinishedError, InstanceRunningError):
+            with contextlib.suppress(*NOT_NOW):
                 await way()
 
 
@@ -126,16 +162,27 @@ Action: TypeAlias = Callable[[], Awaitable[None]]
 async def steered_at_random(client: Client) -> None:
     broken.clear()
     runs = {name: await client.start(steered, 0, instance_id=name) for name in NAMES}
-    dice = random.Random(runs[NAMES[0]].run_id)
-    await asyncio.gather(*(Crowd(client, random.Random(dice.random()), runs).act() for _ in range(2)))
+    dice, numbers = random.Random(runs[NAMES[0]].run_id), itertools.count(1)
+    await asyncio.gather(*(Crowd(client, random.Random(dice.random()), runs, numbers).act() for _ in range(2)))
     broken.clear()
     for handle in runs.values():
+        with contextlib.suppress(InstanceNotFoundError):
+            await end(handle, numbers)
+
+
+async def tell(handle: Handle[Any], word: int, numbers: Iterator[int]) -> None:
+    """Say to a run what is to become of it. No two events are the same, so that their order can be looked at."""
+    await handle.raise_event("number", -3 * next(numbers) - word)
+
+
+async def end(handle: Handle[Any], numbers: Iterator[int]) -> None:
+    """Let a run go on and end."""
+    with contextlib.suppress(InstanceFinishedError):
+        await handle.resume()
+        await tell(handle, END, numbers)
+    try:
+        await handle.wait(timeout=60)
+    except TimeoutError:  # it begins in ten years: a clock had jumped when it was asked for
         with contextlib.suppress(InstanceFinishedError):
-            await handle.resume()
-            await handle.raise_event("number", END)
-        try:
-            await handle.wait(timeout=60)
-        except TimeoutError:  # it begins in ten years: a clock had jumped when it was asked for
-            with contextlib.suppress(InstanceFinishedError):
-                await handle.terminate()
-            await handle.wait()
+            await handle.terminate()
+        await handle.wait()

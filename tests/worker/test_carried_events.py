@@ -16,14 +16,16 @@ from durable import (
     OrchestrationContext,
     OrchestrationStatus,
     OrchestrationTerminatedError,
+    ReusePolicy,
     Worker,
 )
 from durable.carried import Carried
+from durable.client.states import dropped_of
 from durable.engine import execution, refusals
 from durable.errors import HistoryDamagedError
 from durable.events import EventRaised, InstanceKey
 from durable.messages import new_row
-from durable.provider import Provider, RecordRow
+from durable.provider import InstanceRow, Provider, RecordRow
 from durable.worker.carrying import FIRST_NUMBER, GONE_MAX, journal_step, read_carried
 from durable.worker.live import Journal
 from tests.worker.lives import STYLES, Damage, becomes_true, is_cached, open_store, provider_of, until
@@ -225,6 +227,44 @@ async def test_events_that_are_left_at_a_termination_are_listed(store_url: str, 
             with pytest.raises(OrchestrationTerminatedError):
                 await handle.result(timeout=10)
             assert [item.name for item in await handle.dropped()] == ["item"] * 3
+
+
+@pytest.mark.parametrize("is_replaced", [False, True], ids=["terminated", "replaced"])
+async def test_events_that_are_left_at_the_end_of_a_stalled_run_are_listed(store_url: str, is_replaced: bool) -> None:
+    """They stand in no history, for their generation has not seen them; and nobody can replay it."""
+    async with open_store(store_url) as client:
+        async with Worker(build_app(), store_url) as worker:
+            handle = await waiting(worker, ["other"], 9, "async")
+            await raised(handle, "item", [1, 2, 3])
+            await handle.raise_event("go")
+            await handle.raise_event("other", 0)
+            await until(handle, status=1)
+        run = client.get(handle.instance_id)
+        run_id = (await run.state()).run_id
+        async with Worker(App(), store_url):
+            await run.raise_event("other", 1)
+            await until(run, STALLED)
+            if is_replaced:
+                policy = ReusePolicy.TERMINATE_AND_REPLACE
+                await client.start("sums", [1, 0], instance_id=run.instance_id, reuse_policy=policy)
+                await becomes_true(lambda: _is_another(run, run_id))
+            else:
+                await run.terminate()
+                await until(run, OrchestrationStatus.TERMINATED)
+        provider = client.connection.provider
+        (row,) = await provider.load([(InstanceKey(run.instance_id), run_id)])
+        assert row is not None
+        assert [item.name for item in await dropped_of(provider, row) if item.name == "item"] == ["item"] * 3
+        async with Worker(build_app(), store_url):  # who knows the code of the next run, and reads what was kept back
+            await becomes_true(lambda: _has_dropped(provider, row, 4))
+
+
+async def _has_dropped(provider: Provider, row: InstanceRow, count: int) -> bool:
+    return len(await dropped_of(provider, row)) == count
+
+
+async def _is_another(handle: Handle[Any], run_id: str) -> bool:
+    return (await handle.state()).run_id != run_id
 
 
 async def test_what_is_left_counts_as_buffered(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

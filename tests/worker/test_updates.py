@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -29,7 +31,7 @@ from durable import (
 from durable.exchanges import UpdateReceived
 from durable.messages import encode_arrivals
 from durable.provider import Message, partition_of
-from tests.worker.lives import STYLES, key_of, names_of, provider_of, raises_soon, until
+from tests.worker.lives import STYLES, key_of, names_of, open_store, provider_of, raises_soon, until
 
 app = App()
 
@@ -254,6 +256,42 @@ async def test_what_comes_before_there_is_anybody_to_take_it_waits(store_url: st
         await raises_soon(TimeoutError, cart.update("close", 5, timeout=0.01))
         async with Worker(app, store_url):
             assert await asyncio.gather(*waiting) == [1, 1]
+
+
+async def test_who_gave_up_is_told_of_nothing_more(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time was over before the question was stored, while somebody looked for the answer; then the instance was gone."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with open_store(store_url) as client:
+        handle = await client.start(cart_async)
+        provider = client.connection.provider
+        read, submit, looks, may_end = provider.read_memos, provider.submit, asyncio.Event(), asyncio.Event()
+
+        async def slowly(*arguments: Any, **options: Any) -> Any:
+            looks.set()
+            await may_end.wait()
+            return await read(*arguments, **options)
+
+        async def gone(targets: Sequence[Any]) -> list[None]:
+            return [None] * len(targets)
+
+        async def hangs(*arguments: Any, **options: Any) -> Any:
+            await may_end.wait()
+            return await submit(*arguments, **options)
+
+        monkeypatch.setattr(provider, "read_memos", slowly)
+        monkeypatch.setattr(provider, "submit", hangs)
+        asking = asyncio.ensure_future(handle.update("close", 5, timeout=0.2))
+        await looks.wait()
+        await raises_soon(TimeoutError, asking)
+        monkeypatch.setattr(provider, "load", gone)
+        look = client.connection.answers._poll
+        may_end.set()
+        assert look is not None
+        await look
+        del asking, look
+        gc.collect()
+    assert complaints == []
 
 
 async def test_a_suspended_one_answers_queries_and_takes_updates_when_it_goes_on(store_url: str) -> None:

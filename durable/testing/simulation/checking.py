@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from durable import events as ev
 from durable.app import App
 from durable.errors import DurableError, HistoryDamagedError
+from durable.events import InstanceKey
 from durable.history import Generation, History
 from durable.invariants import (
     Accepted,
@@ -98,6 +99,13 @@ def note_doubt(answers: Answers, message: Message) -> None:
 def _note_rewind(answers: Answers, start: InstanceRow) -> None:
     if start.generation:
         answers.rewound.add(start.run_id)
+
+
+def note_purge(answers: Answers, targets: Iterable[tuple[InstanceKey, str]]) -> None:
+    """Take note of what a client had removed: runs, with those that had the same ids before them."""
+    for key, run_id in targets:
+        of_key = [known for known, target in answers.started.items() if target == key]
+        answers.purged.update([run_id, *of_key[: of_key.index(run_id)]] if run_id in of_key else [run_id])
 
 
 def note_rows(answers: Answers, rows: Sequence[InstanceRow | None]) -> None:

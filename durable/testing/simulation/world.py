@@ -27,7 +27,7 @@ from durable.ports import Ports
 from durable.provider import Provider, TaskAddress, Wakeup
 from durable.stores import connect
 from durable.testing.simulation.bounds import kept_in_memory, left_of
-from durable.testing.simulation.checking import note_answers, note_rows
+from durable.testing.simulation.checking import note_answers, note_purge, note_rows
 from durable.testing.simulation.faults import Fault, FaultKind, Schedule, mixed
 from durable.testing.simulation.loop import Process, SimulatedLoop, current_process
 from durable.testing.simulation.machines import Machine, Role
@@ -344,7 +344,7 @@ class World:
         elif name == "load":
             note_rows(self.answers, answer)
         elif name == "purge":
-            self.answers.purged.update(run_id for _, run_id in arguments[0])
+            note_purge(self.answers, arguments[0])
 
     async def _made(
         self, process: Process, name: str, call: Callable[[], Awaitable[Any]], arguments: tuple[Any, ...], number: int

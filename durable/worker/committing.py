@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from durable.errors import LeaseLostError, StoreError, StoreUnavailableError
 from durable.provider import Batch, Committed, Lease, Memo, Message, Provider
@@ -67,7 +67,7 @@ class GroupCommits:
         self._refused: Lease | None = None  # the one under which the last refused batch was written
         self._number = 0  # of the last batch under that lease
         self._is_writing = False
-        self._being_written = 0
+        self._being_written: Sequence[Prepared] = ()
         self.last_us: int | None = None  # the hub's time of the last commit
         self._wake = asyncio.Event()
 
@@ -92,7 +92,11 @@ class GroupCommits:
     @property
     def count(self) -> int:
         """How many turns wait to be written, or are being written."""
-        return len(self._waiting) + self._being_written
+        return len(self._waiting) + len(self._being_written)
+
+    def involves(self, partitions: Container[int]) -> bool:
+        """Tell whether something of these partitions is not yet durable: also what only consumes messages."""
+        return any(item.live.partition in partitions for item in (*self._waiting, *self._being_written))
 
     @property
     def is_full(self) -> bool:
@@ -150,7 +154,7 @@ class GroupCommits:
             self._lease, self._number = lease, 0
         self._number += 1
         batch = _batch_of(self._number, prepared, memos, alone=self._is_alone())
-        self._is_writing, self._being_written = True, len(prepared)
+        self._is_writing, self._being_written = True, prepared
         try:
             committed, asked_at = await self._written(lease, batch)
         except LeaseLostError as error:
@@ -173,7 +177,7 @@ class GroupCommits:
                     item.live.direct.fail(STOPPED)
             raise
         finally:
-            self._is_writing, self._being_written = False, 0
+            self._is_writing, self._being_written = False, ()
         self.last_us = committed.now
         if not self._clock.agree(committed.now, asked_at):
             self._keeper.wake()

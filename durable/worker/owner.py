@@ -387,11 +387,9 @@ class Owner:
 
         Returns those that may go; a partition whose last turns have begun an activity here stays.
         """
-        while True:
-            leaving = [live for live in self._lives.values() if live.partition in partitions]
-            if not any(live.is_busy for live in leaving):  # one that is being read can go: a replay may take long
-                break
+        while self.commits.involves(partitions):  # one that is being read can go: a replay may take long
             await asyncio.sleep(0.001)
+        leaving = [live for live in self._lives.values() if live.partition in partitions]
         staying = {live.partition for live in leaving if live.runs_activities}
         for live in leaving:
             if live.partition not in staying:

@@ -91,7 +91,9 @@ def name_former_run(live: LiveInstance, row: InstanceRow, former_run_id: str = "
         starts = (item.message for item in live.normal if item.starts(row.run_id))
         boundary = min((message.sequence for message in starts if message is not None), default=0)
     for item in live.waiting:
-        if item.run_id is None and item.message is not None and item.message.sequence < boundary:
+        message = item.message
+        # What comes with a start is for the run that it brings, whichever it takes the place of.
+        if item.run_id is None and message is not None and message.start is None and message.sequence < boundary:
             item.run_id = former_run_id
 
 

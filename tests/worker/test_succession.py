@@ -14,6 +14,9 @@ import pytest
 
 from durable import App, Client, Handle, OrchestrationContext, OrchestrationStatus, ReusePolicy, Worker
 from durable.provider import Batch, Lease
+from durable.worker.committing import GroupCommits
+from durable.worker.live import LiveInstance
+from durable.worker.turns import Turns
 from tests.worker.lives import becomes_true, lives_app, open_store, provider_of, rob, until
 
 app = lives_app()
@@ -126,6 +129,42 @@ async def test_what_waited_for_a_stalled_run_is_not_for_the_one_that_replaces_it
             assert await new.result(timeout=10) == ["new", "new"]
             await becomes_true(lambda: _is_count(old, 30))
             assert await dropped(new) == []
+
+
+async def test_a_start_that_waits_for_its_turn_keeps_its_events_though_another_one_comes_in_between(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run is over before the second has its place, so that a third one may begin; the second one replaces that."""
+    is_held_up = False
+    prepare = Turns.prepare
+
+    def prepared(turns: Turns, live: LiveInstance) -> Any:
+        nonlocal is_held_up
+        is_held_up = True  # this is the last turn for now
+        return prepare(turns, live)
+
+    async with Worker(lives_app(), store_url) as worker:
+        client = worker.client
+        first = await client.start("collects-async", 1, instance_id="one")
+        await until(first, OrchestrationStatus.RUNNING)
+        monkeypatch.setattr(GroupCommits, "is_full", property(lambda commits: is_held_up))
+        is_held_up = True
+        await first.terminate()
+        events = [("item", 1), ("item", 2)]
+        second = await client.start(
+            "collects-async", 3, instance_id="one", reuse_policy=ReusePolicy.TERMINATE_AND_REPLACE, events=events
+        )
+        monkeypatch.setattr(Turns, "prepare", prepared)
+        is_held_up = False
+        assert worker._parts is not None
+        worker._parts.owner._pump_soon()
+        await until(first, OrchestrationStatus.TERMINATED)
+        await client.start("collects-async", 1, instance_id="one", reuse_policy=ReusePolicy.REPLACE_FINISHED)
+        monkeypatch.setattr(Turns, "prepare", prepare)
+        is_held_up = False
+        worker._parts.owner._pump_soon()
+        await second.raise_event("item", 3)
+        assert await second.result(timeout=10) == [1, 2, 3]
 
 
 async def _is_count(handle: Handle[Any], count: int) -> bool:

@@ -7,7 +7,7 @@ write to the group commit. After the commit, and only then, `_apply` lets the ef
 Invariant: an instance has at most one turn that is not yet durable (`is_busy`). After a refused commit every instance of
 the batch is forgotten and read again.
 Invariant: a parked instance keeps at most what its last turn had taken and PARKED_KEPT_MAX more in memory, and runs no turn
-before its pause is over, unless it is steered.
+before its pause is over, unless it is steered (decision 51).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Instances that are parked: stalled ones until their next try, left ones, and runs for later until they are due.
 
 The store keeps back what comes for them, but steering. Few of their messages are in memory; the others lie in the store, and
-come in order when the pause is over.
+come in order when the pause is over: what is heard goes that way too.
 
 Invariant: nothing is taken of a run for later before its start, whatever anybody's clock says.
 """

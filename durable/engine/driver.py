@@ -37,17 +37,18 @@ async def _drive(generator: Generator[Any, Any, Any]) -> Any:
             awaited = step(value)
         except StopIteration as stop:
             return stop.value
+        finally:
+            value = None  # an error, whose stack holds this frame: a circle would be left to the garbage collector
         if not isinstance(awaited, Task):
             step, value = generator.throw, _not_a_task(awaited, generator)
             continue
         try:
-            value = await awaited
-            step = generator.send
+            step, value = generator.send, await awaited
         except GeneratorExit:
             generator.close()
             raise
         except BaseException as error:  # noqa: BLE001 (raised where the code waits, whatever it is)
-            step, value = generator.throw, error
+            step, value, awaited = generator.throw, error, None
 
 
 def _not_a_task(awaited: object, generator: Generator[Any, Any, Any]) -> TypeError:

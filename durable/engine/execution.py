@@ -168,6 +168,7 @@ class Execution:
         """Close the suspended orchestrator: its `finally` blocks run and have no effect. Safe to call twice."""
         if not self.loop.is_closing:
             run_inside(self.loop, self.loop.close_everything)
+        self.main = None
         self.requests.forget()  # what refers to one another is not left to the garbage collector
         self.mailbox.forget()
 
@@ -326,9 +327,8 @@ class Execution:
         except BaseException as error:  # noqa: BLE001 (the code's failure, whatever it is)
             # asyncio lets SystemExit out of a task, and anything out of a callback.
             self.end(ev.OrchestrationFailed(self.ports.describe(error)))
-        main = self.main
-        if self._failure is None and self.outcome is None and main is not None and main.done():
-            self.end(outcome_of(main, self))
+        if self._failure is None and self.outcome is None and self.main is not None and self.main.done():
+            self.end(outcome_of(self.main, self))
         if self._failure is not None or self.interruption is not None:
             raise GenerationEnded
 

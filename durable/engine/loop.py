@@ -123,9 +123,7 @@ class GuardedCoroutine(Coroutine[Any, Any, Any]):
         except (RuntimeError, ValueError) as error:
             self._explain(error)
             raise
-        if awaited is None or getattr(awaited, "_loop", None) is self._loop:
-            return awaited
-        return self._refuse(awaited)
+        return awaited if awaited is None or getattr(awaited, "_loop", None) is self._loop else self._refuse(awaited)
 
     def throw(self, *args: Any) -> Any:
         """Raise inside the coroutine and run to the next await."""
@@ -134,9 +132,9 @@ class GuardedCoroutine(Coroutine[Any, Any, Any]):
         except (RuntimeError, ValueError) as error:
             self._explain(error)
             raise
-        if awaited is None or getattr(awaited, "_loop", None) is self._loop:
-            return awaited
-        return self._refuse(awaited)
+        finally:
+            args = ()  # an error, whose stack holds this frame
+        return awaited if awaited is None or getattr(awaited, "_loop", None) is self._loop else self._refuse(awaited)
 
     def close(self) -> None:
         """Close the coroutine."""
@@ -150,8 +148,7 @@ class GuardedCoroutine(Coroutine[Any, Any, Any]):
         if asyncio.isfuture(awaited):
             what = FOREIGN
             awaited._asyncio_future_blocking = False  # whoever may await it shall find it as it was
-        error = self._loop.refusal(what, awaiting_location(self._inner))
-        return self.throw(error)
+        return self.throw(self._loop.refusal(what, awaiting_location(self._inner)))
 
     def _explain(self, error: Exception) -> None:
         """Raise in place of what asyncio itself says of something of another event loop."""
@@ -218,19 +215,21 @@ class DurableLoop(asyncio.AbstractEventLoop):
 
     def run_until_idle(self) -> None:
         """Run callbacks until none is ready, or until one of them called `stop`."""
-        while self._ready:
-            ready, self._ready = self._ready, []
-            for handle in ready:
-                if handle._cancelled:
-                    continue
-                self.steps += 1
-                if self.steps > STEPS_MAX:
-                    self._ready.clear()
-                    raise TurnBudgetExceededError(f"the turn ran {STEPS_MAX:,} loop steps without coming to rest")
-                handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
-                if self.is_stopped:
-                    self._ready.clear()
-                    return
+        try:
+            while self._ready:
+                ready, self._ready = self._ready, []
+                for handle in ready:
+                    if handle._cancelled:
+                        continue
+                    self.steps += 1
+                    if self.steps > STEPS_MAX:
+                        raise TurnBudgetExceededError(f"the turn ran {STEPS_MAX:,} loop steps without coming to rest")
+                    handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+                    if self.is_stopped:
+                        return
+        finally:
+            self._ready.clear()
+            ready, handle = [], None  # type: ignore[assignment]  # they lead to an error, whose stack holds this frame
 
     def stop(self) -> None:
         """Run nothing after the present callback."""

@@ -122,11 +122,11 @@ class Beginnings:
         execution.observer = look
         try:
             await self._feed(execution, _as_rows(records))
+            main = execution.main
         except DivergenceError:
             return Seen()  # where it matters, it shows again
         finally:
             self._turns.close(execution)
-        main = execution.main
         error = main.exception() if main is not None and main.done() and not main.cancelled() else None
         roots = [failed[id(details)][0].task_id for details in carried_details(error) if id(details) in failed]
         unseen = [event.task_id for event, task in failed.values() if task.is_failed and not task.is_seen]

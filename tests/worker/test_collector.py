@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
+from collections.abc import Generator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from durable import ActivityContext, ActivityFailedError, App, OrchestrationContext, Worker
 from durable.jobs import Job
 from durable.worker.worker import RARE_COLLECTIONS
+from tests.jobs.parts import eventually
 
 
 @pytest.mark.parametrize("chosen", [(700, 10, 10), (50_000, 10, 10), (0, 10, 10)])
@@ -38,7 +42,13 @@ async def test_the_collector_comes_less_often_while_a_worker_runs_unless_the_pro
 ENDED = 40
 
 
-@pytest.mark.parametrize("shape", ["sequence", "fan_out", "failure", "timers", "unheard", "job"])
+SHAPES = (
+    *("sequence", "fan_out", "timers", "unheard", "job"),
+    *("failure", "failure_in_generator", "failed", "failed_in_generator", "out_of_time", "cancelled", "continued"),
+)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 async def test_what_has_ended_leaves_nothing_to_the_collector(store_url: str, shape: str) -> None:
     """Of a cached instance that has ended, and of its activities, nothing refers to one another when they are let go."""
     app = _app_of_shapes()
@@ -46,8 +56,12 @@ async def test_what_has_ended_leaves_nothing_to_the_collector(store_url: str, sh
     async def run(worker: Worker, number: int) -> None:
         if shape == "job":
             await (await worker.client.schedule(Job("step", number))).wait(timeout=20)
-        else:
-            await worker.client.run(shape, number, timeout=20)
+            return
+        handle = await worker.client.start(shape, number)
+        if shape == "cancelled":
+            await eventually(handle.state, lambda state: state.custom_status == "waits")
+            await handle.cancel()
+        await handle.wait(timeout=20)
 
     async with Worker(app, store_url, max_cached_orchestrations=100) as worker:
         await run(worker, 0)
@@ -89,6 +103,42 @@ def _app_of_shapes() -> App:
         except ActivityFailedError:
             return number
         return 0
+
+    @app.orchestrator
+    def failure_in_generator(ctx: OrchestrationContext, number: int) -> Generator[Any, Any, int]:
+        try:
+            yield ctx.call_activity(fails)
+        except ActivityFailedError:
+            return number
+        return 0
+
+    @app.orchestrator
+    async def failed(ctx: OrchestrationContext, number: int) -> None:
+        await ctx.call_activity(fails)
+
+    @app.orchestrator
+    def failed_in_generator(ctx: OrchestrationContext, number: int) -> Generator[Any, Any, None]:
+        yield ctx.call_activity(fails)
+
+    @app.orchestrator
+    async def out_of_time(ctx: OrchestrationContext, number: int) -> int:
+        with contextlib.suppress(TimeoutError):
+            await ctx.wait_for_external_event("never", timeout=timedelta(0))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await ctx.wait_for_external_event("never")
+        return number
+
+    @app.orchestrator
+    async def cancelled(ctx: OrchestrationContext, number: int) -> None:
+        ctx.set_custom_status("waits")
+        await ctx.wait_for_external_event("never")
+
+    @app.orchestrator
+    async def continued(ctx: OrchestrationContext, number: int) -> int:
+        if number >= 0:
+            ctx.continue_as_new(-1)
+        return number
 
     @app.orchestrator
     async def timers(ctx: OrchestrationContext, number: int) -> int:

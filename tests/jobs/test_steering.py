@@ -269,7 +269,10 @@ async def test_priorities_hold_among_several_workers(store_url: str) -> None:
             await eventually(handle.tree, lambda tree: tree.status is JobStatus.QUEUED)
         stage.told.set()
         await asyncio.gather(*(handle.result(timeout=20) for handle in (*low, *high)))
-    assert stage.began[2:] == ["high"] * 20 + ["low"] * 20
+    began = stage.began[2:]
+    assert (began.count("high"), began.count("low")) == (20, 20)
+    # The one worker may have claimed the last of the high ones, and the other then begin a low one first.
+    assert began[: began.index("low")].count("high") >= 19
 
 
 async def test_a_job_that_no_slot_is_free_for_is_queued_until_it_begins(store_url: str) -> None:

@@ -172,10 +172,12 @@ class SqliteProvider:
         if opened is None:
             return
         opened.waking.stop_listening()
-        await opened.writer.close()
-        opened.waking.close()
-        await opened.close_slow()
-        await self._ports.run_blocking(functools.partial(_disconnect, opened))
+        try:
+            await opened.writer.close()
+        finally:  # interrupted as well: nobody could close it again
+            opened.waking.close()
+            await opened.close_slow()
+            await self._ports.run_blocking(functools.partial(_disconnect, opened))
 
     async def lease(self, name: str, announcement: bytes, *, worker: bool) -> Lease:
         """See `durable.provider.Ownership.lease`."""

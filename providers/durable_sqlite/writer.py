@@ -162,14 +162,18 @@ class Writer:
         return answer
 
     async def close(self) -> None:
-        """Finish what was asked for and end the thread."""
+        """Finish what was asked for and end the thread. Interrupted, it finishes only what has begun."""
         if not self._is_closed:
             self._is_closed = True
-            if self._is_busy:
-                self._is_idle = self._loop.create_future()
-                await self._is_idle
-            if self._thread is not None:
-                self._tasks.put(None)
+            try:
+                if self._is_busy:
+                    self._is_idle = self._loop.create_future()
+                    await self._is_idle
+            finally:
+                for waiting in self._waiting:  # none, unless this was interrupted
+                    _fail(waiting.future, StoreError(f"'{self._connection.path}' is closed"))
+                if self._thread is not None:
+                    self._tasks.put(None)
 
     def join(self) -> None:
         """Wait for the thread, after `close`. Blocks."""

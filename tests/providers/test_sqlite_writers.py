@@ -535,6 +535,34 @@ async def test_closing_waits_for_what_was_asked_for(store: Store, path: Path) ->
     assert not list(path.parent.glob("*-wal"))
 
 
+async def test_a_close_that_is_interrupted_closes_all_the_same(store: Store, path: Path) -> None:
+    threads = len(_own_threads())
+    session = await store.worker()
+    await session.start("instance")
+    opened = inside(session.provider)
+    assert opened.write.try_begin()  # as while another writes
+    task = asyncio.create_task(session.submit(event_to("instance")))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(session.provider.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(StoreError, match="is closed"):
+        await task
+    opened.write.rollback()
+    opened.write.end()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    for database in (opened.write.database, opened.read):
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            database.execute("SELECT 1")
+    assert len(_own_threads()) <= threads
+    other = store_at(path)
+    taker = await other.worker(())
+    assert await taker.provider.take(taker.lease, range(4)), "what was its own is free at once"
+    await other.close()
+    await store.close()
+
+
 def _own_threads() -> list[str]:
     """The threads of this process but those of the loop's pool, which stay."""
     return [thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio_")]

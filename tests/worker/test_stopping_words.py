@@ -139,7 +139,9 @@ class Interrupted:
     """The program, and what it printed so far."""
 
     def __init__(self, store: str, style: str, timeout_s: float) -> None:
-        command = [sys.executable, "-X", "dev", str(PROGRAM), store, style, str(timeout_s)]
+        # Warnings, but not asyncio's debug mode (`-X dev`), which reads the source lines of each place where a future is made:
+        # Ctrl-C in the middle of that leaves a file open that Python itself has opened.
+        command = [sys.executable, "-W", "default", str(PROGRAM), store, style, str(timeout_s)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.lines: list[str] = []
 

@@ -149,7 +149,9 @@ def violations_of_answers(runs: Sequence[StoredRun], answers: Answers, moment: M
             found.append(f"I1: instance '{key.id}', run {run_id}: its start had succeeded, and it is not there")
     for run_id, status in answers.ended.items():
         run = by_run_id.get(run_id)
-        if run is not None and run.row.status is not status and not (run.was_rewound or run_id in answers.rewound):
+        if run is None or run.row.status is status:
+            continue
+        if status is Status.COMPLETED or not (run.was_rewound or run_id in answers.rewound):
             found.append(f"I8: {named(run.row)}: a client saw it {status.name}, and it is {run.row.status.name}")
     others = _sent_by_instances(runs)
     for run_id, name in {*answers.raised, *answers.asked}:

@@ -23,12 +23,8 @@ READS_MAX: Final = 20
 MEMOS_MAX: Final = 1_000_000
 
 
-_ENDS = (
-    ev.OrchestrationCompleted,
-    ev.OrchestrationFailed,
-    ev.OrchestrationCancelled,
-    ev.OrchestrationTerminated,
-)
+_ENDS = {ev.OrchestrationFailed, ev.OrchestrationCancelled, ev.OrchestrationTerminated}
+"""Those that a rewind takes back."""
 
 
 class Moment(enum.IntEnum):
@@ -67,11 +63,12 @@ class StoredRun:
         """True if the run went on after its end, as far as that can be seen: its former ends are no ends then."""
         if self.row.generation and not self.row.records:
             return True
-        last = max(self.generations, default=0)
+        kinds = {generation: set(map(type, self.events_of(generation))) for generation in self.generations}
         return any(
-            isinstance(event, ev.OrchestrationRewound) or (generation < last and isinstance(event, _ENDS))
-            for generation in self.generations
-            for event in self.events_of(generation)
+            ev.OrchestrationRewound in found
+            # It was ended before the first turn of the generation in which it was to go on.
+            or (found & _ENDS and generation + 1 in kinds and ev.OrchestrationStarted not in kinds[generation + 1])
+            for generation, found in kinds.items()
         )
 
     def events_of(self, generation: int) -> list[HistoryEvent]:

@@ -30,16 +30,21 @@ class Backlog:
         self._stash: list[StoredMessage] = []
         self._reads = 0
         self._taken: dict[int, int] = {}  # during which read a partition was last taken
-        self._let_go: set[InstanceKey] = set()  # of these messages left memory after the present read had begun
+        self._let_go: dict[
+            InstanceKey, bool
+        ] = {}  # of these messages left memory during the present read; steering as well?
         self._kept_back: dict[Place, int] = {}  # until when: as the present read began
 
     def fall_behind(self, places: Iterable[Place]) -> None:
         """Note that the store holds, or may hold, messages of these places that are not in memory."""
         self._behind.update(dict.fromkeys(places, self._reads))
 
-    def let_go(self, key: InstanceKey) -> None:
-        """Note that messages of an instance have left memory unconsumed: what a read returns that left them out comes later."""
-        self._let_go.add(key)
+    def let_go(self, key: InstanceKey, *, steering: bool = False) -> None:
+        """Note that messages of an instance have left memory unconsumed, or all of them with `steering`.
+
+        What a read returns that had left them out comes after them.
+        """
+        self._let_go[key] = steering or self._let_go.get(key, False)
         self.fall_behind([key])
 
     def take_over(self, partitions: Iterable[int]) -> None:
@@ -56,7 +61,9 @@ class Backlog:
         """
         if self._taken.get(message.partition) == self._reads:
             return True
-        return message.target in self._let_go and message.priority is not Priority.CONTROL
+        if message.priority is Priority.CONTROL:
+            return self._let_go.get(message.target, False)
+        return message.target in self._let_go
 
     def place_of(self, message: StoredMessage) -> Place | None:
         """Return the place that holds a fresh message up, None if it may go ahead."""

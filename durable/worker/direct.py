@@ -116,6 +116,8 @@ class DirectStarts:
             self._met[live.row.run_id] = live.direct.met
             if len(self._met) > WAITING_MAX:  # of clients that went away
                 del self._met[next(iter(self._met))]
+        if any(pending.message is not None for pending in live.waiting):
+            self._backlog.let_go(live.key, steering=True)
         self._abandon(live)
         if live.direct.is_id_wanted:
             self._wake(live.key)

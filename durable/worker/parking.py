@@ -16,7 +16,7 @@ from durable.timers import DUE_MAX
 from durable.worker.backlog import Backlog
 from durable.worker.clock import StoreClock
 from durable.worker.live import LiveInstance
-from durable.worker.steps import blind_arrival, is_left, is_of_unknown_code
+from durable.worker.steps import blind_arrival, ending, is_left, is_of_unknown_code
 from durable.worker.succession import is_waiting_for_its_start
 from durable.worker.timers import DueTimes
 
@@ -73,6 +73,7 @@ class Parking:
     def release(self, live: LiveInstance, kept_max: int = 0) -> None:
         """Leave messages to the store again; they are received in order when the instance is parked no more."""
         self.held.difference_update(live.release(kept_max))
+        live.looked_for = None  # a start that was found may be gone again
         self._backlog.let_go(live.key)
 
     def is_over(self, live: LiveInstance) -> None:
@@ -82,8 +83,15 @@ class Parking:
             self._awaiting.append(live)
 
     def was_read(self, *, is_full: bool) -> list[LiveInstance]:
-        """Return those that have waited for a read; also if memory `is_full` of messages, and takes no more."""
-        ready = [live for live in self._awaiting if is_full or not self._backlog.is_behind(live.key)]
+        """Return those that have waited for a read; also if memory `is_full` of messages, and takes no more.
+
+        Not those, then, that wait for their start: nothing may be taken before it.
+        """
+        ready = [
+            live
+            for live in self._awaiting
+            if not self._backlog.is_behind(live.key) or (is_full and not _waits_for_its_start(live))
+        ]
         self._awaiting = [live for live in self._awaiting if live not in ready]
         for live in ready:
             live.awaits_read = False
@@ -104,6 +112,11 @@ class Parking:
         row = live.row
         if row is not None and is_waiting_for_its_start(row):
             live.skips_pause = live.skips_pause or any(not item.starts(row.run_id) for item in live.control)
+
+
+def _waits_for_its_start(live: LiveInstance) -> bool:
+    row = live.row
+    return row is not None and not row.records and live.looked_for is not None and ending(live, row) is None
 
 
 def _kept_max(row: InstanceRow) -> int:

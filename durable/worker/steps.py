@@ -281,7 +281,7 @@ class Steps:
         state = dataclasses.replace(live.state, stalls=max(live.state.stalls, 1))
         status = Status.SUSPENDED if is_suspended else Status.STALLED
         parked_until = DUE_MAX if is_suspended else now
-        if live.beginning() is not None:
+        if is_behind_its_past(live, row):
             step = self.quiet(row, state, status=status, parked_until=parked_until)
             return self.complete(Prepared(live), row, state, step)
         live.control.remove(pending)
@@ -428,13 +428,18 @@ def is_blindly_suspended(row: InstanceRow, state: OwnerState) -> bool:
     return row.status is Status.SUSPENDED and state.stalls > 0
 
 
+def is_behind_its_past(live: LiveInstance, row: InstanceRow) -> bool:
+    """Tell whether nothing may be recorded yet, since an older generation's past comes first, or may: its start is not here."""
+    return not row.records and (live.beginning() is not None or not live.has_start(row.run_id))
+
+
 def blind_arrival(live: LiveInstance, row: InstanceRow) -> Pending | None:
     """Return the suspension or resumption that a stalled instance takes without its history, if there is one."""
     if not (row.status is Status.STALLED or is_blindly_suspended(row, live.state)) or ending(live, row) is not None:
         return None
     kinds = ev.OrchestrationSuspended | ev.OrchestrationResumed
     meant = [pending for pending in live.control if isinstance(pending.event, kinds) and not is_stale(pending, row)]
-    if meant and live.beginning() is not None:  # they wait for the first turn, and the last of them counts till then
+    if meant and is_behind_its_past(live, row):  # they wait for the first turn, and the last of them counts till then
         is_suspended = isinstance(meant[-1].event, ev.OrchestrationSuspended)
         return meant[-1] if is_suspended is not (row.status is Status.SUSPENDED) else None
     return meant[0] if meant else None

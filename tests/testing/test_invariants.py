@@ -34,6 +34,7 @@ from durable.invariants import (
 )
 from durable.provider import InstanceRow, RecordRow, Status
 from durable.records import Record, encode_record, first_checksum, next_checksum
+from durable.testing.simulation.checking import note_purge
 from tests.worker.lives import Damage, provider_of
 
 KEY = InstanceKey("instance")
@@ -331,6 +332,27 @@ def test_what_clients_were_told_is_there() -> None:
     assert violations_of_answers([], Answers({"run": KEY}))[0].startswith("I1")
     assert violations_of_answers([], Answers({"run": KEY}, purged={"run"})) == []
     assert violations_of_answers([run], Answers(ended={"run": Status.FAILED}))[0].startswith("I8")
+
+
+def test_an_end_counts_unless_a_rewind_took_it_back() -> None:
+    """Also one that was ended again before it went on; but nothing goes on after it has completed."""
+    terminated, rewound = ev.OrchestrationTerminated("why"), ev.OrchestrationRewound("again", "seed", 0)
+    told = Answers(ended={"run": Status.FAILED})
+
+    failed, done = [Record(50, [STARTED, ev.OrchestrationFailed(DETAILS)])], [Record(50, [STARTED, DONE])]
+    assert violations_of_answers([run_of([terminated], older=failed, status=Status.TERMINATED)], told) == []
+    assert violations_of_answers([run_of([STARTED, rewound], older=failed)], told) == []
+    assert violations_of_answers([run_of([STARTED], older=failed)], told)[0].startswith("I8")
+    completed = Answers(ended={"run": Status.COMPLETED}, rewound={"run"})
+    assert violations_of_answers([run_of([STARTED], older=done)], completed)[0].startswith("I8")
+
+
+def test_a_purge_that_removed_nothing_excuses_nothing() -> None:
+    answers = Answers({"former": KEY, "run": KEY})
+    note_purge(answers, [(KEY, "run")], 0)
+    assert answers.purged == set()
+    note_purge(answers, [(KEY, "run")], 1)
+    assert answers.purged == {"former", "run"}
 
 
 def test_events_are_neither_lost_nor_doubled() -> None:

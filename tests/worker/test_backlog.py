@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from durable import App, Handle, OrchestrationContext, OrchestrationStatus, Worker
+from durable import App, Handle, InstanceAlreadyExistsError, OrchestrationContext, OrchestrationStatus, Worker
 from durable.errors import StoreUnavailableError
 from durable.history import utc_datetime
 from durable.provider import partition_of
 from durable.worker import leasing, steps
 from durable.worker.committing import GroupCommits
 from durable.worker.parking import Parking
-from tests.worker.lives import becomes_true, key_of, lives_app, names_of, open_store, until
+from tests.worker.lives import becomes_true, key_of, lives_app, names_of, open_store, raises_soon, until
 
 
 @pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "read"])
@@ -249,6 +249,37 @@ async def test_a_read_from_before_a_stalled_instance_went_on_lets_nothing_go_ahe
             await handle.raise_event("item", 21)
             read.may_end.set()
             assert await handle.result(timeout=10) == list(range(22))
+
+
+async def test_a_read_lets_nothing_go_ahead_of_what_a_refused_start_has_let_go(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker's own start waits for its commit when somebody else has the id; what came for that one waited in memory."""
+    async with open_store(store_url) as client, Worker(lives_app(), store_url) as worker:
+        assert worker._parts is not None
+        assert worker._parts._unlisten is not None
+        worker._parts._unlisten()  # nothing is heard
+        owner, store = worker._parts.owner, worker._provider
+        commit, may_commit = store.commit, asyncio.Event()
+
+        async def later(*arguments: Any, **options: Any) -> Any:
+            await may_commit.wait()
+            return await commit(*arguments, **options)
+
+        monkeypatch.setattr(store, "commit", later)
+        refused = asyncio.ensure_future(worker.client.start("collects-async", 9, instance_id="one"))
+        await becomes_true(lambda: owner.commits.count)
+        handle = await client.start("collects-async", 2, instance_id="one")
+        await handle.raise_event("item", 1)
+        owner.receiver.wake()
+        await becomes_true(lambda: len(owner.receiver.held) == 2)
+        await handle.raise_event("item", 2)
+        read = Slow(worker, monkeypatch)  # it has left out what is in memory
+        await read.has_answer.wait()
+        may_commit.set()
+        await raises_soon(InstanceAlreadyExistsError, refused)
+        read.may_end.set()
+        assert await handle.result(timeout=10) == [1, 2]
 
 
 class Slow:

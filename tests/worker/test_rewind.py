@@ -35,6 +35,7 @@ from durable import (
     Worker,
     when_all,
 )
+from durable.worker import receiving
 from durable.worker import steps as stalling
 from tests.worker.lives import becomes_true, names_of, raises_soon, until
 
@@ -738,11 +739,18 @@ async def test_what_stalls_before_it_goes_on_can_be_ended_and_rewound_again(stor
 
 @pytest.mark.parametrize("is_forked", [False, True], ids=["rewound", "forked"])
 @pytest.mark.parametrize("is_taken_over", [False, True], ids=["one worker", "another worker"])
+@pytest.mark.parametrize("is_known", [True, False], ids=["code that differs", "no code"])
 @pytest.mark.parametrize("steered", ["resume", "suspend resume", "suspend", "cancel", "suspend cancel resume"])
 async def test_what_stalls_before_it_goes_on_can_be_steered_and_loses_nothing_of_what_it_takes_over(
-    store_url: str, world: World, steered: str, is_taken_over: bool, is_forked: bool, monkeypatch: pytest.MonkeyPatch
+    store_url: str,
+    world: World,
+    steered: str,
+    is_known: bool,
+    is_taken_over: bool,
+    is_forked: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The code is repaired after the steering, or a worker with the right one takes over."""
+    """The code is repaired after the steering, or a worker with the right one takes over, maybe after one more without it."""
     monkeypatch.setattr(stalling, "STALL_FIRST_US", 3600 * 1_000_000)
     monkeypatch.setattr(stalling, "STALL_LONGEST_US", 3600 * 1_000_000)
     is_wrong = True
@@ -761,13 +769,17 @@ async def test_what_stalls_before_it_goes_on_can_be_steered_and_loses_nothing_of
         handle = await worker.client.start(collects)
         await handle.raise_event("item", 1)
         await becomes_true(lambda: _has_seen(handle, 1))
-        if is_forked:
-            handle = await client.get(handle.instance_id).fork(at=len(await handle.history()))
-        else:
+        if not is_forked:
             await handle.terminate()
             await handle.wait()
-            await handle.rewind()
         handle = client.get(handle.instance_id)
+        if not is_known:
+            await workers.aclose()
+            await workers.enter_async_context(Worker(App(), store_url))
+        if is_forked:
+            handle = client.get((await handle.fork(at=len(await handle.history()))).instance_id)
+        else:
+            await handle.rewind()
         await until(handle, OrchestrationStatus.STALLED)
         await handle.raise_event("item", 2)
         for word in steered.split():
@@ -775,10 +787,14 @@ async def test_what_stalls_before_it_goes_on_can_be_steered_and_loses_nothing_of
             if word == "suspend":
                 await until(handle, OrchestrationStatus.SUSPENDED)
         await handle.raise_event("item", 3)
-        if is_taken_over:
+        if is_taken_over or not is_known:
             await workers.aclose()
+        if is_taken_over and not is_known:
+            async with Worker(App(), store_url) as another:
+                await another.client.start("nobody knows it", instance_id="another")
+                await until(another.client.get("another"), OrchestrationStatus.STALLED)
         is_wrong = False
-        if is_taken_over:
+        if is_taken_over or not is_known:
             await workers.enter_async_context(Worker(world.app, store_url))
         with contextlib.suppress(InstanceFinishedError):
             await handle.resume()
@@ -789,6 +805,45 @@ async def test_what_stalls_before_it_goes_on_can_be_steered_and_loses_nothing_of
         names = names_of(await handle.history())
         assert names[0] == "OrchestrationStarted"
         assert names.count("OrchestrationSuspended") == ("suspend" in steered)
+
+
+@pytest.mark.parametrize("steered", ["resume", "suspend resume"])
+async def test_steering_waits_for_what_it_takes_over_though_memory_is_full_of_messages(
+    store_url: str, world: World, steered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = steps(world, "async", "a", "b")
+    world.broken = {"b"}
+    async with Client(store_url) as client:
+        async with Worker(world.app, store_url):
+            handle = client.get((await client.start(program)).instance_id)
+            await raises_soon(OrchestrationFailedError, handle.result())
+        world.mend()
+        async with Worker(App(), store_url) as worker:
+            await handle.rewind()
+            await until(handle, OrchestrationStatus.STALLED)
+            assert worker._parts is not None
+            receiver, parking, looks = worker._parts.owner.receiver, worker._parts.owner._parking, 0
+            was_read = parking.was_read
+
+            def counted(*, is_full: bool) -> Any:
+                nonlocal looks
+                looks += is_full
+                return was_read(is_full=is_full)
+
+            monkeypatch.setattr(parking, "was_read", counted)
+            with monkeypatch.context() as patch:
+                patch.setattr(receiving, "HELD_MAX", -1)
+                for word in steered.split():
+                    await getattr(worker.client.get(handle.instance_id), word)()
+                await becomes_true(lambda: parking._awaiting)
+                before = looks
+                receiver.wake()
+                await becomes_true(lambda: looks > before)
+            receiver.wake()
+            await until(handle, OrchestrationStatus.STALLED)
+        async with Worker(world.app, store_url):
+            assert await handle.result(timeout=20) == ["A", "B"]
+        assert names_of(await handle.history())[0] == "OrchestrationStarted"
 
 
 async def _has_seen(handle: Handle[Any], count: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from durable import events as ev
 from durable.app import App
@@ -101,8 +101,11 @@ def _note_rewind(answers: Answers, start: InstanceRow) -> None:
         answers.rewound.add(start.run_id)
 
 
-def note_purge(answers: Answers, targets: Iterable[tuple[InstanceKey, str]]) -> None:
+def note_purge(answers: Answers, targets: Collection[tuple[InstanceKey, str]], removed: int) -> None:
     """Take note of what a client had removed: runs, with those that had the same ids before them."""
+    if removed < len(targets):  # which of them, nobody was told
+        answers.purged.update(run_id for _, run_id in targets if removed)
+        return
     for key, run_id in targets:
         of_key = [known for known, target in answers.started.items() if target == key]
         answers.purged.update([run_id, *of_key[: of_key.index(run_id)]] if run_id in of_key else [run_id])

@@ -344,7 +344,7 @@ class World:
         elif name == "load":
             note_rows(self.answers, answer)
         elif name == "purge":
-            note_purge(self.answers, arguments[0])
+            note_purge(self.answers, arguments[0], answer)
 
     async def _made(
         self, process: Process, name: str, call: Callable[[], Awaitable[Any]], arguments: tuple[Any, ...], number: int

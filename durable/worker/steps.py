@@ -281,6 +281,7 @@ class Steps:
         state = dataclasses.replace(live.state, stalls=max(live.state.stalls, 1))
         status = Status.SUSPENDED if is_suspended else Status.STALLED
         parked_until = DUE_MAX if is_suspended else now
+        live.wants_turn = not is_suspended  # its next try: there may be nothing else that it has to do
         if is_behind_its_past(live, row):
             step = self.quiet(row, state, status=status, parked_until=parked_until)
             return self.complete(Prepared(live), row, state, step)

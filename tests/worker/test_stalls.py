@@ -632,6 +632,39 @@ async def test_a_stalled_instance_is_suspended_and_resumed_without_its_history(
             assert [item.name for item in await handle.dropped()] == ["spare"]
 
 
+@pytest.mark.parametrize("is_taken_over", [False, True], ids=["one worker", "another worker"])
+async def test_a_stalled_instance_that_only_waits_for_a_timer_is_tried_again_when_it_is_resumed(
+    store_url: str, is_taken_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has come for it, so that nothing else would have it tried before its pause of an hour is over."""
+    monkeypatch.setattr(steps, "STALL_FIRST_US", 3600 * 1_000_000)
+    monkeypatch.setattr(steps, "STALL_LONGEST_US", 3600 * 1_000_000)
+    is_wrong = True
+    app = App()
+
+    @app.orchestrator
+    async def sleeps(ctx: OrchestrationContext) -> str:
+        if ctx.is_replaying and is_wrong:
+            await ctx.wait_for_external_event("another")
+        await ctx.create_timer(timedelta(seconds=0.3))
+        return "awake"
+
+    async with open_store(store_url) as client, contextlib.AsyncExitStack() as workers:
+        async with Worker(app, store_url):
+            handle = await client.start(sleeps)
+            await until(handle, OrchestrationStatus.RUNNING)
+        await workers.enter_async_context(Worker(app, store_url))
+        await stalled(handle)
+        await handle.suspend()
+        await until(handle, SUSPENDED)
+        if is_taken_over:
+            await workers.aclose()
+            await workers.enter_async_context(Worker(app, store_url))
+        is_wrong = False
+        await handle.resume()
+        assert await handle.result(timeout=5) == "awake"
+
+
 async def test_an_unbegun_instance_that_stalled_is_suspended_and_resumed(store_url: str) -> None:
     async with open_store(store_url) as client:
         async with Worker(App(), store_url):

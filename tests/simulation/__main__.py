@@ -8,10 +8,16 @@ import sys
 from durable.testing.simulation.faults import Schedule, draw_schedule
 from durable.testing.simulation.running import Outcome, run_schedule
 from tests.ledger import Ledger
-from tests.simulation import steering
+from tests.simulation import steering, steering_entities, steering_jobs, steering_schedules
 from tests.simulation.cases import CASES, Case, app
 
-assert steering.steered_at_random.__name__ in CASES
+AT_RANDOM = (
+    steering.steered_at_random,
+    steering_entities.entities_at_random,
+    steering_jobs.jobs_at_random,
+    steering_schedules.schedules_at_random,
+)
+assert all(play.__name__ in CASES for play in AT_RANDOM)
 
 
 def play(case: Case, schedule: Schedule, engine: str, *, is_traced: bool = False) -> Outcome:

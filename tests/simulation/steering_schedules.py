@@ -66,7 +66,11 @@ class Planner:
         return [self._dice.randrange(100), self._dice.choice((0.0, 0.3, 2.0))]
 
     async def create(self) -> None:
-        targets = [(occurrence, self._work()), (add_one, 1), (Job(add_one_slowly, 1).then(Job(add_one, 2)), None)]
+        targets: list[tuple[Any, Any]] = [
+            (occurrence, self._work()),
+            (add_one, 1),
+            (Job(add_one_slowly, 1).then(Job(add_one, 2)), None),
+        ]
         target, value = self._dice.choice([targets[0], *targets])
         name = self._name()
         await self._schedules.create(name, target, value, **self._options())

@@ -20,6 +20,8 @@ LONG = {
     "wider_than_a_turn_sends_at_once": 6,
     "schedules_that_end_or_leave_out": 6,
     "money_moves": 12,
+    "entities_at_random": 10,
+    "schedules_at_random": 10,
     "signaled_for_later": 12,
     "a_schedule_starts_each_time_once": 12,
 }

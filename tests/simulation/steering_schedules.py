@@ -130,7 +130,7 @@ async def ended(client: Client, name: str) -> None:
             with contextlib.suppress(*NOT_NOW):
                 await client.get(found.instance_id).resume()
         with contextlib.suppress(TimeoutError):
-            await client.wait(prefix=f"{name}/", timeout=60)
+            await client.wait(prefix=f"{name}/", timeout=5)
             return
 
 

@@ -102,7 +102,8 @@ class Watch:
         while not self._rows:
             if self._error is not None:
                 raise self._error
-            if until is not None and loop.time() >= until:
+            # A timer that has come a little early would be set again at once.
+            if until is not None and loop.time() >= until - TICK_S:
                 raise TimeoutError
             self._future = loop.create_future()
             timer = None if until is None else loop.call_at(until, self._wake)

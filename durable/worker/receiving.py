@@ -97,7 +97,7 @@ class Receiver:
         due = max(message.visible_at, start.parked_until if start is not None else 0)
         ahead = due - self._clock.now()
         if ahead > 0:
-            if ahead < HORIZON_US:
+            if ahead < HORIZON_US and not self.is_draining:
                 self._plan(due, ahead)
             return True
         self.is_full = self.is_full or len(self.held) > HELD_MAX

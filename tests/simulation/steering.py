@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -30,7 +30,15 @@ from durable.client.starting import StartOptions
 from tests.simulation.cases import add_one, always_fail, app, case, sequence
 
 GO_ON, FAIL, END = range(3)
-NOT_NOW = (InstanceAlreadyExistsError, InstanceFinishedError, InstanceNotFoundError, InstanceRunningError)
+NOT_NOW = (
+    InstanceAlreadyExistsError,
+    InstanceFinishedError,
+    InstanceNotFoundError,
+    InstanceRunningError,
+    UpdateRejectedError,
+)
+"""What is said of something that cannot be done as things stand."""
+
 NAMES = ("left", "middle", "right")
 STEPS = 30
 
@@ -67,6 +75,16 @@ async def steered(ctx: OrchestrationContext, seen: int) -> int:
             await ctx.call_sub_orchestrator(sequence, number)
         elif number % 7 == 0:
             await ctx.create_timer(timedelta(seconds=0.2))
+
+
+Action: TypeAlias = Callable[[], Awaitable[None]]
+
+
+async def act_at_random(dice: random.Random, ways: Mapping[Action, int], steps: int) -> None:
+    """Do so many of these things, drawn by their weights, one after the other; what cannot be done now is not done."""
+    for way in dice.choices(list(ways), list(ways.values()), k=steps):
+        with contextlib.suppress(*NOT_NOW):
+            await way()
 
 
 class Crowd:
@@ -110,7 +128,7 @@ class Crowd:
         await way()
 
     async def _update(self) -> None:
-        with contextlib.suppress(TimeoutError, UpdateRejectedError):
+        with contextlib.suppress(TimeoutError):
             await self._any().update("add", 1, timeout=self._dice.choice((0.1, 1.0)))
 
     async def _begin_otherwise(self) -> None:
@@ -139,7 +157,7 @@ class Crowd:
         await asyncio.sleep(self._dice.choice((0.02, 0.1, 0.3, 1.0, 3.0)))
 
     async def act(self) -> None:
-        """Do so many things, one after the other; what cannot be done as things stand is not done."""
+        """Do whatever comes, for a while."""
         ways: dict[Action, int] = {
             self._raise_some: 12,
             self._wait: 6,
@@ -150,12 +168,7 @@ class Crowd:
             self._update: 2,
             self._tell: 1,
         }
-        for way in self._dice.choices(list(ways), list(ways.values()), k=STEPS):
-            with contextlib.suppress(*NOT_NOW):
-                await way()
-
-
-Action: TypeAlias = Callable[[], Awaitable[None]]
+        await act_at_random(self._dice, ways, STEPS)
 
 
 @case()

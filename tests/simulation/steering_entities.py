@@ -28,7 +28,7 @@ from durable import (
 )
 from durable.client.starting import StartOptions
 from tests.simulation.cases import Notes, app, case
-from tests.simulation.steering import NOT_NOW
+from tests.simulation.steering import NOT_NOW, act_at_random
 
 KEYS = ("a", "b", "c")
 CALLERS = ("one", "other")
@@ -180,7 +180,7 @@ class Throng:
         await asyncio.sleep(self._dice.choice((0.02, 0.1, 0.3, 1.0)))
 
     async def act(self) -> None:
-        """Do so many things, one after the other."""
+        """Do whatever comes, for a while."""
         ways = {
             self._signal: 6,
             self._refuse: 1,
@@ -189,9 +189,7 @@ class Throng:
             self._steer: 4,
             self._wait: 5,
         }
-        for way in self._dice.choices(list(ways), list(ways.values()), k=STEPS):
-            with contextlib.suppress(*NOT_NOW):
-                await way()
+        await act_at_random(self._dice, ways, STEPS)
 
     async def go_on(self) -> None:
         """Let everything go on that has not ended."""

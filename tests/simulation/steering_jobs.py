@@ -17,7 +17,7 @@ from durable import Client, Handle, InstanceNotFoundError, UpdateRejectedError
 from durable.events import InstanceKey
 from durable.jobs import Job, JobContext, JobHandle, JobNode, JobStatus, Priority, RunCondition
 from tests.simulation.cases import app, case, sequence
-from tests.simulation.steering import NOT_NOW
+from tests.simulation.steering import NOT_NOW, act_at_random
 
 TREES = 2
 STEPS = 16
@@ -145,7 +145,7 @@ class Foreman:
         await asyncio.sleep(self._dice.choice((0.02, 0.1, 0.3, 1.0, 3.0)))
 
     async def act(self) -> None:
-        """Do so many things, one after the other."""
+        """Do whatever comes, for a while."""
         ways = {
             self._look: 3,
             self._steer_one: 6,
@@ -154,9 +154,7 @@ class Foreman:
             self._break: 2,
             self._wait: 6,
         }
-        for way in self._dice.choices(list(ways), list(ways.values()), k=STEPS):
-            with contextlib.suppress(*NOT_NOW):
-                await way()
+        await act_at_random(self._dice, ways, STEPS)
 
     async def end(self) -> None:
         """See every tree end, with every job settled."""

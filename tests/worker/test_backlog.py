@@ -172,6 +172,22 @@ async def test_a_new_owner_of_a_stalled_instance_lets_nothing_go_ahead_of_what_t
             assert await handle.result(timeout=10) == list(range(22))
 
 
+async def test_a_worker_that_stops_plans_no_look_at_what_it_hears(store_url: str) -> None:
+    """Its looks are called off when it ends its reading; one that was planned after that would go on beyond its end."""
+    async with Worker(lives_app(), store_url) as worker:
+        assert worker._parts is not None
+        receiver = worker._parts.owner.receiver
+        await worker.client.start("returns-async", 1, at=timedelta(hours=1), instance_id="in an hour")
+        await worker.client.start("returns-async", 1, at=timedelta(seconds=20), instance_id="before it stops")
+        await becomes_true(lambda: len(receiver._planned) == 1)
+        worker._parts.owner.is_draining = True
+        heard = worker._parts.owner.arrivals._heard
+        await worker.client.start("returns-async", 1, at=timedelta(seconds=21), instance_id="while it stops")
+        await becomes_true(lambda: worker._parts and worker._parts.owner.arrivals._heard > heard)
+        assert len(receiver._planned) == 1
+    assert receiver._planned == {}
+
+
 async def test_a_read_from_before_a_start_was_due_lets_nothing_go_ahead_of_it(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from durable import events as ev
 from durable.client import Client
-from durable.client.waiting import INTERVAL_MAX
+from durable.client.waiting import INTERVAL_MAX, Watch
 from durable.errors import (
     DurableError,
     FailureDetails,
@@ -202,6 +202,25 @@ async def test_the_poll_slows_down_and_is_shared(store_url: str) -> None:
         for number in range(100):
             await owner.complete(f"i{number}", number)
         assert await asyncio.gather(*waiting) == list(range(100))
+
+
+async def test_a_timer_that_comes_a_hair_early_is_not_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop may run it when its clock has not quite come there; where time stands still meanwhile that would not end."""
+    loop, now, until, timers = asyncio.get_running_loop(), 0.0, 1.0, 0
+
+    def call_at(when: float, callback: Callable[..., object], *arguments: Any) -> asyncio.Handle:
+        nonlocal now, timers
+        now, timers = when - 1e-9, timers + 1
+        assert timers < 10, "it is set again and again"
+        return loop.call_soon(callback, *arguments)
+
+    watch = Watch(InstanceKey("a"), None, shows_all=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "time", lambda: now)
+        patch.setattr(loop, "call_at", call_at)
+        with pytest.raises(TimeoutError):
+            await watch.next(until)
+    assert timers == 1
 
 
 async def test_a_result_that_is_there_is_had_at_once(store_url: str) -> None:

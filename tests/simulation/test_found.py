@@ -105,14 +105,3 @@ def test_what_waited_in_memory_for_older_ones_does_not_overtake_them_where_its_i
 def test_what_a_read_returns_does_not_overtake_what_was_in_memory_when_it_began_and_was_let_go_since() -> None:
     """An instance stalled again while a read was on its way, which had left out what waited in memory."""
     _check("steered_at_random", Schedule(529, workers=3, is_cached=False, latency_s_max=0.0001))
-
-
-def test_who_waits_with_a_time_limit_does_not_spin_where_its_timer_comes_a_hair_early() -> None:
-    """By the loop's clock the limit was not reached, so that the same timer was set again, for ever at the same moment."""
-    faults = (
-        Fault(33, FaultKind.STOP_BEFORE, 3.0),
-        Fault(58, FaultKind.FAILS_BEFORE),
-        Fault(91, FaultKind.CRASH_BEFORE, 2.0),
-        Fault(103, FaultKind.STOP_BEFORE, 3.0),
-    )
-    _check("schedules_at_random", Schedule(100495, workers=2, faults=faults, latency_s_max=0.002))

@@ -11,11 +11,12 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import durable_sqlite
 import pytest
+from durable_sqlite.watching import LOOK_S_MAX
 
 from durable.ports import Ports, system_ports
 from durable.provider import LEASE_US, PARTITIONS, Provider, Wakeup
@@ -153,14 +154,27 @@ def _names_in_different_partitions(count: int) -> list[str]:
     return list(found.values())
 
 
+@contextlib.contextmanager
+def cpu_seconds() -> Iterator[list[float]]:
+    """Yield a list that gets the CPU time which this process has taken in here."""
+    found: list[float] = []
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    yield found
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
 @pytest.mark.size
 async def test_listening_costs_next_to_nothing_when_nothing_happens(url: str) -> None:
+    """No more than a bare timer that comes as often, where the machine takes more for that than a hundredth of a core."""
     idle_s = sized(5, 2)
+    with cpu_seconds() as bare:
+        for _ in range(round(idle_s / LOOK_S_MAX)):
+            await asyncio.sleep(LOOK_S_MAX)
     async with opened(url) as provider:
         provider.listen(lambda wakeup: None)
         await asyncio.sleep(1)
-        before = resource.getrusage(resource.RUSAGE_SELF)
-        await asyncio.sleep(idle_s)
-        after = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert seconds / idle_s < 0.01, f"{seconds / idle_s:.4f} of a core"  # 0.003 is the aim; machines differ
+        with cpu_seconds() as listening:
+            await asyncio.sleep(idle_s)
+    allowed = max(0.01 * idle_s, 2.5 * bare[0])
+    assert listening[0] < allowed, f"{listening[0] / idle_s:.4f} of a core; a bare timer {bare[0] / idle_s:.4f}"

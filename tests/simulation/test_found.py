@@ -90,18 +90,3 @@ def test_a_clock_that_is_set_back_by_an_hour_makes_a_timer_late_by_no_more() -> 
         Fault(72, FaultKind.CRASH_AFTER, 0.1),
     )
     _check("races", Schedule(30115649, workers=2, faults=faults, latency_s_max=0.05))
-
-
-def test_what_waited_in_memory_for_older_ones_does_not_overtake_them_where_its_instance_was_forgotten() -> None:
-    """It was heard, and taken for read: the row, once it was there, said that the store had kept others back."""
-    faults = (
-        Fault(117, FaultKind.STOP_BEFORE, 0.05),
-        Fault(126, FaultKind.STOP_BEFORE, 0.05),
-        Fault(176, FaultKind.STOP_BEFORE, 11.0),
-    )
-    _check("steered_at_random", Schedule(214, workers=2, faults=faults, is_cached=False, latency_s_max=0.05))
-
-
-def test_what_a_read_returns_does_not_overtake_what_was_in_memory_when_it_began_and_was_let_go_since() -> None:
-    """An instance stalled again while a read was on its way, which had left out what waited in memory."""
-    _check("steered_at_random", Schedule(529, workers=3, is_cached=False, latency_s_max=0.0001))

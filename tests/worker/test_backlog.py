@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from durable import App, Handle, InstanceAlreadyExistsError, OrchestrationContext, OrchestrationStatus, Worker
+from durable import App, Client, Handle, InstanceAlreadyExistsError, OrchestrationContext, OrchestrationStatus, Worker
 from durable.errors import StoreUnavailableError
 from durable.history import utc_datetime
 from durable.provider import partition_of
@@ -117,28 +117,9 @@ async def test_a_new_owner_of_a_stalled_instance_lets_nothing_go_ahead_of_what_t
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its next try does not wait for the pause, as the store does. An event is heard after a read, before that try."""
-    monkeypatch.setattr(steps, "STALL_FIRST_US", 3600 * 1_000_000)
-    monkeypatch.setattr(steps, "STALL_LONGEST_US", 3600 * 1_000_000)
-    good, bad = App(), App()
-
-    @good.orchestrator(name="collects")
-    async def collects(ctx: OrchestrationContext) -> list[int]:
-        return [await ctx.wait_for_external_event("item") for _ in range(22)]
-
-    @bad.orchestrator(name="collects")
-    async def differs(ctx: OrchestrationContext) -> None:
-        await ctx.create_timer(timedelta(hours=1))
-
+    good = _collects()
     async with open_store(store_url, good) as client:
-        async with Worker(good, store_url):
-            handle = await client.start("collects")
-            await handle.raise_event("item", 0)
-            await becomes_true(lambda: _has_begun(handle))
-        async with Worker(bad, store_url):
-            await handle.raise_event("item", 1)
-            await until(handle, OrchestrationStatus.STALLED)
-            for number in range(2, 21):
-                await handle.raise_event("item", number)
+        handle = await _stalled_with_events(store_url, client, good, monkeypatch)
         is_loaded = False
         loaded = Parking.loaded
 
@@ -169,6 +150,36 @@ async def test_a_new_owner_of_a_stalled_instance_lets_nothing_go_ahead_of_what_t
             monkeypatch.setattr(Parking, "loaded", loaded)  # without a cache it is read again for each turn
             is_loaded = False
             owner._pump_soon()
+            assert await handle.result(timeout=10) == list(range(22))
+
+
+async def test_what_was_heard_before_a_stalled_instance_is_loaded_does_not_overtake_what_the_store_keeps_back(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the first read of its partition, which does not tell what is kept back; only the row that is loaded does."""
+    good = _collects()
+    async with open_store(store_url, good) as client:
+        handle = await _stalled_with_events(store_url, client, good, monkeypatch)
+        worker = Worker(good, store_url)
+        read = Slow(worker, monkeypatch)
+        load, is_asked, may_load = worker._provider.load, asyncio.Event(), asyncio.Event()
+
+        async def later(*arguments: Any, **options: Any) -> Any:
+            is_asked.set()
+            await may_load.wait()
+            return await load(*arguments, **options)
+
+        monkeypatch.setattr(worker._provider, "load", later)
+        async with worker:
+            await read.has_answer.wait()
+            await is_asked.wait()
+            assert worker._parts is not None
+            owner = worker._parts.owner
+            await handle.raise_event("item", 21)
+            await becomes_true(lambda: owner._backlog._stash)
+            read.may_end.set()
+            await becomes_true(lambda: not owner._backlog._stash)
+            may_load.set()
             assert await handle.result(timeout=10) == list(range(22))
 
 
@@ -217,32 +228,9 @@ async def test_a_read_from_before_a_stalled_instance_went_on_lets_nothing_go_ahe
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The read begins while the store keeps the instance's events back, and ends after the turn that has ended its pause."""
-    monkeypatch.setattr(steps, "STALL_FIRST_US", 3600 * 1_000_000)
-    monkeypatch.setattr(steps, "STALL_LONGEST_US", 3600 * 1_000_000)
-    good, bad = App(), App()
-
-    @good.orchestrator(name="collects")
-    async def collects(ctx: OrchestrationContext) -> list[int]:
-        found = []
-        for _ in range(22):
-            found.append(await ctx.wait_for_external_event("item"))
-            ctx.set_custom_status(len(found))
-        return found
-
-    @bad.orchestrator(name="collects")
-    async def differs(ctx: OrchestrationContext) -> None:
-        await ctx.create_timer(timedelta(hours=1))
-
+    good = _collects()
     async with open_store(store_url, good) as client:
-        async with Worker(good, store_url):
-            handle = await client.start("collects")
-            await handle.raise_event("item", 0)
-            await becomes_true(lambda: _has_begun(handle))
-        async with Worker(bad, store_url):
-            await handle.raise_event("item", 1)
-            await until(handle, OrchestrationStatus.STALLED)
-            for number in range(2, 21):
-                await handle.raise_event("item", number)
+        handle = await _stalled_with_events(store_url, client, good, monkeypatch)
         is_held_up = False
         loaded = Parking.loaded
 
@@ -305,8 +293,8 @@ class Slow:
         self.has_answer, self.may_end = asyncio.Event(), asyncio.Event()
         self._receive = worker._provider.receive
         monkeypatch.setattr(worker._provider, "receive", self._later)
-        assert worker._parts is not None
-        worker._parts.owner.receiver.wake()
+        if worker._parts is not None:  # it runs
+            worker._parts.owner.receiver.wake()
 
     async def _later(self, *arguments: Any, **options: Any) -> Any:
         answer = await self._receive(*arguments, **options)
@@ -322,3 +310,42 @@ def _now(worker: Worker) -> datetime:
 
 async def _has_begun(handle: Handle[Any]) -> bool:
     return "EventRaised" in names_of(await handle.history())
+
+
+def _collects() -> App:
+    """A program that takes 22 events, and says how many it has."""
+    app = App()
+
+    @app.orchestrator
+    async def collects(ctx: OrchestrationContext) -> list[int]:
+        found = []
+        for _ in range(22):
+            found.append(await ctx.wait_for_external_event("item"))
+            ctx.set_custom_status(len(found))
+        return found
+
+    return app
+
+
+async def _stalled_with_events(
+    store_url: str, client: Client, good: App, monkeypatch: pytest.MonkeyPatch
+) -> Handle[list[int]]:
+    """Return an instance of `_collects` that has stalled for an hour at the event 1; the store keeps 2 to 20 back."""
+    monkeypatch.setattr(steps, "STALL_FIRST_US", 3600 * 1_000_000)
+    monkeypatch.setattr(steps, "STALL_LONGEST_US", 3600 * 1_000_000)
+    bad = App()
+
+    @bad.orchestrator(name="collects")
+    async def differs(ctx: OrchestrationContext) -> None:
+        await ctx.create_timer(timedelta(hours=1))
+
+    async with Worker(good, store_url):
+        handle = await client.start("collects")
+        await handle.raise_event("item", 0)
+        await becomes_true(lambda: _has_begun(handle))
+    async with Worker(bad, store_url):
+        await handle.raise_event("item", 1)
+        await until(handle, OrchestrationStatus.STALLED)
+        for number in range(2, 21):
+            await handle.raise_event("item", number)
+    return handle

@@ -69,6 +69,8 @@ PAUSE_SECONDS_MAX: Final = 0.5
 TIMES_MAX: Final = BUFFERED_MAX
 """Times that one call works out: no more can wait for one another."""
 
+LOOKED_UP_AT_ONCE: Final = 500
+
 logger = logging.getLogger("durable.schedules")
 
 
@@ -267,12 +269,13 @@ class Schedules:
         """Start what the schedule would have started from `start` to `end` (both included, and not after now); return how much.
 
         One after the other unless `overlap` says otherwise, or the schedule is one of ALLOW_ALL. What was started before for a
-        time is not started again. Raises InstanceNotFoundError, ValueError for more than 10,000 times.
+        time, and not purged since, is not started again, nor counted. Raises InstanceNotFoundError, ValueError for more than
+        10,000 times.
         """
         row, now = await self._row(id), await self._now()
         first, last = microseconds_of(start, "start"), min(microseconds_of(end, "end"), now)
         standing = self._standing(row)
-        times = _times_between(standing, first, last)
+        times = await self._not_started(id, _times_between(standing, first, last))
         usual = OverlapPolicy.BUFFER_ALL if standing.spec.overlap is not OverlapPolicy.ALLOW_ALL else None
         if times:
             await self._command(row, Do.START, times=times, overlap=overlap or usual)
@@ -295,6 +298,15 @@ class Schedules:
 
     def _state(self, row: InstanceRow) -> ScheduleState:
         return state_of(row, self._standing(row), self._connection.sealer)
+
+    async def _not_started(self, id: str, times: Sequence[int]) -> Sequence[int]:
+        """Return the times for which there is no instance."""
+        found: list[int] = []
+        for first in range(0, len(times), LOOKED_UP_AT_ONCE):
+            some = times[first : first + LOOKED_UP_AT_ONCE]
+            rows = await self._connection.provider.load([(InstanceKey(occurrence_id(id, time)), None) for time in some])
+            found += [time for time, row in zip(some, rows, strict=True) if row is None]
+        return found
 
     async def _command(self, row: InstanceRow, do: Do, **fields: Any) -> None:
         """Tell a schedule something, and wait for a while until it has taken that in."""

@@ -284,10 +284,14 @@ def test_backfill_starts_what_would_have_been_and_nothing_twice() -> None:
         await schedules.create("hourly", process, [60], cron="0 * * * *")
         await env.advance(HOUR)
         count = await schedules.backfill("hourly", MIDNIGHT - 3 * HOUR, MIDNIGHT + 5 * HOUR)
-        assert count == 5, "up to now, both ends included"
+        assert count == 4, "up to now, both ends included, and what was started at the last one"
         await env.advance(10 * MINUTE)
         times = sorted([state.scheduled_at async for state in env.client.query(prefix="hourly/")])
         assert times == [MIDNIGHT + number * HOUR for number in range(-3, 2)]
+        assert await schedules.backfill("hourly", MIDNIGHT - 3 * HOUR, MIDNIGHT) == 0
+        state = await schedules.get("hourly")
+        assert state.started == 5
+        assert sorted(start.scheduled_for for start in state.recent) == times
         with pytest.raises(ValueError, match=r"more than 10,000"):
             await schedules.backfill("hourly", MIDNIGHT - 3650 * DAY, MIDNIGHT)
         assert await schedules.backfill("hourly", MIDNIGHT + MINUTE, MIDNIGHT + 2 * MINUTE) == 0

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+from collections.abc import Generator
 from types import CodeType
 from typing import Any, Final
 
-from durable.errors import NonDurableAwaitError
+from durable.errors import DurableError, NonDurableAwaitError
 
 UNKNOWN: Final = "unknown place"
+FOREIGN: Final = "a future, lock or queue of another event loop"
+OF_ANOTHER: Final = "a task of another orchestration"
 
 _OWN_CODE: Final = (__file__.rpartition("places")[0], asyncio.__file__.rpartition("__init__")[0], contextlib.__file__)
 
@@ -33,6 +37,12 @@ class _OwnFiles(dict[str, bool]):
 
 
 own_files: Final = _OwnFiles()
+
+
+@functools.cache
+def folder_and_file(path: str) -> str:
+    """Return the last two parts of a path, as requests note them."""
+    return "/".join(path.replace("\\", "/").rsplit("/", 2)[-2:])
 
 
 def is_own_code(code: CodeType) -> bool:
@@ -74,3 +84,20 @@ def non_durable(what: str, place: str) -> NonDurableAwaitError:
         "an activity: `await ctx.call_activity(...)`; to wait use `ctx.create_timer(...)`, `asyncio.sleep(...)` or "
         "`ctx.wait_for_external_event(...)`."
     )
+
+
+def out_of_turn(instance_id: str) -> DurableError:
+    """Build the error for what belongs to an orchestration and was used by somebody else."""
+    return DurableError(
+        f"the context, a task or a lock of orchestration '{instance_id}' was used outside of its own turn: from another "
+        "thread, another instance, an activity, or after its end. It is only for that orchestrator's own code."
+    )
+
+
+def not_a_task(awaited: object, generator: Generator[Any, Any, Any]) -> TypeError:
+    """Build the error for what an orchestrator in the generator style has yielded and cannot wait for."""
+    frame = getattr(generator, "gi_frame", None)
+    place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "the orchestrator"
+    is_several = isinstance(awaited, list | tuple)
+    hint = "when_all([...]) waits for several" if is_several else "yield what ctx.call_activity and the like return"
+    return TypeError(f"{place}: an orchestrator yielded {awaited!r:.200}, which is not a durable task; {hint}")

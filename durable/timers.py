@@ -11,8 +11,16 @@ from durable.events import HistoryEvent, TimerFired
 DUE_MAX = 253_402_300_799_999_999
 """The last microsecond of the year 9999, which is the last of every calendar here: no timer is due later."""
 
+SECONDS_MAX = 1e12
+"""About 30,000 years: `asyncio.sleep(inf)` waits as long as any timer can."""
+
 NONE_FIRED: set[int] = set()
 """Shared by all who have none; nothing is ever added to it."""
+
+
+def whole_us(seconds: float) -> int:
+    """Return whole microseconds; of an endless or absurd span the longest one."""
+    return round(max(-SECONDS_MAX, min(seconds, SECONDS_MAX)) * 1e6)
 
 
 class Timer(NamedTuple):

@@ -12,6 +12,7 @@ from durable.client.running import RunningActivities
 from durable.client.submitting import Submitter
 from durable.client.times import StoreClock
 from durable.client.waiting import Waiters
+from durable.engine.loop import DurableLoop, asking_place
 from durable.errors import InstanceFinishedError, InstanceNotFoundError, LimitExceededError, StoreError
 from durable.events import (
     EventRaised,
@@ -85,7 +86,7 @@ class Connection:
         direct: Direct | None = None,
     ) -> None:
         self.direct = direct
-        self.provider = provider
+        self._provider = provider
         self.app = app
         self.ports = ports
         self.sealer = sealer
@@ -93,10 +94,28 @@ class Connection:
         self.partitions = hub.partitions
         self.clock = StoreClock(ports, hub.now)
         self.submitter = Submitter(provider, ports)
-        self.waiters = Waiters(provider, self._is_here)
-        self.answers = Answers(provider, ports)
+        self._waiters = Waiters(provider, self._is_here)
+        self._answers = Answers(provider, ports)
         self.running = RunningActivities(provider)
         self._features: dict[Any, Any] = {}
+
+    @property
+    def provider(self) -> Provider:
+        """The store. Raises NonDurableAwaitError in an orchestrator, as `waiters` and `answers` do."""
+        _refuse_in_turns()
+        return self._provider
+
+    @property
+    def waiters(self) -> Waiters:
+        """Those who wait for instances to change."""
+        _refuse_in_turns()
+        return self._waiters
+
+    @property
+    def answers(self) -> Answers:
+        """Those who wait for the answers to queries and updates."""
+        _refuse_in_turns()
+        return self._answers
 
     def feature(self, make: Callable[[Connection], F]) -> F:
         """Return what a feature keeps for this connection, made by its class, or by a function of it, when first asked for."""
@@ -110,8 +129,8 @@ class Connection:
 
     async def close(self) -> None:
         """End everything that runs for the client; whoever still waits gets a DurableError."""
-        await self.waiters.close()
-        await self.answers.close()
+        await self._waiters.close()
+        await self._answers.close()
         await self.submitter.close()
 
     def key_of(self, instance_id: str | None, *, may_begin_here: bool) -> InstanceKey:
@@ -140,8 +159,9 @@ class Connection:
     async def submit(self, operation: str, message: Message, events: Sequence[HistoryEvent] | None = None) -> Delivery:
         """Send a message, with the client's middleware around it; it is durable on return, or its verdict says why not.
 
-        `events`: what it holds, where the caller has that at hand.
+        `events`: what it holds, where the caller has that at hand. Raises NonDurableAwaitError in an orchestrator.
         """
+        _refuse_in_turns()
         name = None if message.start is None else message.start.name
         call = ClientCall(operation, message.target.id, name)
         with self.around.client(call):
@@ -159,7 +179,7 @@ class Connection:
                 await asyncio.wait([earlier])
             begun = self.direct.begin(message, events)
             if begun is not None and await begun:
-                self.waiters.has_neighbour()
+                self._waiters.has_neighbour()
                 return Delivery(Verdict.STORED)
         return await self.submitter.submit(message)
 
@@ -198,6 +218,13 @@ class Connection:
                 f"what was sent to '{key.id}' is too large for this store, whose limit for one value is {limit} bytes"
             )
         raise StoreError(f"the store cannot hold what was sent to '{key.id}': {delivery.verdict.name}")
+
+
+def _refuse_in_turns() -> None:
+    """Let no orchestrator use a client: what comes of it is in no history, and waits in another event loop."""
+    loop = asyncio._get_running_loop()
+    if isinstance(loop, DurableLoop):
+        raise loop.refusal("a call of a client", asking_place(2))
 
 
 def _ended(row: InstanceRow | None, key: InstanceKey, run_id: str | None) -> str:

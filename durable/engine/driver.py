@@ -11,6 +11,7 @@ from durable import events as ev
 from durable.engine.loop import GenerationEnded
 from durable.engine.tasks import Task
 from durable.errors import StoredValueError
+from durable.places import not_a_task
 
 if TYPE_CHECKING:
     from durable.engine.execution import Execution
@@ -40,7 +41,7 @@ async def _drive(generator: Generator[Any, Any, Any]) -> Any:
         finally:
             value = None  # an error, whose stack holds this frame: a circle would be left to the garbage collector
         if not isinstance(awaited, Task):
-            step, value = generator.throw, _not_a_task(awaited, generator)
+            step, value = generator.throw, not_a_task(awaited, generator)
             continue
         try:
             step, value = generator.send, await awaited
@@ -51,21 +52,17 @@ async def _drive(generator: Generator[Any, Any, Any]) -> Any:
             step, value, awaited = generator.throw, error, None
 
 
-def _not_a_task(awaited: object, generator: Generator[Any, Any, Any]) -> TypeError:
-    frame = getattr(generator, "gi_frame", None)
-    place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "the orchestrator"
-    is_several = isinstance(awaited, list | tuple)
-    hint = "when_all([...]) waits for several" if is_several else "yield what ctx.call_activity and the like return"
-    return TypeError(f"{place}: an orchestrator yielded {awaited!r:.200}, which is not a durable task; {hint}")
-
-
 def outcome_of(main: asyncio.Task[Any], execution: Execution) -> Any:
     """Return the request by which an orchestration ends whose code has ended."""
     ports = execution.ports
     if main.cancelled():
         if execution.cancel_reason is not None:
             return ev.OrchestrationCancelled(execution.cancel_reason)
-        return ev.OrchestrationFailed(ports.describe(asyncio.CancelledError("nobody asked for it")))
+        try:
+            main.result()
+        except asyncio.CancelledError as stray:
+            stray.args = stray.args or ("nobody asked for it",)
+            return ev.OrchestrationFailed(ports.describe(stray))
     error = main.exception()
     if error is None:
         try:

@@ -34,7 +34,7 @@ from durable.engine.refusals import refusal
 from durable.engine.requests import Requests
 from durable.engine.tasks import Task
 from durable.engine.turn import UNCHANGED, Turn, Unchanged
-from durable.errors import DivergenceError, DurableError, StoredValueError, TurnBudgetExceededError
+from durable.errors import DivergenceError, StoredValueError, TurnBudgetExceededError
 from durable.events import HistoryEvent, InstanceKey, TaskRef
 from durable.exchanges import Handlers
 from durable.outgoing import Outgoing, Sender, outgoing_messages, sends_something
@@ -87,7 +87,7 @@ class Execution:
         self.is_dispensable = False  # nothing would be lost with the instance
         self.stored_status: bytes | Unchanged | None = UNCHANGED  # what its row has, where that is known
         self.cancel_reason: str | None = None
-        self.loop = DurableLoop(self)  # type: ignore[abstract]  # what is abstract is filled in below the class
+        self.loop = DurableLoop(self, key.id)  # type: ignore[abstract]  # what is abstract is filled in below the class
         self.program = program
         self.main: asyncio.Task[Any] | None = None
         self._failure: BaseException | None = None
@@ -360,11 +360,7 @@ class Execution:
 
     def check_access(self) -> None:
         """Raise DurableError unless the caller is this execution's own code, in its turn."""
-        if asyncio._get_running_loop() is not self.loop:
-            raise DurableError(
-                f"the context of orchestration '{self.key.id}' was used outside of its own turn: from another thread, "
-                "another instance, an activity, or after its end. A context is only for the orchestrator that it was made for."
-            )
+        self.loop.check_access()
 
     def new_task_id(self) -> int:
         """Return the position of the next request."""

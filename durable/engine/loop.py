@@ -12,26 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
+from durable import places
 from durable.errors import TurnBudgetExceededError
-from durable.places import UNKNOWN, awaiting_location, non_durable, own_files, place_of_foreign
+from durable.places import FOREIGN, OF_ANOTHER, UNKNOWN, folder_and_file, own_files
+from durable.timers import whole_us
 
 STEPS_MAX = 1_000_000
 """Callbacks that one turn may run: an endless `while True: await asyncio.sleep(0)` ends here."""
 
 CLOSES_MAX = 100
 """Waits in the `finally` blocks of one coroutine that are still gone through when it is closed."""
-
-FOREIGN = "a future, lock or queue of another event loop"
-
-SECONDS_MAX = 1e12
-"""About 30,000 years: `asyncio.sleep(inf)` waits as long as any timer can."""
 
 
 class GenerationEnded(BaseException):
@@ -98,7 +94,9 @@ class LoopTask(asyncio.Task[Any]):
 
     def __init__(self, coro: Coroutine[Any, Any, Any], *, loop: DurableLoop, name: object, **options: Any) -> None:
         self._ordinal = loop.next_ordinal()
-        self.code = coro
+        self.code, code = coro, getattr(coro, "cr_code", None)
+        # A library's coroutine has no line of the orchestrator's: that counts where it was made a task.
+        self.asked_at = asking_place(2) if code is not None and own_files[code.co_filename] else UNKNOWN
         name = self._ordinal if name is None else name  # one of asyncio's own would differ on a replay
         super().__init__(GuardedCoroutine(coro, loop), loop=loop, name=str(name), **options)
 
@@ -146,13 +144,14 @@ class GuardedCoroutine(Coroutine[Any, Any, Any]):
     def _refuse(self, awaited: object) -> Any:
         what = f"{awaited!r:.200}"
         if asyncio.isfuture(awaited):
-            what = FOREIGN
+            what = OF_ANOTHER if isinstance(awaited.get_loop(), DurableLoop) else FOREIGN
             awaited._asyncio_future_blocking = False  # whoever may await it shall find it as it was
-        return self.throw(self._loop.refusal(what, awaiting_location(self._inner)))
+        place = places.awaiting_location(self._inner)
+        return self.throw(self._loop.refusal(what, _place_of_task() if place is UNKNOWN else place))
 
     def _explain(self, error: Exception) -> None:
         """Raise in place of what asyncio itself says of something of another event loop."""
-        if (place := place_of_foreign(error)) is not None:
+        if (place := places.place_of_foreign(error)) is not None:
             raise self._loop.refusal(FOREIGN, place) from error
 
 
@@ -170,21 +169,17 @@ def user_place() -> str:
     frame = user_frame(3)
     if frame is None:
         return ""
-    return f"{_folder_and_file(frame.f_code.co_filename)}:{frame.f_lineno}"
-
-
-@functools.cache
-def _folder_and_file(path: str) -> str:
-    return "/".join(path.replace("\\", "/").rsplit("/", 2)[-2:])
+    return f"{folder_and_file(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 class DurableLoop(asyncio.AbstractEventLoop):
     """The loop of one execution."""
 
-    def __init__(self, host: TimerHost) -> None:
+    def __init__(self, host: TimerHost, instance_id: str) -> None:
+        self._instance_id = instance_id
         self.host: TimerHost = weakref.proxy(host)  # it holds this loop: a circle would wait for the garbage collector
         self.context = contextvars.Context()
-        self.refusal = non_durable  # of (what, place): the error for what cannot be awaited here
+        self.refusal = places.non_durable  # of (what, place): the error for what cannot be awaited here
         self._tasks: list[LoopTask] = []
         self.is_closing = False
         self.is_stopped = False
@@ -192,6 +187,11 @@ class DurableLoop(asyncio.AbstractEventLoop):
         self._ordinal = 0
         self._ready: list[asyncio.Handle] = []
         self._generators: list[AsyncGenerator[Any, Any]] = []
+
+    def check_access(self) -> None:
+        """Raise DurableError unless the caller is the code of this execution, in its turn."""
+        if asyncio._get_running_loop() is not self:
+            raise places.out_of_turn(self._instance_id)
 
     def number_from(self, base: int) -> None:
         """Begin the numbers, and so the hashes, of tasks at `base`: other instances have other ones."""
@@ -239,6 +239,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Add a callback to the ready queue."""
+        self.check_access()
         handle = DurableHandle(callback, args, self, context if context is not None else contextvars.copy_context())
         self._ready.append(handle)
         return handle
@@ -247,13 +248,13 @@ class DurableLoop(asyncio.AbstractEventLoop):
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Set a durable timer, `delay` seconds from the time of the turn."""
-        return self._set_timer(self.host.time_us + _microseconds(delay), callback, args, context)
+        return self._set_timer(self.host.time_us + whole_us(delay), callback, args, context)
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Set a durable timer for `when`, in seconds since 1970 UTC."""
-        return self._set_timer(_microseconds(when), callback, args, context)
+        return self._set_timer(whole_us(when), callback, args, context)
 
     def _set_timer(
         self, due: int, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None
@@ -288,7 +289,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
         if caller.f_code is _WAIT or caller.f_code is _WAIT_FOR:
             awaited = caller.f_locals.get("fs") or [caller.f_locals.get("fut")]
             if any(asyncio.isfuture(future) and future.get_loop() is not self for future in awaited):
-                raise self.refusal(FOREIGN, _asking_place(2))
+                raise self.refusal(FOREIGN, asking_place(2))
         return LoopFuture(loop=self)
 
     def create_task(self, coro: Any, *, name: object = None, context: Any = None, **options: Any) -> LoopTask:
@@ -358,11 +359,6 @@ async def _outcome(awaited: asyncio.Future[Any]) -> Any:
     return await awaited
 
 
-def _microseconds(seconds: float) -> int:
-    """Return whole microseconds; of an endless or absurd span the longest one."""
-    return round(max(-SECONDS_MAX, min(seconds, SECONDS_MAX)) * 1e6)
-
-
 class LoopFuture(asyncio.Future[Any]):
     """A plain future whose hash is the same on every replay."""
 
@@ -409,14 +405,20 @@ def _close_generator(generator: AsyncGenerator[Any, Any]) -> None:
     close_thoroughly(closing.throw)
 
 
-def _asking_place(depth: int) -> str:
+def asking_place(depth: int) -> str:
+    """Return `file:line` of the orchestrator's code that is asking, that many calls above."""
     frame = user_frame(depth + 1)
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else UNKNOWN
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else _place_of_task()
+
+
+def _place_of_task() -> str:
+    task = None if asyncio._get_running_loop() is None else asyncio.current_task()
+    return task.asked_at if isinstance(task, LoopTask) else UNKNOWN
 
 
 def _refuse(name: str) -> Callable[..., NoReturn]:
     def refused(self: DurableLoop, *args: Any, **options: Any) -> NoReturn:
-        raise self.refusal(f"what needs `loop.{name}`", _asking_place(2))
+        raise self.refusal(f"what needs `loop.{name}`", asking_place(2))
 
     return refused
 

@@ -60,10 +60,11 @@ class Task(asyncio.Future[T_co]):  # type: ignore[type-var]
         """Give the task up; False if it is complete.
 
         The code goes on at once; a running activity is asked to stop, a child is cancelled; awaiting raises
-        CancelledError; a late outcome is counted and dropped.
+        CancelledError; a late outcome is counted and dropped. Raises DurableError outside of its instance's own turn.
         """
         if self.done():
             return False
+        self._loop.check_access()  # type: ignore[attr-defined]
         if self._on_cancel is not None:
             on_cancel, self._on_cancel = self._on_cancel, None
             on_cancel()

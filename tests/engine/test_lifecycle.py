@@ -192,6 +192,22 @@ def test_a_cancelled_error_that_nobody_asked_for_is_a_failure(play: MakePlay) ->
     one = play(main)
     one.run()
     assert one.failure.error_type == "asyncio.exceptions.CancelledError"
+    assert one.failure.message == "nobody asked for it"
+
+
+@pytest.mark.parametrize("style", ["async", "generator"])
+def test_a_cancelled_error_of_the_codes_own_keeps_its_message_and_its_place(play: MakePlay, style: str) -> None:
+    async def main(ctx: Context) -> None:
+        raise asyncio.CancelledError("own message")
+
+    def generator(ctx: Context) -> Orchestration[None]:
+        yield ctx.create_timer(timedelta(0))
+        raise asyncio.CancelledError("own message")
+
+    one = play(main if style == "async" else generator)
+    one.run()
+    assert one.failure.message == "own message"
+    assert 'raise asyncio.CancelledError("own message")' in one.failure.stack_trace
 
 
 def test_cancel_gives_up_what_the_code_waits_for(play: MakePlay) -> None:

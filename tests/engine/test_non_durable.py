@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from durable.context import Orchestration, OrchestrationContext
-from durable.errors import NonDurableAwaitError, TurnBudgetExceededError
+from durable.engine.loop import run_inside
+from durable.errors import DurableError, NonDurableAwaitError, TurnBudgetExceededError
 from tests.engine.harness import Play
 
 MakePlay = Callable[..., Play]
@@ -212,8 +213,68 @@ def test_a_task_of_another_instance_is_refused(play: MakePlay) -> None:
 
     one = play(first)
     one.start()
-    assert "another event loop" in play(second, instance_id="second").run()
-    assert "another event loop" in play(third, instance_id="third").run()
+    assert "a task of another orchestration" in play(second, instance_id="second").run()
+    assert "a task of another orchestration" in play(third, instance_id="third").run()
+
+
+async def made_a_task() -> None:
+    await asyncio.create_task(asyncio.to_thread(print))  # HERE made_a_task
+
+
+async def gathered() -> None:
+    await asyncio.gather(asyncio.to_thread(print))  # HERE gathered
+
+
+async def in_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(print))  # HERE in_a_group
+
+
+async def under_a_timeout() -> None:
+    await asyncio.wait_for(asyncio.to_thread(print), 5)  # HERE under_a_timeout
+
+
+@pytest.mark.parametrize("wrong", [made_a_task, gathered, in_a_group, under_a_timeout])
+def test_of_a_librarys_coroutine_it_names_the_line_where_that_was_handed_over(
+    play: MakePlay, wrong: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    async def main(ctx: Context) -> str:
+        try:
+            await wrong()
+        except* NonDurableAwaitError as error:
+            text = str(error.exceptions[0])
+        return text
+
+    assert play(main).run().startswith(line_of(wrong))
+
+
+@pytest.mark.parametrize("is_thread", [False, True], ids=["another instance", "a thread"])
+def test_whoever_cancels_a_task_of_another_instance_or_wakes_it_is_told(play: MakePlay, is_thread: bool) -> None:
+    """The other one's history would say something that its code has never asked for, or it would wait for nothing."""
+    kept: dict[str, Any] = {}
+
+    async def victim(ctx: Context) -> str:
+        kept["timer"], kept["event"] = ctx.create_timer(timedelta(days=1)), asyncio.Event()
+        await asyncio.wait([asyncio.create_task(kept["event"].wait()), kept["timer"]])
+        return "woken"
+
+    def act() -> None:
+        for way in (kept["timer"].cancel, kept["event"].set):
+            with pytest.raises(DurableError, match="of orchestration 'victim' was used outside of its own turn"):
+                way()
+
+    async def stands_by(ctx: Context) -> None:
+        await ctx.create_timer(timedelta(days=1))
+
+    one, other = play(victim, instance_id="victim"), play(stands_by, instance_id="other")
+    one.start()
+    other.start()
+    if is_thread:
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            threads.submit(act).result()
+    else:
+        run_inside(other.execution.loop, act)
+    assert [type(event).__name__ for event in one.events] == ["OrchestrationStarted", "TimerCreated"]
 
 
 def test_running_another_loop_inside_is_refused(play: MakePlay) -> None:

@@ -54,7 +54,7 @@ class RetryPolicy:
 
 
 INTERVAL_MAX = timedelta(days=365)
-"""No wait is longer, whatever the back-off computes: a power soon passes every date."""
+"""No wait is longer that the policy does not name, whatever the back-off computes: a power soon passes every date."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,7 +97,9 @@ def next_wait(
 
 
 def _policy_wait(policy: RetryPolicy, attempt: int, jitter: random.Random) -> timedelta:
-    longest = INTERVAL_MAX if policy.max_retry_interval is None else min(policy.max_retry_interval, INTERVAL_MAX)
+    longest = policy.max_retry_interval
+    if longest is None:
+        longest = max(INTERVAL_MAX, policy.first_retry_interval)
     try:
         seconds = policy.first_retry_interval.total_seconds() * policy.backoff_coefficient ** (attempt - 1)
     except OverflowError:

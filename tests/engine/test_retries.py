@@ -94,6 +94,12 @@ def test_endless_back_off_passes_no_calendar(play: MakePlay) -> None:
     assert waits[1:] == [365 * 86400] * 3
 
 
+def test_a_wait_that_the_policy_names_is_as_long_as_it_says(play: MakePlay) -> None:
+    assert waits_of(play(calling(RetryPolicy(timedelta(days=400), 3)))) == [400 * 86400] * 2
+    policy = RetryPolicy(timedelta(days=300), 3, backoff_coefficient=2.0, max_retry_interval=timedelta(days=500))
+    assert waits_of(play(calling(policy))) == [300 * 86400, 500 * 86400]
+
+
 def test_a_wait_of_nothing_begins_the_next_attempt_in_the_same_turn(play: MakePlay) -> None:
     one = play(calling(RetryPolicy(seconds(0), 2)))
     one.start()

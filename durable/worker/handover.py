@@ -19,7 +19,7 @@ from typing import TypeAlias
 from durable.provider import LeaseView
 from durable.worker.announcement import ORCHESTRATOR, Announcement, Offer
 
-HAND_OVER_S = 60.0
+HAND_OVER_S = 10.0
 """How long a partition stays where it was handed to: what else is in it gets so much time."""
 
 LACKING_S = 900.0

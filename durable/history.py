@@ -194,7 +194,7 @@ class History(Sequence[HistoryEvent]):
         except HistoryDamagedError:
             raise
         except Exception as error:  # whatever garbage does to the decoder is one fact: this is not a history
-            raise HistoryDamagedError(f"an exported history cannot be read: {reason_of(error)}") from error
+            raise HistoryDamagedError(f"not an exported history, or a damaged one: {reason_of(error)}") from error
 
 
 def _digest(body: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import os
 import threading
@@ -234,6 +235,7 @@ class BlockingFace(Face):
                 while (item := self._portal.call(next_of, behind)) is not END:
                     yield self._shown(item)
             finally:
-                self._portal.call(behind.aclose)
+                with contextlib.suppress(DurableError):  # it may be closed by now, and all that this began with it
+                    self._portal.call(behind.aclose)
 
         return call

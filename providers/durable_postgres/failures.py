@@ -76,7 +76,7 @@ def unavailable(error: Exception, name: str) -> StoreUnavailableError:
     """Return the contract's error for a server that has not answered for too long."""
     reason = str(error) or type(error).__name__
     return StoreUnavailableError(
-        f"PostgreSQL at {name} does not answer, so that it is unknown whether the last call was stored: {reason}"
+        f"PostgreSQL at {name} does not answer ({reason}); if this call was to store something, it is unknown whether it did"
     )
 
 

@@ -122,6 +122,14 @@ def test_an_iterator_that_is_left_is_closed_in_the_portal(store_url: str, owner:
         assert not waiters._by_run
 
 
+def test_an_iterator_that_outlives_its_client_ends_without_a_word(store_url: str, owner: OwnerThread) -> None:
+    with Client.sync(store_url, app) as client:
+        client.start(alone, instance_id="a")
+        states = client.query()
+        next(states)
+    states.close()  # as when it is collected
+
+
 # ---- threads
 
 

@@ -107,7 +107,7 @@ async def test_an_outcome_whose_answer_is_cut_off_is_delivered_once(
         reports = [Report(add.task, event_to("instance", b"outcome", run_id=row.run_id)) for add in adds]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(connections, "RETRY_S_MAX", 0.2)
-            with pytest.raises(StoreUnavailableError, match="unknown whether the last call was stored"):
+            with pytest.raises(StoreUnavailableError, match="it is unknown whether it did"):
                 await worker.provider.report(worker.lease, reports)
         assert proxy.cuts > 1
         assert len(await session.receive()) == 3

@@ -15,8 +15,8 @@ from durable import events as ev
 from durable.errors import StoreError
 from durable.events import HistoryEvent, InstanceKey
 from durable.messages import dropped_memo, encode_arrivals, heartbeat_key
-from durable.provider import ActivityRow, InstanceRow, Memo, Message, Provider, TaskAddress
-from durable.worker.activities import INVALID_S, ActivityRunner
+from durable.provider import ActivityRow, Memo, Message, Provider, TaskAddress
+from durable.worker.activities import ActivityRunner
 from durable.worker.attempt import Attempt
 from durable.worker.claims import Claims
 from durable.worker.clock import StoreClock
@@ -156,30 +156,21 @@ class OwnerAttempts:
         return SLICE_WITH_LINE_S if self._runner.line.count else SLICE_S
 
     def start(self, live: LiveInstance, held: Offer) -> None:
-        """Run an attempt here, whose request is durable now."""
-        row = live.row
+        """Run an attempt here, whose request is durable now, as soon as it has a slot and the lease is surely not lost."""
+        row, state = live.row, live.state
         assert row is not None
         if row.status.is_finished:
             return
-        address = TaskAddress(row.key, row.run_id, row.generation, held.request.task_id)
-        live.held.add(address)
-        self._begin_when_valid(live, row, address, held)
-
-    def _ask_again(self, live: LiveInstance, address: TaskAddress, held: Offer) -> None:
-        if live.row is not None and address in live.held and self._find(live.key) is live:
-            self._begin_when_valid(live, live.row, address, held)
-
-    def _begin_when_valid(self, live: LiveInstance, row: InstanceRow, address: TaskAddress, held: Offer) -> None:
-        """Begin an attempt unless the lease may be lost; then ask again, until it is renewed or the instance was let go."""
-        if not self._keeper.is_valid:
-            self._loop.call_later(INVALID_S, self._ask_again, live, address, held)
-            return
         request, _, trace, asked_at = held
+        address = TaskAddress(row.key, row.run_id, row.generation, request.task_id)
+        live.held.add(address)
         if trace is None and live.execution is not None and live.execution.started is not None:
             trace = live.execution.started.trace
         attempt = Attempt(self._runner, address, row.partition, request, held.make_key, asked_at or row.updated_at)
-        attempt.is_repeated = request.task_id in live.state.deliveries
-        attempt.is_in_line = bool(live.state.in_line.firsts) and request.task_id in live.state.in_line
+        if state.deliveries:
+            attempt.is_repeated = request.task_id in state.deliveries
+        if state.in_line.firsts:
+            attempt.is_in_line = request.task_id in state.in_line
         if trace is not None:
             attempt.trace = trace
         self._runner.start(attempt)

@@ -473,8 +473,9 @@ def leave_unreached(prepared: Prepared, turn: Turn) -> list[Pending]:
 def with_code_change(execution: Execution, arrivals: list[HistoryEvent], first: int) -> tuple[list[HistoryEvent], bool]:
     """Note before arrivals, behind the `first` of them, that today's code did not make the last requests; tell if it is so."""
     started, today = execution.started, execution.ports.code_digest
-    is_known = started is not None and started.code_digest is not None and today is not None
-    if not is_known or started.code_digest == today or execution.is_suspended or execution.held:  # type: ignore[union-attr]
+    if started is None or started.code_digest == today:  # as of most
+        return arrivals, False
+    if started.code_digest is None or today is None or execution.is_suspended or execution.held:
         return arrivals, False
     return [*arrivals[:first], ev.OrchestrationCodeChanged(today, PYTHON), *arrivals[first:]], True
 
@@ -538,6 +539,8 @@ def _settled_version(record: Record) -> dict[str, str | None]:
 def state_over_the_end(state: OwnerState, turn: Turn) -> OwnerState:
     """Return what an owner still notes when a generation has ended: for the next one, or until all is sent."""
     goes_on = turn.next_generation is not None
+    if not (goes_on or state.is_noteworthy):
+        return state
     return OwnerState(
         cursor=state.cursor,
         farewells=state.farewells if goes_on or state.cursor else {},

@@ -22,7 +22,7 @@ from durable import (
     OrchestrationTerminatedError,
     Worker,
 )
-from tests.worker.lives import STYLES, lives_app, names_of, open_store, until
+from tests.worker.lives import STYLES, becomes_true, lives_app, names_of, open_store, until
 
 app = lives_app()
 
@@ -71,6 +71,7 @@ async def test_watch_gives_every_station_and_then_ends(store_url: str) -> None:
                 seen.append((state.status, state.custom_status))
 
         watching = asyncio.create_task(look())
+        await becomes_true(lambda: seen)
         for number in range(3):
             await handle.raise_event("item", number)
             await until(handle, COMPLETED, status=number + 1)

@@ -78,7 +78,7 @@ def _cancel(execution: Execution, event: ev.OrchestrationCancelRequested) -> Non
 
 
 def _event(execution: Execution, event: Any) -> None:
-    execution.mailbox.deliver(event)
+    execution.mailbox.deliver(event, execution.loop.next_ordinal())
 
 
 DELIVERIES: Final[dict[type[HistoryEvent], Callable[[Execution, Any], None]]] = {  # what stands above adds its own

@@ -27,13 +27,13 @@ class Mailbox:
         self.carried = Carried()
         self._kept = 0
         self._waiters: dict[str, deque[tuple[Task[Any], DecodeEvent]]] = {}
-        self._events: dict[str, deque[EventRaised]] = {}
+        self._events: dict[str, deque[tuple[EventRaised, int]]] = {}
 
-    def deliver(self, event: EventRaised) -> None:
-        """Hand an event to the first waiter of its name, or keep it."""
+    def deliver(self, event: EventRaised, order: int) -> None:
+        """Hand an event to the first waiter of its name, or keep it, with its place in the order of what happens."""
         waiters = self._waiters.get(event.name)
         if not waiters:
-            self._events.setdefault(event.name, deque()).append(event)
+            self._events.setdefault(event.name, deque()).append((event, order))
             self._kept += 1
             return
         task, decode = waiters.popleft()
@@ -46,11 +46,12 @@ class Mailbox:
         events = self._events.get(name)
         if not events:
             return False
-        event = events.popleft()
+        event, order = events.popleft()
         self._kept -= 1
         if not events:
             del self._events[name]
         _settle(task, decode, event)
+        task.finished_order = order  # that of its arrival, whenever it is asked for
         return True
 
     def wait(self, name: str, task: Task[Any], decode: DecodeEvent) -> Callable[[], None]:
@@ -86,7 +87,7 @@ class Mailbox:
 
     def kept(self) -> list[EventRaised]:
         """Return the unconsumed events that this generation was shown, per name in order."""
-        return [event for events in self._events.values() for event in events]
+        return [event for events in self._events.values() for event, _ in events]
 
     def carry(self, carried: Carried) -> None:
         """Take over what earlier generations have left."""

@@ -276,3 +276,27 @@ def test_data_that_cannot_be_sent_is_refused_at_the_call(play: MakePlay) -> None
     one = play(main)
     assert one.run() == "ok"
     assert not one.requests(ev.EventSent)
+
+
+def test_of_several_that_came_before_anybody_waited_the_first_in_history_wins(play: MakePlay) -> None:
+    """Whichever is asked for first, and though an activity has ended meanwhile."""
+
+    async def main(ctx: Context) -> list[Any]:
+        activity = ctx.call_activity("a")
+        await activity
+        for _ in range(2):
+            await ctx.wait_for_external_event("go")
+        second, first = ctx.wait_for_external_event("second"), ctx.wait_for_external_event("first")
+        early = ctx.wait_for_external_event("early")
+        found = []
+        for tasks in ([second, first], [first, second], [activity, second], [second, early, activity]):
+            found.append(await (await when_any(tasks)))
+        return found
+
+    one = play(main)
+    one.start()
+    one.raise_event("early", 0)
+    one.complete("a", 1)
+    for name, data in (("go", None), ("first", 2), ("second", 3), ("go", None)):
+        one.raise_event(name, data)
+    assert one.result == [2, 2, 1, 0]

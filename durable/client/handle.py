@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from durable import payloads
 from durable.client.asking import query, update
@@ -245,7 +245,7 @@ class Handle(Generic[T_co]):
 
     # ---- beginning again
 
-    async def restart(self, *, new_id: str | None = None, version: str | None = None) -> Handle[T_co]:
+    async def restart(self, *, new_id: str | None = None, version: str | None = None) -> Self:
         """Start the orchestration once more, with the same input and tags; return a handle that is bound to the new run.
 
         Under its own id, where it must have ended, or under `new_id`, whether it has or not. After continue-as-new the
@@ -254,7 +254,7 @@ class Handle(Generic[T_co]):
         """
         connection = self._connection
         key, run_id = await restart(connection, await self._row(), new_id, version)
-        return Handle(connection, key, run_id, result_annotation=self._annotation, is_fresh=True)
+        return self._another(key, run_id)
 
     async def rewind(self, reason: str = "") -> None:
         """Let what has failed run again, from the point of failure; what had succeeded is kept. On return it is unfinished.
@@ -266,7 +266,7 @@ class Handle(Generic[T_co]):
         """
         await rewind(self._connection, await self._row(), check_reason(reason))
 
-    async def fork(self, *, at: int, new_id: str | None = None) -> Handle[T_co]:
+    async def fork(self, *, at: int, new_id: str | None = None) -> Self:
         """Start a new instance that has the first `at` events of this one's history behind it, and goes on from there.
 
         `at` is a history sequence: that event is the first that is not taken over. The instance may be running or finished;
@@ -279,7 +279,11 @@ class Handle(Generic[T_co]):
         history = await self.history()
         row = await connection.load(self._key, history.run_id)
         key, run_id = await fork(connection, history, row, at, new_id)
-        return Handle(connection, key, run_id, result_annotation=self._annotation, is_fresh=True)
+        return self._another(key, run_id)
+
+    def _another(self, key: InstanceKey, run_id: str) -> Self:
+        """Return a handle of this kind to another run, which has begun just now."""
+        return type(self)(self._connection, key, run_id, result_annotation=self._annotation, is_fresh=True)
 
     # ---- removing
 

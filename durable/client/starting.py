@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypedDict, 
 from durable import payloads
 from durable.app import App, OrchestratorDefinition, check_name, definition_of
 from durable.client.times import due_time
+from durable.engine.refusals import EVENTS_BUFFERED_MAX
 from durable.errors import InvalidInputError, LimitExceededError, UnknownNameError
 from durable.events import EventRaised, HistoryEvent, InstanceKey
 from durable.ids import check_event_name, check_tags
@@ -138,9 +139,13 @@ def encode_event(name: str, data: Any, sealer: payloads.Sealer) -> EventRaised:
 
 
 def encode_events(events: Iterable[tuple[str, Any]], sealer: payloads.Sealer) -> list[EventRaised]:
-    """Return the external events of a start."""
-    found = []
+    """Return the external events of a start. Raises LimitExceededError for more than an instance keeps."""
+    found: list[EventRaised] = []
     for event in events:
+        if len(found) == EVENTS_BUFFERED_MAX:
+            raise LimitExceededError(
+                f"a start with more than {EVENTS_BUFFERED_MAX:,} events, of which no more can wait"
+            )
         try:
             name, data = event
         except (TypeError, ValueError):

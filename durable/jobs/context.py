@@ -70,6 +70,7 @@ class JobContext(ActivityContext):
         self._children: list[tuple[int, list[JobSpec]]] = []
         self._children_bytes = 0
         self._skip_reason: str | None = None
+        self._is_over = False
 
     # ---- what it tells
 
@@ -119,8 +120,8 @@ class JobContext(ActivityContext):
 
         It is recorded together with the outcome of this attempt, also if that is a failure; if the attempt is repeated, it
         goes with it. One with IN_PROGRESS is sent to the tree at once, stays, and runs beside the attempt. Raises
-        DurableError outside of a tree, TypeError for what is no job, LimitExceededError for too many or too large ones, and
-        what `client.schedule` raises for a job.
+        DurableError outside of a tree and after the end of the attempt, TypeError for what is no job, LimitExceededError for
+        too many or too large ones, and what `client.schedule` raises for a job.
         """
         ticket = self._in_tree("schedule_child")
         if not isinstance(job, Job):
@@ -128,6 +129,10 @@ class JobContext(ActivityContext):
         specs = Packer(self._port.app).flat(job)
         size = len(encode(specs_to_plain(specs), what="the jobs given to schedule_child"))
         with self._lock:
+            if self._is_over:
+                raise DurableError(
+                    f"schedule_child was called after this attempt of '{self.name}' had ended, with which children are recorded"
+                )
             if self._children_bytes + size > PART_BYTES_MAX:
                 raise LimitExceededError(
                     f"the children that an attempt of '{self.name}' has scheduled take {self._children_bytes + size} bytes, "
@@ -193,6 +198,7 @@ class JobContext(ActivityContext):
         if self._ticket is None or not isinstance(outcome, ev.ActivityCompleted | ev.ActivityFailed):
             return outcome
         with self._lock:
+            self._is_over = True
             stub = Stub(self._port.started_us, self._skip_reason, tuple(self._children))
         attachment = self._port.sealer.seal(stub.encode())
         if self._skip_reason is not None:

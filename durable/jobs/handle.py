@@ -72,10 +72,16 @@ class JobHandle(Handle[JobNode]):
     __slots__ = ("_reader",)
 
     def __init__(
-        self, connection: Connection, key: InstanceKey, run_id: str | None = None, *, is_fresh: bool = False
+        self,
+        connection: Connection,
+        key: InstanceKey,
+        run_id: str | None = None,
+        *,
+        result_annotation: Any = payloads.ANY,
+        is_fresh: bool = False,
     ) -> None:
         """For clients and features; see `Handle`."""
-        super().__init__(connection, key, run_id, is_fresh=is_fresh)
+        super().__init__(connection, key, run_id, result_annotation=result_annotation, is_fresh=is_fresh)
         self._reader: tuple[str, int, TreeReader] | None = None
 
     async def tree(self) -> JobNode:

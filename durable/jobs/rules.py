@@ -8,7 +8,9 @@ for now, and jobs to be held back until they are due.
  1. A job's condition is decided by its parent alone: met, or missed for good.
  2. Once it is met, `at` and `delay` hold the job back; when it is due it is asked for. The root's is met from the beginning.
  3. A job that was asked for settles with the outcome of its last attempt, or is cancelled.
- 4. A job whose condition is missed is skipped, and so is everything below it: a skipped parent meets no condition.
+ 4. A job whose condition is missed is skipped, and so is everything below it: a skipped parent meets no condition. Below one
+    that skips itself, what is held back is skipped as well; what was asked for before, with IN_PROGRESS, goes on, and nothing
+    below it.
  5. IN_PROGRESS is met by a parent that was asked for, also if the child is added after that one has settled.
  6. The tree is over when every job has settled.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from durable.errors import FailureDetails
@@ -69,7 +71,12 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Move, Stage]]] = {
         Move.SKIP: Stage.SKIPPED,
         Move.CANCEL: Stage.CANCELLED,
     },
-    Stage.HELD: {Move.ASK: Stage.ASKED, Move.SKIP: Stage.SKIPPED, Move.CANCEL: Stage.CANCELLED},
+    Stage.HELD: {
+        Move.ASK: Stage.ASKED,
+        Move.MISS: Stage.SKIPPED,
+        Move.SKIP: Stage.SKIPPED,
+        Move.CANCEL: Stage.CANCELLED,
+    },
     Stage.ASKED: {
         Move.SUCCEED: Stage.DONE,
         Move.SUCCEED_LATE: Stage.DUE_DONE,
@@ -126,6 +133,7 @@ class JobState:
     finished_at: int | None = None
     reason: str | None = None
     is_reason_from_above: bool = False
+    cut: str | None = None  # why nothing below it begins any more, though it was asked for itself
     error: FailureDetails | None = None
 
     def is_late(self, started_at: int) -> bool:
@@ -147,10 +155,14 @@ class JobState:
 
 
 class Brought(NamedTuple):
-    """What a move has brought about, in this order: jobs to ask for now, and jobs to hold back until they are due."""
+    """What a move has brought about, in this order: jobs to ask for now, and jobs to hold back until they are due.
+
+    `let_go`: jobs that were held back, and are not any more.
+    """
 
     asked: Sequence[int]
     held: Sequence[int]
+    let_go: Sequence[int] = ()
 
 
 class JobTree:
@@ -221,9 +233,12 @@ class JobTree:
     def _settle(self, waiting: deque[tuple[int, Move, str | None]], now: int, *, met_at: int | None = None) -> Brought:
         asked: list[int] = []
         held: list[int] = []
+        let_go: list[int] = []
         while waiting:
             number, move, reason = waiting.popleft()
             job = self.jobs[number]
+            if move is Move.MISS and job.stage is Stage.HELD:
+                let_go.append(number)
             self._make(job, move, now, reason)
             if job.stage is Stage.HELD:
                 job.met_at = now if met_at is None else met_at
@@ -238,7 +253,21 @@ class JobTree:
                 verdict = self._verdict(self.jobs[child])
                 if verdict is not None and self.jobs[child].stage is Stage.UNDECIDED:
                     waiting.append((child, *verdict))
-        return Brought(asked, held)
+            if job.stage is Stage.SKIPPED:
+                waiting.extend(self._cut_off(job))
+        return Brought(asked, held, let_go)
+
+    def _cut_off(self, skipped: JobState) -> Iterator[tuple[int, Move, str | None]]:
+        """Let nothing begin any more below a job that was skipped while jobs with IN_PROGRESS were under way below it."""
+        reason = _missed(skipped, RunCondition(0))
+        below = deque(child for child in skipped.children if self.jobs[child].stage is not Stage.UNDECIDED)
+        while below:
+            job = self.jobs[below.popleft()]
+            if job.stage is Stage.ASKED:
+                job.cut = reason
+                below.extend(job.children)
+            elif job.stage in (Stage.UNDECIDED, Stage.HELD):
+                yield job.number, Move.MISS, reason
 
     def _make(self, job: JobState, move: Move, now: int, reason: str | None) -> None:
         stage = TRANSITIONS[job.stage].get(move)
@@ -251,12 +280,16 @@ class JobTree:
             job.reason = reason
             if stage is Stage.CANCELLED and job.error is None and reason:
                 job.error = FailureDetails(CANCELLED, reason)
-            job.is_reason_from_above = move is Move.MISS and self.jobs[job.parent].stage is Stage.SKIPPED
+            if move is Move.MISS:
+                parent = self.jobs[job.parent]
+                job.is_reason_from_above = parent.stage is Stage.SKIPPED or parent.cut is not None
             self.unsettled -= 1
 
     def _verdict(self, job: JobState) -> tuple[Move, str | None] | None:
         """Say whether a job's condition is met or missed, and why; None while that is open."""
         parent = self.jobs[job.parent]
+        if parent.cut is not None:
+            return Move.MISS, parent.cut
         condition = job.spec.condition
         met_by = MET_BY[parent.stage]
         if parent.was_asked and parent.stage is not Stage.SKIPPED:

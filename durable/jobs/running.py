@@ -186,6 +186,8 @@ class TreeRun:
             parent = self._jobs[number].parent
             if parent != NO_PARENT:
                 self._leave_trace(parent, result if ended is not None and ended.number == parent else None)
+        for number in brought.let_go:
+            self.execution.drop_timer(self._timers.pop(number))
         for number in brought.asked:
             self._ask(self._jobs[number])
         for number in brought.held:

@@ -152,4 +152,10 @@ class TreeStanding:
 def joined(brought: Iterable[Brought]) -> Brought:
     """Return all that several moves have brought about, in their order."""
     found = list(brought)
-    return Brought([number for one in found for number in one.asked], [number for one in found for number in one.held])
+    held = [number for one in found for number in one.held]
+    let_go = [number for one in found for number in one.let_go]
+    return Brought(
+        [number for one in found for number in one.asked],
+        [number for number in held if number not in let_go],
+        [number for number in let_go if number not in held],
+    )

@@ -115,6 +115,14 @@ async def test_the_newest_version_is_meant_unless_one_is_named(stage: Stage) -> 
         assert found == ["1.10", "1.9", "1.9", "2", None]
 
 
+async def test_more_events_than_can_wait_are_refused_with_the_start(store_url: str) -> None:
+    """They would be dropped one by one, after the start had been taken."""
+    async with Client(store_url, app) as client:
+        with pytest.raises(LimitExceededError, match="more than 100,000 events"):
+            await client.start(alone, instance_id="a", events=(("x", number) for number in range(100_001)))
+        assert await client.count() == 0
+
+
 async def test_events_of_a_start_come_with_it_in_order(stage: Stage) -> None:
     async with stage() as (client, owner):
         await client.start(alone, instance_id="a", events=[("x", 1), ("y", None), ("x", "ü")])

@@ -99,6 +99,24 @@ def test_below_a_skipped_job_everything_is_skipped_for_the_first_reason() -> Non
     assert tree.is_over
 
 
+def test_below_a_job_that_skips_itself_nothing_begins_any_more() -> None:
+    """One with IN_PROGRESS that waits for its time is skipped; one that runs goes on, and what is below that is skipped."""
+    waits, runs = spec(0, ON.IN_PROGRESS, delay_us=MINUTE), spec(0, ON.IN_PROGRESS)
+    below = (spec(2), spec(2, ON.IN_PROGRESS, delay_us=MINUTE), spec(2, ON.IN_PROGRESS), spec(5))
+    tree = tree_of(spec(), waits, runs, *below)
+    assert tree.begin(NOW, NOW) == ([0, 2, 5], [1, 4], [])
+    brought = tree.move(0, Move.SKIP, NOW, "why")
+    assert (brought.asked, brought.held, brought.let_go) == ([], [], [1, 4])
+    assert stages(tree) == ["SKIPPED", "SKIPPED", "ASKED", "SKIPPED", "SKIPPED", "ASKED", "SKIPPED"]
+    assert {job.reason for job in tree.jobs if job.number in (1, 3, 4, 6)} == {"'job below -1' was skipped: why"}
+    added = tree.add([spec()], parent=2)
+    tree.decide(added, NOW)
+    assert tree.jobs[added[0]].stage is Stage.SKIPPED
+    tree.move(2, Move.SUCCEED, NOW)
+    tree.move(5, Move.FAIL, NOW)
+    assert tree.is_over
+
+
 def test_a_chain_of_any_depth_is_decided_without_recursion() -> None:
     depth = 5_000  # five times what Python would recurse
     tree = tree_of(*(spec(number - 1, ON.IN_PROGRESS) for number in range(depth)))
@@ -162,7 +180,7 @@ def test_cancelling_several_leaves_their_children_to_the_conditions() -> None:
 def test_a_changed_job_keeps_its_place_and_goes_by_what_it_says_now() -> None:
     tree = tree_of(spec(at_us=NOW + MINUTE), spec(0))
     tree.begin(NOW, NOW)
-    assert tree.change(0, spec(at_us=NOW + 2 * MINUTE), NOW) == ((), (0,))
+    assert tree.change(0, spec(at_us=NOW + 2 * MINUTE), NOW) == ((), (0,), ())
     assert not any(tree.change(1, spec(0, ON.IN_PROGRESS), NOW))
     assert tree.change(0, spec(), NOW + MINUTE).asked == [0, 1]
     with pytest.raises(AssertionError, match="stage ASKED"):

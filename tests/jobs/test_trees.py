@@ -243,6 +243,67 @@ async def test_a_job_that_skips_is_skipped_with_everything_below(store_url: str)
     assert tree.attempts == 1
 
 
+async def test_below_a_job_that_skips_nothing_begins_that_was_held_back_meanwhile(store_url: str) -> None:
+    """What runs beside it goes on, and nothing that was to come after that; no timer is left for what waits for its time."""
+    app, runs, may_end = App(), asyncio.Event(), asyncio.Event()
+
+    @app.activity
+    async def check(ctx: JobContext) -> None:
+        await runs.wait()
+        ctx.skip("nothing in stock")
+
+    @app.activity
+    async def beside() -> str:
+        runs.set()
+        await may_end.wait()
+        return "went on"
+
+    @app.activity
+    def never() -> None:
+        raise AssertionError("it must not run")
+
+    later = Job(never, delay=timedelta(hours=1), run_condition=ON.IN_PROGRESS)
+    job = Job(check).then(later).then(Job(beside, run_condition=ON.IN_PROGRESS).then(Job(never)))
+    async with Worker(app, store_url) as worker:
+        handle = await worker.client.schedule(job)
+        await eventually(handle.tree, lambda tree: tree.status is JobStatus.SKIPPED)
+        may_end.set()
+        tree = await handle.result(timeout=20)
+        names = [type(event).__name__ for event in await handle.history()]
+    assert [node.status for node in tree.walk()] == ["SKIPPED", "SKIPPED", "DONE", "SKIPPED"]
+    assert names.count("TimerCreated") == names.count("TimerCancelled") == 1
+
+
+async def test_a_child_that_comes_after_the_end_of_its_attempt_is_refused(store_url: str) -> None:
+    app, kept = App(), list[JobContext]()
+
+    @app.activity
+    async def keeps(ctx: JobContext) -> None:
+        kept.append(ctx)
+
+    async with Worker(app, store_url) as worker:
+        tree = await (await worker.client.schedule(Job(keeps))).result(timeout=20)
+        for condition in (ON.ON_SUCCESS, ON.IN_PROGRESS):
+            with pytest.raises(DurableError, match="after this attempt of 'keeps' had ended"):
+                kept[0].schedule_child(Job(keeps, run_condition=condition))
+    assert tree.status is JobStatus.DONE
+
+
+async def test_a_tree_that_begins_again_is_a_tree(store_url: str) -> None:
+    app = App()
+
+    @app.activity
+    def work() -> int:
+        return 7
+
+    async with Worker(app, store_url) as worker:
+        handle = await worker.client.schedule(Job(work))
+        await handle.result(timeout=20)
+        for again in (await handle.fork(at=1), await handle.restart()):
+            assert (await again.result(timeout=20)).result == 7
+            assert (await again.tree()).status is JobStatus.DONE
+
+
 async def test_called_as_a_plain_activity_there_is_no_tree(store_url: str) -> None:
     app = App()
 

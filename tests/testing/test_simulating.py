@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -130,6 +131,13 @@ def test_mistakes_in_the_call_are_errors_at_once() -> None:
         simulate(careful_trip, careful_trip)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="scenario"):
         simulate(app, "trip")  # type: ignore[arg-type]
+
+
+def test_a_schedule_that_goes_on_is_no_broken_promise() -> None:
+    async def scenario(client: Client) -> None:
+        await client.schedules.create("each minute", careful, ["hotel"], interval=timedelta(minutes=1))
+
+    simulate(app, scenario, schedules=3, seed=1)
 
 
 USERS_TESTS = """

@@ -25,10 +25,10 @@ TIMERS_MAX = 12
 
 
 def kept_in_memory(worker: Worker, process: Process, loop: SimulatedLoop, *, endless: int) -> Iterator[str]:
-    """Say what a worker at rest keeps, though all has ended but so many instances that never do (entities)."""
+    """Say what a worker at rest keeps, though all has ended but so many instances that never do (entities, schedules)."""
     tasks = Counter(_name_of(task) for task in process.tasks if not task.done())
     running = tasks.pop(ATTEMPT, 0)  # nobody could tell it that its instance has ended: that is in other hands
-    allowed = {"attempts": running, "instances": endless, "engines": endless}
+    allowed = {"attempts": running, "instances": endless, "engines": endless, "due times": endless}
     for kind, count in worker.footprint.items():
         if count > allowed.get(kind, 0):
             yield f"I14: {process.name} keeps {count} {kind} in memory, though everything has ended"

@@ -339,7 +339,7 @@ class Client:
         await feature("entities").send_signal(self, entity, operation, input, at)
 
     async def get_entity(self, entity: EntityId[E]) -> EntityState[E] | None:
-        """Return an entity as it is now; None for one without a state. Needs no worker.
+        """Return an entity as it is now; None for one without a state, unless it has stalled. Needs no worker.
 
         Raises PayloadError for a state that today's class cannot take.
         """
@@ -376,7 +376,7 @@ class Client:
     async def entity_dropped(self, entity: EntityId[Any]) -> list[DroppedItem]:
         """Return which signals of an entity have failed, and what else was refused, with reasons; the oldest first.
 
-        Such notes are kept for 30 days, and no longer than the entity. Raises InstanceNotFoundError.
+        Such notes are kept for 30 days. Raises InstanceNotFoundError where there are none, and no entity.
         """
         found: list[DroppedItem] = await feature("entities").read_dropped(self, entity)
         return found

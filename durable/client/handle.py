@@ -185,7 +185,7 @@ class Handle(Generic[T_co]):
 
         Such notes are kept for 30 days. Raises InstanceNotFoundError.
         """
-        return await dropped_of(self._connection.provider, await self._row())
+        return await dropped_of(self._connection.provider, (await self._row()).run_id)
 
     # ---- asking
 

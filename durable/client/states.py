@@ -125,9 +125,9 @@ def _text(data: bytes) -> str:
     return str(_readable(lambda: msgpack.unpackb(data), "<unreadable note>"))
 
 
-async def dropped_of(provider: Provider, row: InstanceRow) -> list[DroppedItem]:
+async def dropped_of(provider: Provider, run_id: str) -> list[DroppedItem]:
     """Return what is noted about things that were dropped of a run, the oldest first."""
-    memos = await provider.read_memos(dropped_prefix(row.run_id), DROPPED_MAX)
+    memos = await provider.read_memos(dropped_prefix(run_id), DROPPED_MAX)
     return [item for memo in memos for item in _dropped_items(memo)]
 
 

@@ -17,13 +17,13 @@ from durable.client.states import dropped_of
 from durable.client.times import due_time, microseconds_of
 from durable.entities.definitions import EntityDefinition, definition_of, entities_of
 from durable.entities.events import received
-from durable.entities.ids import KIND, EntityId, entity_id_of
+from durable.entities.ids import KIND, EntityId, entity_id_of, failures_of
 from durable.entities.plans import check_entity_id, known_definition, plan_operation
 from durable.errors import DurableError, InstanceNotFoundError
 from durable.history import History, read_history, utc_datetime
 from durable.messages import beginning_message, encode_arrivals
 from durable.model import DroppedItem
-from durable.provider import InstanceFilter, InstanceRow, Message, Verdict, partition_of
+from durable.provider import InstanceFilter, InstanceRow, Message, Status, Verdict, partition_of
 from durable.signatures import AnyFunction
 
 if TYPE_CHECKING:
@@ -39,13 +39,15 @@ class EntityState(Generic[E_co]):
     """An entity as it was at one moment. Times are aware, in UTC.
 
     `state` is an object of the entity's class, with its fields as they were; changing it changes nothing else. It is a dict
-    of plain data where the client has no app and the id names no class.
+    of plain data where the client has no app and the id names no class. `stall_reason`: why the entity does not go on, as
+    where no worker has its class; then `state` is None if it never had any. None: it goes on.
     """
 
     id: EntityId[E_co]
     state: E_co
     created_at: datetime
     last_updated_at: datetime
+    stall_reason: str | None = None
 
 
 async def signal_entity(
@@ -87,7 +89,9 @@ async def get_entity(client: Client, entity: EntityId[E_co]) -> EntityState[E_co
     except InstanceNotFoundError:
         return None
     plain = _plain_state(row, connection)
-    return None if plain is None else _state_of(entity, row, _made(plain, definition, row))
+    if plain is None:
+        return _state_of(entity, row, None) if row.status is Status.STALLED else None
+    return _state_of(entity, row, _made(plain, definition, row))
 
 
 async def query_entities(
@@ -139,8 +143,15 @@ async def entity_history(client: Client, entity: EntityId[Any]) -> History:
 
 async def entity_dropped(client: Client, entity: EntityId[Any]) -> list[DroppedItem]:
     """Do what `Client.entity_dropped` promises."""
-    row = await client.connection.load(check_entity_id(entity).instance_key, None)
-    return await dropped_of(client.connection.provider, row)
+    provider, key = client.connection.provider, check_entity_id(entity).instance_key
+    signals = await dropped_of(provider, failures_of(key))  # one of which the state is gone may have had some
+    (row,) = await provider.load([(key, None)])
+    if row is None and not signals:
+        raise InstanceNotFoundError(
+            f"there is no entity '{entity}', and nothing is known of a signal of it that has failed"
+        )
+    others = [] if row is None else await dropped_of(provider, row.run_id)
+    return sorted([*signals, *others], key=lambda item: item.timestamp)
 
 
 def _plain_state(row: InstanceRow, connection: Connection) -> bytes | None:
@@ -165,4 +176,5 @@ def _listed(plain: bytes, definition: EntityDefinition | None, row: InstanceRow)
 
 
 def _state_of(entity: EntityId[Any], row: InstanceRow, state: Any) -> EntityState[Any]:
-    return EntityState(entity, state, utc_datetime(row.created_at), utc_datetime(row.updated_at))
+    times = utc_datetime(row.created_at), utc_datetime(row.updated_at)
+    return EntityState(entity, state, *times, row.stall_reason if row.status is Status.STALLED else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any, ClassVar, Final, Generic, TypeVar, overload
 
 from durable.app import check_name
@@ -69,3 +70,8 @@ def entity_id_of(key: InstanceKey) -> EntityId[Any]:
     for mark, written in reversed(_ESCAPES):
         name = name.replace(written, mark)
     return EntityId(name, entity_key)
+
+
+def failures_of(key: InstanceKey) -> str:
+    """Return the run under which the failed signals of an entity are noted: one without a state leaves no run behind."""
+    return hashlib.blake2b(f"{key.kind}\0{key.id}".encode(), digest_size=16).hexdigest()

@@ -44,7 +44,7 @@ from durable.entities.events import (
     EntityOperationReceived,
     EntityOperationSignaled,
 )
-from durable.entities.ids import entity_id_of
+from durable.entities.ids import entity_id_of, failures_of
 from durable.errors import (
     CriticalSectionError,
     HistoryDamagedError,
@@ -379,7 +379,8 @@ class EntityProgram:
             extra=fields,
         )
         now = execution.time_us + self._operations  # notes of one moment are told apart by it
-        note = dropped_memo(execution.run_id, type(event).__name__, event.operation, f"it failed: {details}", now)
+        reason = f"it failed: {details}"
+        note = dropped_memo(failures_of(execution.key), type(event).__name__, event.operation, reason, now)
         execution.set_memo(note.key, note.data, DROPPED_KEPT_US)
 
     # ---- the state

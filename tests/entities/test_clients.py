@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -224,6 +225,37 @@ async def test_what_an_entity_did_can_be_read_and_replayed(store_url: str) -> No
         for look in (client.entity_history, client.entity_dropped):
             with pytest.raises(InstanceNotFoundError):
                 await look(EntityId(Counter, "nobody"))
+
+
+async def test_the_failed_signals_of_an_entity_without_a_state_can_be_read(store_url: str) -> None:
+    """Nothing else is left of it."""
+    async with Worker(app, store_url) as worker:
+        client, counter = worker.client, EntityId(Counter, "a")
+        await client.signal_entity(counter, "annotate", "bad")
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(InstanceNotFoundError):
+                    if items := await client.entity_dropped(counter):
+                        break
+                await asyncio.sleep(0.005)
+        assert [item.reason for item in items] == ["it failed: ValueError: no such note"]
+        assert await client.get_entity(counter) is None
+
+
+async def test_an_entity_that_stalls_before_it_has_a_state_is_seen(store_url: str) -> None:
+    """No worker has its class: who looks for it finds the reason."""
+    async with Worker(app, store_url) as worker:
+        client, unknown = worker.client, EntityId("Unknown", "a")
+        await client.signal_entity(unknown, "add", 5)
+        async with asyncio.timeout(20):
+            while (state := await client.get_entity(unknown)) is None:
+                await asyncio.sleep(0.005)
+        assert state.state is None
+        assert state.stall_reason is not None
+        assert "'Unknown'" in state.stall_reason
+        assert [one async for one in client.query_entities("Unknown")] == [], "what is listed has a state"
+        await client.signal_entity(EntityId(Counter, "a"), Counter.add, 5)
+        assert (await found(client, EntityId(Counter, "a"))).stall_reason is None
 
 
 def test_the_blocking_face_has_it_all(store_url: str) -> None:

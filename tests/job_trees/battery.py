@@ -19,7 +19,7 @@ from hypothesis import seed as seeded
 from durable import App, OrchestrationContext
 from durable.jobs import Job, JobContext, JobNode
 from durable.testing import Environment
-from tests.job_trees.model import Shape, outcome, shape
+from tests.job_trees.model import outcome, shape
 from tests.job_trees.plans import CASES, FAIL, HANG, SKIP, Case, Plan, from_plain, to_plain
 
 HOUR = timedelta(hours=1)
@@ -72,10 +72,6 @@ def job_of(plan: Plan) -> Job:
     )
 
 
-def shape_of(node: JobNode) -> Shape:
-    return shape(str(node.status), node.attempts, map(shape_of, node.children))
-
-
 async def run_one(env: Environment, case: Case) -> JobNode:
     """Run a case to its end; return the tree as its history has it."""
     handle = await env.client.schedule(job_of(case.root))
@@ -102,7 +98,7 @@ def check(case: Case) -> JobNode:
         tree.append(await run_one(env, case))
 
     Environment(app).run(test)
-    assert shape_of(tree[0]) == outcome(case), f"the tree ended so:\n{tree[0]}"
+    assert shape(tree[0]) == outcome(case), f"the tree ended so:\n{tree[0]}"
     assert set(attempts_run.values()) <= {1}, f"an attempt ran twice: {attempts_run.most_common(3)}"
     for node in tree[0].walk():
         assert (node.status.value == "SKIPPED") is (node.skip_reason is not None), node

@@ -254,13 +254,13 @@ async def test_events_that_are_left_at_the_end_of_a_stalled_run_are_listed(store
         provider = client.connection.provider
         (row,) = await provider.load([(InstanceKey(run.instance_id), run_id)])
         assert row is not None
-        assert [item.name for item in await dropped_of(provider, row) if item.name == "item"] == ["item"] * 3
+        assert [item.name for item in await dropped_of(provider, row.run_id) if item.name == "item"] == ["item"] * 3
         async with Worker(build_app(), store_url):  # who knows the code of the next run, and reads what was kept back
             await becomes_true(lambda: _has_dropped(provider, row, 4))
 
 
 async def _has_dropped(provider: Provider, row: InstanceRow, count: int) -> bool:
-    return len(await dropped_of(provider, row)) == count
+    return len(await dropped_of(provider, row.run_id)) == count
 
 
 async def _is_another(handle: Handle[Any], run_id: str) -> bool:

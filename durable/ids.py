@@ -15,6 +15,9 @@ from durable.errors import InvalidInputError
 ID_BYTES_MAX: Final = 512
 """PostgreSQL indexes up to 2,700 bytes in one key, NATS takes subjects of 4 KiB: an id is only a part of either."""
 
+SCHEDULE_TAG: Final = "durable.schedule"
+"""The tag of what a schedule has started: the schedule's id."""
+
 _SHOWN_CHARACTERS_MAX: Final = 60
 
 

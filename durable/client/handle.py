@@ -249,7 +249,8 @@ class Handle(Generic[T_co]):
         """Start the orchestration once more, with the same input and tags; return a handle that is bound to the new run.
 
         Under its own id, where it must have ended, or under `new_id`, whether it has or not. After continue-as-new the
-        input is that of the last generation. It runs in the newest version, or in `version`, and has no parent. Raises
+        input is that of the last generation. It runs in the newest version, or in `version`, and has no parent; a time that
+        it was for (`at=`, a schedule's) it is for again. Raises
         InstanceRunningError, InstanceAlreadyExistsError for a `new_id` that is in use, InstanceNotFoundError.
         """
         connection = self._connection

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from durable.client.connection import Connection
 from durable.client.starting import Target, make_start
 from durable.client.states import state_of
 from durable.errors import InstanceAlreadyExistsError, InstanceFinishedError, InstanceRunningError
 from durable.events import InstanceKey, OrchestrationForked, OrchestrationStarted, TaskRef
-from durable.history import History
-from durable.ids import check_instance_id
+from durable.history import History, utc_datetime
+from durable.ids import SCHEDULE_TAG, check_instance_id
 from durable.messages import encode_arrivals, encode_past, new_row, rewind_message
 from durable.model import ReusePolicy
 from durable.provider import Expects, InstanceRow, Message, Status, Verdict
@@ -29,19 +31,26 @@ async def restart(
 async def _started_again(
     connection: Connection, row: InstanceRow, key: InstanceKey, version: str | None, *, may_replace: bool
 ) -> tuple[InstanceKey, str]:
-    run_id = connection.ports.new_id()
+    run_id, now = connection.ports.new_id(), await connection.clock.now(connection.provider)
     start = make_start(
         key,
         connection.partitions,
         run_id,
         Target(row.name, version),
         row.input,
-        now=await connection.clock.now(connection.provider),
+        now=now,
+        at=_was_for(row, now),
         tags=row.tags,
         reuse_policy=ReusePolicy.REPLACE_FINISHED if may_replace else ReusePolicy.REJECT,
     )
     await _begin(connection, start.message, run_id, may_replace=may_replace)
     return key, run_id
+
+
+def _was_for(row: InstanceRow, now: int) -> datetime | None:
+    """Return the time that a run was for, where that is not just when it was started: it is that of another run, too."""
+    is_for_a_time = row.scheduled_at != row.created_at or SCHEDULE_TAG in row.tags
+    return utc_datetime(row.scheduled_at) if is_for_a_time and row.scheduled_at <= now else None
 
 
 async def fork(

@@ -134,7 +134,10 @@ class Schedules:
         now = await self._now()
         changes = _changes(options, now)
         spec = checked(ScheduleSpec(target_spec(self._connection.app, target, input), **changes))
-        row = await self._create(_checked_id(id), Standing(spec, now, now))
+        done_with = (
+            now if spec.at_us is None else min(now, spec.at_us - 1)
+        )  # one that has just passed is caught up with
+        row = await self._create(_checked_id(id), Standing(spec, now, done_with))
         return self._state(row)
 
     async def declare(self, id: str, spec: ScheduleSpec) -> bool:

@@ -25,6 +25,7 @@ from durable.context.options import from_us
 from durable.context.plans import Plan
 from durable.context.starts import recorded_version, start_request
 from durable.errors import StoredValueError
+from durable.ids import SCHEDULE_TAG
 from durable.jobs.wire import NO_PARENT, TREE, JobSpec, TreeInput
 from durable.jobs.wire import Kind as JobKind
 from durable.model import OverlapPolicy
@@ -34,7 +35,6 @@ from durable.schedules.merging import merged
 from durable.schedules.wire import (
     ANSWERS_MAX,
     COMMAND,
-    TAG,
     TIMING,
     Command,
     Do,
@@ -212,7 +212,7 @@ class ScheduleRun:
                 instance_id,
                 plain,
                 task_id,
-                tags={TAG: self._ctx.instance_id},
+                tags={SCHEDULE_TAG: self._ctx.instance_id},
                 is_detached=True,
                 end_event=f"{ENDED}{time}" if is_followed else None,
                 start_at=time,

@@ -31,9 +31,6 @@ PROGRAM: Final = "durable.schedules"
 
 COMMAND: Final = "durable.schedules/command"
 
-TAG: Final = "durable.schedule"
-"""The tag of what a schedule has started: its id."""
-
 INTERVAL_MIN_US: Final = 10_000
 """A shorter interval is a loop: what is to run all the time is an orchestration of its own."""
 

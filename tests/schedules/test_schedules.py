@@ -68,6 +68,11 @@ async def started(env: Environment, schedule_id: str) -> dict[str, str]:
 # ---- what starts, and when
 
 
+@app.orchestrator
+async def says_when(ctx: OrchestrationContext) -> str:
+    return ctx.scheduled_for.isoformat()
+
+
 def test_each_kind_of_target_is_started_at_its_times() -> None:
     async def test(env: Environment) -> None:
         schedules = env.client.schedules
@@ -274,6 +279,31 @@ def test_trigger_starts_now_also_while_paused() -> None:
         with pytest.raises(InstanceNotFoundError):
             await skipped.state()
         assert (await schedules.get("process")).skipped == 1
+
+    simulated(test)
+
+
+def test_an_occurrence_that_is_started_again_is_for_the_same_time() -> None:
+    async def test(env: Environment) -> None:
+        await env.client.schedules.create("hourly", says_when, cron="0 * * * *")
+        await env.advance(HOUR + 40 * MINUTE)
+        (first,) = [state async for state in env.client.query(prefix="hourly/")]
+        for new_id in (None, "again"):
+            again = await env.client.get(first.instance_id).restart(new_id=new_id)
+            assert await again.result() == (MIDNIGHT + HOUR).isoformat()
+            assert (await again.state()).scheduled_at == MIDNIGHT + HOUR
+
+    simulated(test)
+
+
+def test_a_single_time_that_has_just_passed_is_caught_up_with_and_one_of_long_ago_is_missed() -> None:
+    async def test(env: Environment) -> None:
+        schedules = env.client.schedules
+        for name, at in (("now", timedelta(0)), ("late", -30 * MINUTE), ("long ago", -2 * HOUR)):
+            await schedules.create(name, says_when, at=at)
+        await env.advance(MINUTE)
+        states = {name: await schedules.get(name) for name in ("now", "late", "long ago")}
+        assert [(state.started, state.missed) for state in states.values()] == [(1, 0), (1, 0), (0, 1)]
 
     simulated(test)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from durable import (
@@ -144,3 +146,14 @@ async def test_the_blocking_handle_restarts_too(store_url: str) -> None:
                 return again
 
         assert (await worker.ports.run_blocking(restart)).instance_id == "again"
+
+
+async def test_a_run_for_a_time_is_started_again_for_that_time_and_any_other_for_its_own_start(store_url: str) -> None:
+    async with Worker(app, store_url) as worker:
+        for at in (timedelta(hours=-1), timedelta(milliseconds=50), None):
+            handle = await worker.client.start("returns-async", 1, at=at)
+            await handle.result(timeout=20)
+            was_for = (await handle.state()).scheduled_at
+            again = await handle.restart()
+            await again.result(timeout=20)
+            assert ((await again.state()).scheduled_at == was_for) is (at is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Any, NoReturn
@@ -29,6 +30,8 @@ class Program(click.Group):
     def main(self, *arguments: Any, **options: Any) -> NoReturn:
         """Run the command line, and end the process."""
         options["standalone_mode"] = False  # click's own way with errors takes four lines
+        if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal cannot show is shown by its number
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             code = super().main(*arguments, **options)
             sys.stdout.flush()
@@ -42,9 +45,16 @@ class Program(click.Group):
             click.echo("interrupted", err=True)
             code = Exit.INTERRUPTED
         except BrokenPipeError:  # whoever was to read it has seen enough, as `head` has
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its own end
-            code = Exit.FAILED
+            code = _write_no_more()
+        except OSError as error:
+            click.echo(f"durable: {error}", err=True)
+            code = _write_no_more()
         raise SystemExit(int(code) if isinstance(code, int) else 0)
+
+
+def _write_no_more() -> Exit:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its own end
+    return Exit.FAILED
 
 
 def _line_of(error: click.ClickException) -> str:

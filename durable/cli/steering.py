@@ -19,7 +19,7 @@ from durable.cli.apps import app_of
 from durable.cli.exits import Exit, Refused, exit_of
 from durable.cli.options import complete_ids, filter_options, id_argument, json_option, opened, store_option, waiting
 from durable.cli.texts import print_json, progress, safe, value_text
-from durable.cli.values import json_of, moment_ahead, named_json, span, tags_of
+from durable.cli.values import json_of, moment_ahead, named_json, orchestrator, span, tags_of, version
 from durable.client import Client, Handle
 from durable.client.filters import Filters
 from durable.errors import DurableError, StoreError
@@ -37,13 +37,13 @@ reason_option: Final = click.option("--reason", default="", help="Why; it is on 
 
 
 @click.command(short_help="Start an orchestration.")
-@click.argument("name")
+@click.argument("name", type=orchestrator)
 @click.argument("input_json", metavar="[INPUT]", required=False)
 @click.option("--input", "input_option", metavar="JSON", help="The input, where it is no argument.")
 @text_option
 @click.option("--id", "--instance-id", "instance_id", metavar="ID", help="The instance's id; default: a new one.")
 @click.option("--at", type=moment_ahead, metavar="TIME", help="Begin at 2026-01-31T09:00, or in 10m.")
-@click.option("--version", metavar="VERSION", help="This version; default: the newest.")
+@click.option("--version", type=version, metavar="VERSION", help="This version; default: the newest.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="A tag; several times: several.")
 @click.option(
     "--reuse", type=click.Choice(list(REUSE)), default="reject", help="Where the id is in use. Default: reject."
@@ -409,7 +409,7 @@ STEERING: Final = tuple(map(_command_of, VERBS))
 @click.option(
     "--new-id", metavar="ID", help="Under this id, beside the old one; default: in its place, once it has ended."
 )
-@click.option("--version", metavar="VERSION", help="In this version; default: the newest.")
+@click.option("--version", type=version, metavar="VERSION", help="In this version; default: the newest.")
 @store_option
 @json_option
 @waiting

@@ -12,6 +12,9 @@ from typing import Any, Final
 
 import click
 
+from durable.app import check_name
+from durable.versions import canonical_version
+
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)\s*", re.IGNORECASE)
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -85,6 +88,23 @@ def span(text: str) -> timedelta:
     if found is None:
         raise click.BadParameter(f"{shown(text)} is no length of time: write 90s, 5m, 1h30m or 2d")
     return found
+
+
+def version(text: str) -> str:
+    """Read a version."""
+    try:
+        return canonical_version(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def orchestrator(text: str) -> str:
+    """Read the name of an orchestrator."""
+    try:
+        check_name("the name of an orchestrator", text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return text
 
 
 def moment_ahead(text: str) -> datetime:

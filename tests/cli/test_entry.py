@@ -170,3 +170,25 @@ def test_a_new_project_runs_and_follows_its_code(tmp_path: Path) -> None:
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(30) == 0, log.read_text()
     assert log.read_text().count("has stopped") == 2
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_a_terminal_cannot_show_is_shown_by_its_number(store: str, encoding: str) -> None:
+    done(store, "start", "order", '"日本"', "--id", "日")
+    for command in (["ls"], ["show", "日"], ["show", "日", "--json"]):
+        environment = os.environ | {"PYTHONIOENCODING": encoding, "DURABLE_STORE": store}
+        shown = subprocess.run([DURABLE, *command], capture_output=True, check=False, timeout=60, env=environment)
+        assert (shown.returncode, shown.stderr) == (0, b"")
+        assert rb"\u65e5" in shown.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_output_that_cannot_be_written_is_one_line_of_errors(store: str) -> None:
+    done(store, "start", "order", "--id", "one")
+    with open("/dev/full", "wb") as full:
+        environment = os.environ | {"DURABLE_STORE": store}
+        ended = subprocess.run(
+            [DURABLE, "ls"], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60, env=environment
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [b"durable: [Errno 28] No space left on device"]

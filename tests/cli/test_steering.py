@@ -46,6 +46,12 @@ def test_a_started_instance_gets_what_was_written(store: str, tmp_path: Path) ->
     assert "--text" in refused.stderr
 
 
+def test_what_is_no_version_or_no_name_is_a_mistake_on_the_command_line(store: str) -> None:
+    for arguments in (["order", "--version", "abc"], [""], ["order", "--version", ""]):
+        refused = run(store, "start", *arguments)
+        assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1), refused.stderr
+
+
 def test_an_id_in_use_is_a_conflict_unless_said_otherwise(store: str) -> None:
     first = from_json(store, "start", "order", "--id", "one")
     refused = run(store, "start", "order", "--id", "one")
